@@ -1,0 +1,81 @@
+"""Files written whole or not at all, media read with one clear error, git-lfs pointers recognised."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import soundfile
+
+from dataset.errors import InputError
+
+LFS_HEAD = b"version https://git-lfs"
+
+
+def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:
+    """Writes text, or whatever `content(path)` writes, under a temporary name in the same folder and renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, which writers look at
+    try:
+        if callable(content):
+            content(temporary)
+        else:
+            temporary.write_text(content, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_is_media(path: Path) -> None:
+    """Raises InputError when `path` is missing, empty or a git-lfs pointer instead of the media it stands for."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise InputError(f"{path} is missing") from None
+    if size == 0:
+        raise InputError(f"{path} is empty (0 bytes): download it again")
+    if size < 1024 and path.read_bytes().startswith(LFS_HEAD):
+        raise InputError(f'{path} is a git-lfs pointer, not the file: run "git lfs pull" in the downloaded folder')
+
+
+def check_audio(path: Path) -> None:
+    """Raises InputError unless the header of `path` is that of an audio file with at least one sample."""
+    check_is_media(path)
+    try:
+        frames = soundfile.info(str(path)).frames
+    except soundfile.SoundFileError as error:
+        raise InputError(f"{path} cannot be read as audio ({error}): download it again") from None
+    if frames == 0:
+        raise InputError(f"{path} holds no sound (0 samples)")
+
+
+def read_audio(path: Path, sample_rate: int) -> np.ndarray:
+    """The sound of a file as float32 (N,): channels averaged, resampled to `sample_rate` (soxr, as librosa.load).
+
+    Raises InputError: missing, empty, unreadable, no samples, NaN or infinite samples.
+    """
+    check_is_media(path)
+    try:
+        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise InputError(f"{path} cannot be read as audio ({error}): download it again") from None
+    wave = samples.mean(axis=1)
+    if wave.size == 0:
+        raise InputError(f"{path} holds no sound (0 samples)")
+    if not np.isfinite(wave).all():
+        raise InputError(f"{path} holds NaN or infinite samples: take the clip out of the lists or convert it again")
+    if rate != sample_rate:
+        import librosa  # here, because it costs a second and most data needs no resampling
+
+        wave = librosa.resample(wave, orig_sr=rate, target_sr=sample_rate)
+    return wave
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image as uint8 RGB (H, W, 3). Raises InputError: missing, empty, truncated or not an image."""
+    check_is_media(path)
+    image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise InputError(f"{path} cannot be read as an image (truncated or damaged): extract it again")
+    return image

@@ -1,0 +1,149 @@
+"""Clip lists of the CREMA-D layout: `train.csv` and `test.csv` (rows `clip,LABEL`), `stat.csv` (a class a line).
+
+UTF-8 with or without BOM, LF or CRLF, empty lines ignored.
+"""
+
+import csv
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dataset.errors import InputError
+from dataset.files import write_whole
+
+
+class Clip(NamedTuple):
+    name: str
+    label: str
+
+
+class Lists(NamedTuple):
+    """classes (C names, sorted: the index of a class is its place), train and test clips."""
+
+    classes: list[str]
+    train: list[Clip]
+    test: list[Clip]
+
+
+def read_lists(root: Path, how_to_get: str) -> Lists:
+    """Reads the three lists of `root` and checks them against each other.
+
+    Raises InputError: a file is missing (the message ends in `how_to_get`), a row is malformed, a label is not in
+    stat.csv, a clip is listed twice or in both lists, a class has no training clip.
+    """
+    for name in ("stat.csv", "train.csv", "test.csv"):
+        if not (root / name).is_file():
+            raise InputError(f"no {name} in the data folder {root}. {how_to_get}")
+    classes = read_classes(root / "stat.csv")
+    train, test = (read_clips(root / name, classes) for name in ("train.csv", "test.csv"))
+    both = sorted({clip.name for clip in train} & {clip.name for clip in test})
+    if both:
+        raise InputError(f"{len(both)} clips are in {root / 'train.csv'} and in test.csv: {first_few(both)}. "
+                         "Take them out of one of the two.")
+    check_every_class_has_a_clip(classes, train, root / "train.csv")
+    return Lists(classes, train, test)
+
+
+def read_classes(path: Path) -> list[str]:
+    """The classes in sorted order, whatever the order in the file (as the release does)."""
+    classes = sorted(row[0] for _, row in read_rows(path))
+    twice = [name for name, n in Counter(classes).items() if n > 1]
+    if twice:
+        raise InputError(f"{path} names a class twice: {first_few(twice)}")
+    if len(classes) < 2:
+        raise InputError(f"{path} names {len(classes)} classes, at least 2 are needed (one a line)")
+    return classes
+
+
+def read_clips(path: Path, classes: Sequence[str]) -> list[Clip]:
+    """The rows `clip,LABEL` of a list, in file order."""
+    clips, first_line = [], {}
+    for line, row in read_rows(path):
+        if len(row) < 2 or not row[0]:
+            raise InputError(f"{path}, line {line}: expected clip,LABEL but found {','.join(row)!r}")
+        clip = Clip(row[0], row[1])
+        if clip.label not in classes:
+            raise InputError(f"{path}, line {line}: label {clip.label!r} is not in stat.csv ({', '.join(classes)})")
+        if clip.name in first_line:
+            raise InputError(f"{path}, line {line}: clip {clip.name} is listed already in line {first_line[clip.name]}")
+        first_line[clip.name] = line
+        clips.append(clip)
+    if not clips:
+        raise InputError(f"{path} lists no clip")
+    return clips
+
+
+def read_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
+    """(line number, stripped cells) of every row that is not empty."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    reader = csv.reader(text.splitlines())
+    for row in reader:
+        cells = [cell.strip() for cell in row]
+        if any(cells):
+            yield reader.line_num, cells
+
+
+def check_every_class_has_a_clip(classes: Sequence[str], clips: Iterable[Clip], where: object) -> None:
+    empty = sorted(set(classes) - {clip.label for clip in clips})
+    if empty:
+        raise InputError(f"no training clip of class {', '.join(empty)} in {where}: add some, or take the class "
+                         "out of stat.csv")
+
+
+def write_lists(root: Path, lists: Lists) -> None:
+    """Writes stat.csv, train.csv and test.csv."""
+    write_whole(root / "stat.csv", "".join(f"{name}\n" for name in lists.classes))
+    for name, clips in (("train.csv", lists.train), ("test.csv", lists.test)):
+        write_whole(root / name, "".join(f"{clip.name},{clip.label}\n" for clip in clips))
+
+
+def split_stratified(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:
+    """Splits off round(fraction * n) clips of every class, at least one: (rest, held out), both in list order."""
+    by_class = group(clips, lambda clip: clip.label)
+    rng = random.Random(seed)
+    held_out = set()
+    for label in sorted(by_class):
+        members = sorted(by_class[label])
+        if len(members) < 2:
+            raise InputError(f"class {label} has {len(members)} clip, a split needs at least 2")
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held_out.update(rng.sample(members, count))
+    return partition(clips, held_out)
+
+
+def split_by_speaker(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:
+    """Splits off round(fraction * n) whole speakers, at least one: no speaker is in both parts.
+
+    The speaker is the clip's name up to the first underscore: 1001 of 1001_DFA_ANG_XX.
+    """
+    by_speaker = group(clips, lambda clip: clip.name.split("_")[0])
+    if len(by_speaker) < 2 or len(by_speaker) == len(clips):
+        raise InputError(f"a split by speaker needs clips named <speaker>_..., several a speaker: found "
+                         f"{len(by_speaker)} speakers in {len(clips)} clips ({first_few([c.name for c in clips])})")
+    count = min(max(1, round(fraction * len(by_speaker))), len(by_speaker) - 1)
+    speakers = random.Random(seed).sample(sorted(by_speaker), count)
+    return partition(clips, {clip for speaker in speakers for clip in by_speaker[speaker]})
+
+
+def group(clips: Iterable[Clip], key: Callable[[Clip], str]) -> dict[str, list[Clip]]:
+    groups = defaultdict(list)
+    for clip in clips:
+        groups[key(clip)].append(clip)
+    return groups
+
+
+def partition(clips: Iterable[Clip], held_out: set[Clip]) -> tuple[list[Clip], list[Clip]]:
+    rest, held = [], []
+    for clip in clips:
+        (held if clip in held_out else rest).append(clip)
+    return rest, held
+
+
+def first_few(names: Sequence[str], count: int = 5) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

@@ -1,0 +1,1 @@
+"""What the entry scripts share: options, loading, training, metrics, checkpoints, several processes."""
