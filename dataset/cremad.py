@@ -72,13 +72,13 @@ def find_clips(root: Path, clips: Iterable[Clip], fps: int = 1,
     return found, problems
 
 
-def report_problems(problems: dict[str, str], total: int, next_step: str) -> str:
-    """One message for all clips that cannot be used: their count, the first few with the reason, the next step."""
+def report_problems(problems: dict[str, str], total: int) -> str:
+    """One message for all clips that cannot be used: their count, the first few with the reason."""
     lines = [f"{len(problems)} of {total} listed clips cannot be used:"]
     lines += [f"  {name}: {reason}" for name, reason in list(problems.items())[:5]]
     if len(problems) > 5:
         lines.append(f"  and {len(problems) - 5} more: {first_few(list(problems)[5:])}")
-    return "\n".join([*lines, next_step])
+    return "\n".join(lines)
 
 
 def frame_indices(available: int, wanted: int, train: bool) -> list[int]:

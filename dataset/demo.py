@@ -1,0 +1,492 @@
+"""Demo data: drawn faces and synthesised voices in the layout of dataset/cremad.py, so that training can be watched
+without a download. It shows nobody and proves nothing about real data: whoever uses it says so.
+
+It is made unbalanced, as CREMA-D is: the emotion is plain in the voice, but slight in the face against identity,
+pose, light and chance movement, and some of it is cut off by the training crops.
+
+Lengths in a picture are face units: the origin is the middle of the head, which reaches from -1 (crown) to 1 (chin);
+x points right, y down. Shapes: P points, S pixels a side, N samples.
+"""
+
+import json
+import shutil
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import soundfile
+from scipy.signal import lfilter
+
+from dataset.cremad import EMOTIONS
+from dataset.errors import InputError
+from dataset.files import write_whole
+from dataset.lists import Clip, Lists, write_lists
+
+MARKER = "demo.json"  # holds the parameters; a folder with it is ours to overwrite
+MADE_BY = "dataset/demo.py, version 1"  # count up when the same parameters come to give other bytes
+SAMPLE_RATE = 16000  # Hz
+IMAGE_SIDE = 128  # pixels
+FRAMES = 2  # at one frame a second: 0 s and 1 s of a clip that is over one second long
+OVERSAMPLING = 3  # faces are drawn this many times larger, then averaged down
+POINT_BITS = 4  # opencv takes points in 1/16 pixel
+TAKES = 5  # clips of one emotion by one speaker
+
+Colour = np.ndarray  # (3,) red, green, blue, 0 to 255
+
+
+# ---- the folder
+
+
+def make_demo(root: Path, seed: int = 0, train_per_class: int = 50, test_per_class: int = 20,
+              face_difficulty: float = 1.0, voice_difficulty: float = 1.0) -> Lists:
+    """Writes the demo data into `root`, a folder that is missing, empty or held demo data before; returns its lists.
+
+    The same parameters give the same bytes. Data complete for them is left as it is, half-written data is written
+    again, data of other parameters is replaced; other files in the folder stay. As in the paper's lists of CREMA-D
+    every speaker is in both train and test (dataset.lists.split_by_speaker makes disjoint lists). A difficulty scales
+    the chance variation that hides the emotion in face or voice: 0 is none.
+    Raises InputError: `root` holds something else, fewer than one clip a class and list.
+    """
+    if min(train_per_class, test_per_class) < 1:
+        raise InputError(f"the demo needs at least 1 clip a class to train on and 1 to test on, asked for "
+                         f"{train_per_class} and {test_per_class}")
+    parameters = {"made_by": MADE_BY, "seed": seed, "train_per_class": train_per_class,
+                  "test_per_class": test_per_class, "face_difficulty": face_difficulty,
+                  "voice_difficulty": voice_difficulty}
+    lists = demo_lists(seed, train_per_class, test_per_class)
+    clips = lists.train + lists.test
+    found = read_marker(root)
+    if found == {**parameters, "complete": True} and all(path.is_file() for path in demo_files(root, clips)):
+        return lists
+    if {**found, "complete": None} != {**parameters, "complete": None}:
+        remove_demo(root)  # not for equal parameters: two processes may then write the same bytes at the same time
+    write_marker(root, {**parameters, "complete": False})
+    for clip in clips:
+        write_clip(root, clip, seed, face_difficulty, voice_difficulty)
+    write_lists(root, lists)
+    write_marker(root, {**parameters, "complete": True})
+    return lists
+
+
+def demo_lists(seed: int, train_per_class: int, test_per_class: int) -> Lists:
+    """Clips `<speaker>_DEM_<EMOTION>_<take>`, each class dealt out over the speakers, then split by chance."""
+    train, test = [], []
+    per_class = train_per_class + test_per_class
+    speakers = max(2, round(per_class / TAKES))
+    for label in EMOTIONS:
+        clips = [Clip(f"{9001 + i % speakers}_DEM_{label}_{i // speakers + 1:02d}", label) for i in range(per_class)]
+        generator(seed, f"split {label}").shuffle(clips)
+        train += clips[:train_per_class]
+        test += clips[train_per_class:]
+    return Lists(sorted(EMOTIONS), sorted(train), sorted(test))
+
+
+def generator(seed: int, purpose: str) -> np.random.Generator:
+    """A stream of its own for every purpose, so that no clip depends on which others are made, nor sound on image."""
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
+
+
+def read_marker(root: Path) -> dict:
+    """What demo.json holds, {} for a missing or empty folder. Raises InputError: anything else is in the way."""
+    marker = root / MARKER
+    if marker.is_file():
+        try:
+            found = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        if isinstance(found, dict) and str(found.get("made_by")).startswith("dataset/demo.py"):
+            return found
+    elif not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return {}
+    raise InputError(f"{root} is there already and holds no demo data, so it is left alone: name another folder")
+
+
+def write_marker(root: Path, content: dict) -> None:
+    write_whole(root / MARKER, json.dumps(content, indent=2) + "\n")
+
+
+def remove_demo(root: Path) -> None:
+    """Removes the data of an earlier demo and nothing else."""
+    for name in ("stat.csv", "train.csv", "test.csv"):
+        (root / name).unlink(missing_ok=True)
+    for name in ("AudioWAV", "Image-01-FPS"):
+        shutil.rmtree(root / name, ignore_errors=True)
+
+
+def audio_path(root: Path, name: str) -> Path:
+    return root / "AudioWAV" / f"{name}.wav"
+
+
+def frame_path(root: Path, name: str, number: int) -> Path:
+    return root / "Image-01-FPS" / name / f"frame_{number:05d}.jpg"
+
+
+def demo_files(root: Path, clips: list[Clip]) -> list[Path]:
+    """Every file of a complete demo but its marker."""
+    frames = [frame_path(root, clip.name, number) for clip in clips for number in range(1, FRAMES + 1)]
+    sounds = [audio_path(root, clip.name) for clip in clips]
+    return [*(root / name for name in ("stat.csv", "train.csv", "test.csv")), *sounds, *frames]
+
+
+def write_clip(root: Path, clip: Clip, seed: int, face_difficulty: float, voice_difficulty: float) -> None:
+    """Writes the sound and the frames of one clip."""
+    speaker = clip.name.split("_")[0]
+    voice = speak(clip.label, random_voice(generator(seed, f"voice {speaker}")),
+                  generator(seed, f"sound {clip.name}"), voice_difficulty)
+    write_whole(audio_path(root, clip.name),
+                lambda path: soundfile.write(path, voice, SAMPLE_RATE, subtype="PCM_16"))
+    pictures = film(clip.label, random_face(generator(seed, f"face {speaker}")),
+                    generator(seed, f"image {clip.name}"), face_difficulty)
+    for number, picture in enumerate(pictures, start=1):
+        encoded = cv2.imencode(".jpg", picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+        write_whole(frame_path(root, clip.name, number), lambda path, data=encoded: data.tofile(path))
+
+
+# ---- faces
+
+
+class Expression(NamedTuple):
+    """How far a face is from rest, in face units unless said otherwise."""
+
+    brow_inner: float = 0.0  # inner ends of the brows, raised
+    brow_outer: float = 0.0  # outer ends, raised
+    frown: float = 0.0  # 0 to 1: upright furrows between the brows
+    wrinkle: float = 0.0  # 0 to 1: nose wrinkled
+    eye: float = 0.0  # logarithm of the eyes' opening
+    smile: float = 0.0  # corners of the mouth, raised
+    jaw: float = 0.0  # lower lip, lowered
+    lip: float = 0.0  # upper lip, raised
+    stretch: float = 0.0  # half the mouth's width, added
+
+
+EXPRESSIONS = {
+    "NEU": Expression(),
+    "HAP": Expression(brow_outer=0.03, eye=-0.25, smile=0.15, jaw=0.13, lip=0.04, stretch=0.09),
+    "SAD": Expression(brow_inner=0.14, brow_outer=-0.06, frown=0.3, eye=-0.3, smile=-0.11, stretch=-0.04),
+    "FEA": Expression(brow_inner=0.15, brow_outer=0.09, frown=0.3, eye=0.4, smile=-0.04, jaw=0.15, stretch=0.02),
+    "DIS": Expression(brow_inner=-0.09, brow_outer=-0.03, frown=0.5, wrinkle=1.0, eye=-0.5, smile=-0.09, jaw=0.02,
+                      lip=0.09),
+    "ANG": Expression(brow_inner=-0.13, brow_outer=0.06, frown=1.0, wrinkle=0.2, eye=0.05, smile=-0.08, jaw=0.05,
+                      lip=0.03, stretch=0.02),
+}
+# red, green, blue of the skin against the speaker's own: rosy, grey, pale, greenish, flushed
+COMPLEXIONS = {"NEU": (1.0, 1.0, 1.0), "HAP": (1.14, 1.04, 1.0), "SAD": (0.86, 0.92, 1.0), "FEA": (1.02, 1.1, 1.2),
+               "DIS": (0.9, 1.06, 0.82), "ANG": (1.1, 0.82, 0.8)}
+# standard deviation of the chance movement of a face, and (half of it) of a speaker's face at rest
+SCATTER = Expression(0.025, 0.025, 0.12, 0.12, 0.12, 0.025, 0.025, 0.015, 0.025)
+
+
+class Face(NamedTuple):
+    """What stays the same in all clips of a speaker."""
+
+    skin: Colour
+    hair: Colour
+    iris: Colour
+    width: float
+    taper: float  # how much narrower the chin is than the cheeks
+    eye_distance: float  # from the middle of the face
+    eye_size: float  # half the width
+    brow_weight: float
+    nose: float  # half the width
+    mouth: float  # half the width
+    hairline: float  # y of its middle
+    hair_end: float  # y down to which the hair falls beside the face
+    rest: np.ndarray  # of Expression: the face when it expresses nothing
+
+
+class Canvas:
+    """Draws antialiased shapes, given as (P, 2) points in face units, on a picture (S, S, 3)."""
+
+    def __init__(self, picture: np.ndarray, matrix: np.ndarray):
+        """picture: uint8, drawn on in place; matrix: (2, 3), face units -> pixels."""
+        self.picture, self.matrix = picture, matrix
+        self.scale = np.sqrt(np.linalg.det(matrix[:, :2]))  # pixels per face unit
+
+    def fill(self, points: np.ndarray, colour: Colour) -> None:
+        cv2.fillPoly(self.picture, [self.pixels(points)], colour.tolist(), cv2.LINE_AA, POINT_BITS)
+
+    def line(self, points: np.ndarray, colour: Colour, width: float) -> None:
+        thickness = max(1, round(width * self.scale))
+        cv2.polylines(self.picture, [self.pixels(points)], False, colour.tolist(), thickness, cv2.LINE_AA, POINT_BITS)
+
+    def pixels(self, points: np.ndarray) -> np.ndarray:
+        placed = points @ self.matrix[:, :2].T + self.matrix[:, 2]
+        return np.round(placed * 2**POINT_BITS).astype(np.int32)
+
+
+def random_face(rng: np.random.Generator) -> Face:
+    skin = mix(np.array([236.0, 196, 168]), np.array([112.0, 72, 50]), rng.uniform(0, 1) ** 1.5)
+    hair = mix(np.array([38.0, 28, 24]), np.array([186.0, 140, 84]), rng.uniform(0, 1) ** 2)
+    iris = np.array([[92.0, 62, 40], [78, 112, 148], [92, 120, 78]])[rng.integers(3)]
+    return Face(skin, hair, iris, width=rng.uniform(0.7, 0.82), taper=rng.uniform(0.18, 0.4),
+                eye_distance=rng.uniform(0.33, 0.38), eye_size=rng.uniform(0.2, 0.24),
+                brow_weight=rng.uniform(0.045, 0.07), nose=rng.uniform(0.1, 0.15), mouth=rng.uniform(0.27, 0.34),
+                hairline=rng.uniform(-0.75, -0.55), hair_end=rng.choice([-0.3, 0.1, 1.1]),
+                rest=0.5 * rng.normal(0, SCATTER))
+
+
+def film(label: str, face: Face, rng: np.random.Generator, difficulty: float) -> list[np.ndarray]:
+    """The pictures, (S, S, 3) uint8 RGB, of one clip: same place, light and mood, slightly moved in between."""
+    strength = 1 - 0.4 * min(difficulty, 1) * rng.uniform()
+    mood = strength * np.array(EXPRESSIONS[label]) + difficulty * (face.rest + rng.normal(0, SCATTER))
+    tint = 1 + strength * (np.array(COMPLEXIONS[label]) - 1) + difficulty * rng.normal(0, 0.025, 3)
+    face = face._replace(skin=np.clip(face.skin * tint, 0, 255))
+    pose = rng.normal(0, [0.06, 3.5, 3.5, 3.0])  # rotation in radians, shift and growth in pixels
+    light = rng.normal(0, [0.1, 0.1, 0.06]) * difficulty  # from the right, from below, brighter
+    wall = rng.uniform(90, 210) + rng.normal(0, 15, 3)
+    shirt = rng.uniform(30, 200, 3)
+    pictures = []
+    for _ in range(FRAMES):
+        moment = Expression(*(mood + 0.25 * difficulty * rng.normal(0, SCATTER)))
+        matrix = pose_matrix(*(pose + rng.normal(0, [0.015, 0.8, 0.8, 0.5])))
+        picture = draw(face, moment, matrix, wall, shirt)
+        pictures.append(expose(picture, matrix, light, rng))
+    return pictures
+
+
+def pose_matrix(rotation: float, right: float, down: float, growth: float) -> np.ndarray:
+    """(2, 3), from face units to pixels of the finished picture."""
+    scale = 58 + growth
+    across, along = scale * np.cos(rotation), scale * np.sin(rotation)
+    middle = IMAGE_SIDE / 2
+    return np.array([[across, -along, middle + right], [along, across, middle + 4 + down]])
+
+
+def draw(face: Face, expression: Expression, matrix: np.ndarray, wall: Colour, shirt: Colour) -> np.ndarray:
+    """A picture (S, S, 3) uint8 under even light."""
+    side = IMAGE_SIDE * OVERSAMPLING
+    picture = np.full((side, side, 3), np.clip(wall, 0, 255), np.uint8)
+    canvas = Canvas(picture, matrix * OVERSAMPLING)
+    draw_head(canvas, face, expression, shirt)
+    for side in (-1, 1):
+        draw_eye(canvas, face, expression, side)
+        draw_brow(canvas, face, expression, side)
+    draw_nose(canvas, face, expression)
+    draw_mouth(canvas, face, expression)
+    return cv2.resize(picture, (IMAGE_SIDE, IMAGE_SIDE), interpolation=cv2.INTER_AREA)
+
+
+def draw_head(canvas: Canvas, face: Face, expression: Expression, shirt: Colour) -> None:
+    """Hair, neck, shirt, ears, the face without its features, and the hair above it."""
+    if face.hair_end > 1:  # long hair hangs behind the neck
+        canvas.fill(ellipse(0, 0.15, face.width + 0.2, 1.25), face.hair)
+    canvas.fill(box(0.36, 0.5, 1.7), darker(face.skin, 0.82))
+    canvas.fill(ellipse(0, 2.05, 1.35, 0.85), shirt)
+    for side in (-1, 1) if face.hair_end < 1 else ():  # the ears, unless covered
+        canvas.fill(ellipse(side * face.width, 0.02, 0.1, 0.2), darker(face.skin, 0.88))
+    angle = np.linspace(0, 2 * np.pi, 80)
+    x, y = np.sin(angle), -np.cos(angle)
+    lower = np.maximum(y, 0)
+    x = face.width * np.sign(x) * np.abs(x) ** 0.85 * (1 - face.taper * lower**2)
+    canvas.fill(np.stack([x, y + 0.5 * max(expression.jaw, 0) * lower], 1), face.skin)
+    draw_hair(canvas, face)
+
+
+def draw_hair(canvas: Canvas, face: Face) -> None:
+    """The hair on the head: between a cap somewhat larger than the skull and the hairline."""
+    reach = np.arccos(np.clip(-min(face.hair_end, 0.35) / 1.12, -1, 1))
+    angle = np.linspace(-reach, reach, 60)
+    cap = np.stack([(face.width + 0.09) * np.sin(angle), -1.12 * np.cos(angle)], 1)
+    end = min(face.hair_end, 0.35)
+    x = np.linspace(face.width - 0.03, -face.width + 0.03, 40)
+    line = np.stack([x, face.hairline + (end - face.hairline) * np.abs(x / x[0]) ** 5], 1)
+    canvas.fill(np.concatenate([cap, line]), face.hair)
+
+
+def draw_eye(canvas: Canvas, face: Face, expression: Expression, side: int) -> None:
+    height = 0.5 * face.eye_size * np.exp(np.clip(expression.eye, -1.2, 0.8))
+    middle, level = side * face.eye_distance, -0.1
+    u = np.linspace(-1, 1, 24)
+    upper = np.stack([middle + face.eye_size * u, level - height * (1 - u**2)], 1)
+    lower = np.stack([middle + face.eye_size * u, level + 0.75 * height * (1 - u**2)], 1)
+    canvas.fill(np.concatenate([upper, lower[::-1]]), np.array([246.0, 244, 240]))
+    for radius, colour in ((0.105, face.iris), (0.055, np.array([20.0, 16, 16]))):
+        disc = ellipse(middle, level, radius, radius)
+        disc[:, 1] = np.clip(disc[:, 1], *(np.interp(disc[:, 0], lid[:, 0], lid[:, 1]) for lid in (upper, lower)))
+        canvas.fill(disc, colour)
+    canvas.line(upper, darker(face.skin, 0.28), 0.035)
+    canvas.line(lower, darker(face.skin, 0.65), 0.015)
+    canvas.line(upper - [0, 0.055], darker(face.skin, 0.8), 0.015)
+
+
+def draw_brow(canvas: Canvas, face: Face, expression: Expression, side: int) -> None:
+    """A brow, thick inside and thin outside, and the furrow beside its inner end."""
+    u = np.linspace(0, 1, 16)
+    x = face.eye_distance - 0.22 + 0.47 * u
+    y = -0.38 - (1 - u) * expression.brow_inner - u * expression.brow_outer - 0.16 * u * (1 - u)
+    weight = face.brow_weight * (1 - 0.6 * u)
+    brow = np.concatenate([np.stack([x, y - weight], 1), np.stack([x, y + weight], 1)[::-1]])
+    canvas.fill(brow * [side, 1], darker(face.hair, 0.8))
+    furrow = np.array([[0.05, y[0] - 0.06], [0.045, y[0] + 0.12]])
+    canvas.line(furrow * [side, 1], fold(face, expression.frown), 0.025)
+
+
+def draw_nose(canvas: Canvas, face: Face, expression: Expression) -> None:
+    """The nose; wrinkled it is shorter, with lines across its bridge and folds down to the mouth."""
+    wrinkle = np.clip(expression.wrinkle, 0, 1)
+    tip = 0.3 - 0.04 * wrinkle
+    u = np.linspace(-1, 1, 24)
+    wing = np.stack([face.nose * u, tip - 0.06 * u**4 - 0.015 * np.cos(2 * np.pi * u)], 1)
+    canvas.line(wing, darker(face.skin, 0.6), 0.025)
+    for side in (-1, 1):
+        canvas.fill(ellipse(side * 0.5 * face.nose, tip - 0.01, 0.032, 0.018), darker(face.skin, 0.4))
+        canvas.line(np.array([[0.06, -0.15], [0.05, 0.08]]) * [side, 1], darker(face.skin, 0.88), 0.02)
+        crease = max(wrinkle, 5 * expression.smile)
+        canvas.line(np.array([[face.nose + 0.04, tip - 0.06], [face.mouth + 0.08, 0.5]]) * [side, 1],
+                    fold(face, crease), 0.02)
+    for y in (-0.14, -0.07):
+        canvas.line(np.stack([0.08 * u, y + 0.03 * u**2], 1), fold(face, wrinkle), 0.02)
+
+
+def draw_mouth(canvas: Canvas, face: Face, expression: Expression) -> None:
+    u = np.linspace(-1, 1, 40)
+    hill = 1 - u**2
+    x = (face.mouth + expression.stretch) * u
+    rest = 0.58 + expression.smile * (0.5 - u**2)
+    upper = rest - max(expression.lip, 0) * hill
+    lower = rest + max(expression.jaw, 0) * hill
+    skin = mix(face.skin, np.array([190.0, 70, 80]), 0.45)
+    above, below = upper - 0.05 * np.sqrt(hill) * (1 - 0.3 * np.exp(-40 * u**2)), lower + 0.07 * hill
+    canvas.fill(between(x, above, below), darker(skin, 0.92))
+    canvas.fill(between(x, upper, lower), np.array([70.0, 22, 28]))
+    teeth = np.minimum(upper + 0.07 * hill, lower)
+    canvas.fill(between(x, upper, teeth), np.array([240.0, 236, 226]))
+    canvas.line(np.stack([x, upper], 1), darker(skin, 0.5), 0.02)
+
+
+def expose(picture: np.ndarray, matrix: np.ndarray, light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Lights the head like a round body, adds the camera's noise: (S, S, 3) uint8 -> uint8."""
+    rows, columns = np.mgrid[:IMAGE_SIDE, :IMAGE_SIDE]
+    scale = np.hypot(*matrix[:, 0])
+    right, down = (columns - matrix[0, 2]) / scale, (rows - matrix[1, 2]) / scale
+    from_right, from_below, gain = light
+    brightness = (1 + gain) * (1.04 - 0.12 * (right**2 + down**2) + from_right * right + from_below * down)
+    lit = picture * np.clip(brightness, 0.45, 1.4)[:, :, None]
+    return np.clip(lit + rng.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
+
+
+def ellipse(x: float, y: float, half_width: float, half_height: float) -> np.ndarray:  # (P, 2)
+    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    return np.stack([x + half_width * np.cos(angle), y + half_height * np.sin(angle)], 1)
+
+
+def box(half_width: float, top: float, bottom: float) -> np.ndarray:  # (4, 2)
+    return np.array([[-half_width, top], [half_width, top], [half_width, bottom], [-half_width, bottom]])
+
+
+def between(x: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """The outline (2P, 2) of the area between two curves over the same x."""
+    return np.concatenate([np.stack([x, upper], 1), np.stack([x, lower], 1)[::-1]])
+
+
+def mix(first: Colour, second: Colour, share: float) -> Colour:
+    return first + share * (second - first)
+
+
+def darker(colour: Colour, factor: float) -> Colour:
+    return colour * factor
+
+
+def fold(face: Face, depth: float) -> Colour:
+    """Colour of a fold of the skin; depth 0 is the skin's own."""
+    return darker(face.skin, 1 - 0.4 * np.clip(depth, 0, 1))
+
+
+# ---- voices
+
+
+class Prosody(NamedTuple):
+    """How something is said."""
+
+    pitch: float = 0.0  # octaves above the speaker's own
+    fall: float = 0.1  # octaves from beginning to end
+    accent: float = 0.08  # octaves by which the pitch rises in a syllable
+    rate: float = 4.0  # syllables a second
+    attack: float = 0.3  # where in a syllable it is loudest, 0 to 1
+    dark: float = 0.5  # 0 to 1: how much of the high overtones is taken away
+    breath: float = 0.05  # loudness of the breath against the voice
+    tremor: float = 0.0  # octaves, up and down
+    loud: float = 0.0  # decibels
+
+
+PROSODIES = {
+    "NEU": Prosody(),
+    "HAP": Prosody(pitch=0.5, fall=-0.3, accent=0.45, rate=5.0, attack=0.4, dark=0.3, loud=3),
+    "SAD": Prosody(pitch=-0.05, fall=0.2, accent=0.02, rate=2.7, attack=0.5, dark=0.85, breath=0.3, loud=-6),
+    "FEA": Prosody(pitch=0.7, fall=-0.1, accent=0.05, rate=6.5, dark=0.5, breath=0.3, tremor=0.07),
+    "DIS": Prosody(pitch=-0.2, fall=0.6, accent=0.2, rate=3.3, attack=0.15, dark=0.65, breath=0.15, loud=-1),
+    "ANG": Prosody(pitch=0.3, fall=0.4, accent=0.25, rate=4.5, attack=0.1, dark=0.0, loud=6),
+}
+# standard deviation of what chance does to the way something is said
+PROSODY_SCATTER = Prosody(0.1, 0.1, 0.05, 0.35, 0.07, 0.08, 0.04, 0.008, 2.0)
+VOWELS = np.array([[730, 1090, 2440, 3500, 4500], [390, 1990, 2550, 3500, 4500], [530, 1840, 2480, 3500, 4500],
+                   [570, 840, 2410, 3500, 4500]])  # the formants of a vowel, Hz
+BANDWIDTHS = (80, 100, 140, 200, 250)  # of the formants, Hz
+
+
+class Voice(NamedTuple):
+    """What stays the same in all clips of a speaker."""
+
+    pitch: float  # Hz
+    formants: float  # times the VOWELS
+
+
+def random_voice(rng: np.random.Generator) -> Voice:
+    height = rng.uniform(0, 1)  # low voices come with long vocal tracts
+    return Voice(pitch=100 * 2 ** (1.1 * height), formants=0.92 + 0.2 * height + rng.normal(0, 0.02))
+
+
+def speak(label: str, voice: Voice, rng: np.random.Generator, difficulty: float) -> np.ndarray:
+    """A sound (N,) in [-1, 1] of 1.0 to 1.6 s: a few syllables said in the way of an emotion, in a noisy room."""
+    strength = 1 - 0.4 * min(difficulty, 1) * rng.uniform()
+    neutral = np.array(PROSODIES["NEU"])
+    mean = neutral + strength * (PROSODIES[label] - neutral)
+    prosody = Prosody(*(mean + difficulty * rng.normal(0, PROSODY_SCATTER)))
+    time = np.arange(round(rng.uniform(1.02, 1.6) * SAMPLE_RATE)) / SAMPLE_RATE
+    source = sing(time, voice.pitch, prosody, rng)
+    sound = np.zeros_like(time)
+    for begin, end in syllables(time[-1], prosody.rate, rng):
+        shape = loudness(time, begin, end, prosody.attack)
+        sound += shape_vowel(source * shape, voice.formants * VOWELS[rng.integers(len(VOWELS))])
+    sound *= 0.25 * 10 ** (np.clip(prosody.loud, -12, 8) / 20) / np.abs(sound).max()
+    room = np.clip(difficulty, 0, 3) * rng.uniform(0.001, 0.008) * rng.normal(size=time.size)
+    return sound + room
+
+
+def sing(time: np.ndarray, speaker_pitch: float, prosody: Prosody, rng: np.random.Generator) -> np.ndarray:
+    """The sound of the vocal folds (N,): pulses, flat but for `dark`, with breath."""
+    progress = time / time[-1]
+    beat = np.sin(np.pi * prosody.rate * time) ** 2
+    flutter = np.sin(2 * np.pi * (6.5 * time + rng.uniform()))
+    octaves = prosody.pitch - prosody.fall * (progress - 0.5) + prosody.accent * beat + prosody.tremor * flutter
+    phase = np.cumsum(speaker_pitch * 2**octaves / SAMPLE_RATE) % 1
+    opening = np.where(phase < 0.6, phase**2 * (0.6 - phase) * 27, 0)  # Rosenberg's pulse: opens slowly, shuts fast
+    breath = max(prosody.breath, 0) * rng.normal(size=time.size)
+    dark = np.clip(prosody.dark, 0, 0.97)
+    return lfilter([1 - dark], [1, -dark], np.diff(opening, prepend=0) * 10) + 0.1 * breath
+
+
+def syllables(duration: float, rate: float, rng: np.random.Generator) -> list[tuple[float, float]]:
+    """(begin, end) in seconds, about `rate` a second after a short silence."""
+    length = 1 / np.clip(rate, 1.5, 9)
+    begins = np.arange(rng.uniform(0, 0.12), duration - 0.5 * length, length)
+    begins = begins + rng.normal(0, 0.1 * length, len(begins))
+    return [(begin, begin + length * rng.uniform(0.75, 1)) for begin in begins]
+
+
+def loudness(time: np.ndarray, begin: float, end: float, attack: float) -> np.ndarray:
+    """A hill (N,) over a syllable, highest (1) at the share `attack` of it."""
+    peak = np.clip(attack, 0.05, 0.9)
+    place = np.interp(time, [begin, begin + peak * (end - begin), end], [0, 0.5, 1])
+    return np.sin(np.pi * place) ** 1.5
+
+
+def shape_vowel(source: np.ndarray, formants: np.ndarray) -> np.ndarray:
+    """The mouth: one resonance a formant (Hz), one after the other. (N,) -> (N,)"""
+    for formant, bandwidth in zip(formants, BANDWIDTHS, strict=True):
+        radius = np.exp(-np.pi * bandwidth / SAMPLE_RATE)
+        poles = [1, -2 * radius * np.cos(2 * np.pi * formant / SAMPLE_RATE), radius**2]
+        source = lfilter([sum(poles)], poles, source)
+    return source

@@ -1,0 +1,266 @@
+"""What the scripts/prepare_*.py share: decoding sound and video, many clips at a time, interrupted runs, lists.
+
+Threads, not processes: PyAV and OpenCV release the interpreter while they decode (two threads do the work of two
+processes), and a killed run leaves no process behind. Run one preparation of a data folder at a time.
+
+Shapes: N samples, T frames of H x W pixels.
+"""
+
+import argparse
+import csv
+import io
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from dataset.cremad import find_clips, report_problems
+from dataset.errors import InputError
+from dataset.files import check_is_media, write_whole
+from dataset.lists import (
+    Clip,
+    Lists,
+    check_every_class_has_a_clip,
+    first_few,
+    read_lists,
+    split_by_speaker,
+    split_stratified,
+)
+
+FAILURES = "prepare_failures.csv"
+SPLITS = {"stratified": split_stratified, "speaker": split_by_speaker}
+ROUNDING = 1e-6  # frames; 1.36 s at 25 frames a second is frame 34, although 1.36 * 25 may come out below
+MISSING_END = 0.5  # seconds; headers may count sound that goes on after the last frame, more is a truncated file
+
+# A broken file becomes an InputError with its name; the decoders' own lines would only tear the progress bar.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, as an argparse type."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def fraction(text: str) -> float:
+    """A number between 0 and 1, both excluded, as an argparse type."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1 (both excluded)")
+    return value
+
+
+def read_sound(path: Path, sample_rate: int) -> np.ndarray:
+    """The first sound stream of a video or sound file as int16 (N,): channels averaged, resampled (libswresample).
+
+    Averaged in 16 bits: libswresample mixes floats louder by sqrt(2), which clips loud stereo.
+    Raises InputError: missing, empty, no sound stream, cannot be decoded.
+    """
+    check_is_media(path)
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate)
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.audio:
+                raise InputError(f"{path} has no sound stream")
+            parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+        parts += resampler.resample(None)  # what the filter still holds
+    except av.FFmpegError as error:
+        raise InputError(f"the sound of {path} cannot be decoded ({error}): download it again") from None
+    return np.concatenate([part.to_ndarray()[0] for part in parts])
+
+
+def write_sound(path: Path, samples: np.ndarray, sample_rate: int) -> None:
+    """Writes int16 samples (N,) as a 16-bit wav, whole or not at all."""
+    write_whole(path, lambda temporary: soundfile.write(temporary, samples, sample_rate))
+
+
+def open_video(path: Path) -> cv2.VideoCapture:
+    """A video that has a frame rate. Raises InputError: missing, empty, not a video."""
+    check_is_media(path)
+    video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])  # the clips run in parallel
+    if not video.isOpened() or not video.get(cv2.CAP_PROP_FPS) > 0:
+        raise InputError(f"{path} cannot be read as a video: download it again")
+    return video
+
+
+def read_duration(path: Path) -> float:
+    """Length of a video in seconds, by its header. Raises InputError."""
+    video = open_video(path)
+    duration = video.get(cv2.CAP_PROP_FRAME_COUNT) / video.get(cv2.CAP_PROP_FPS)
+    if not duration > 0:
+        raise InputError(f"{path} does not say how long it is: download it again, or remux it with ffmpeg -c copy")
+    return duration
+
+
+def middle_times(duration: float, fps: float) -> list[float]:
+    """The middles (seconds) of n equal segments of about 1/fps seconds: n = max(1, round(duration * fps))."""
+    count = max(1, round(duration * fps))
+    return [(i + 0.5) * duration / count for i in range(count)]
+
+
+def read_frames(path: Path, times: Iterable[float]) -> Iterator[np.ndarray]:
+    """Yields the frames on screen at `times` (seconds, ascending), uint8 BGR (H, W, 3) as cv2.imencode takes them.
+
+    Frame number floor(time * frame rate), counted from the start: seeking is not exact in every container, nor are the
+    frame times that an mpg states.
+    Raises InputError: not a video, no frame can be decoded, or the video ends before one of the times.
+    """
+    video = open_video(path)
+    rate = video.get(cv2.CAP_PROP_FPS)
+    image, count = None, 0
+    for time in times:
+        while count <= int(time * rate + ROUNDING):
+            found, following = video.read()
+            if not found:
+                check_end(path, count / rate, time)
+                break
+            image, count = following, count + 1
+        yield image
+
+
+def check_end(path: Path, end: float, wanted: float) -> None:
+    """Raises InputError when a video that ends at `end` seconds ends well before the `wanted` frame."""
+    if end == 0:
+        raise InputError(f"no frame of {path} can be decoded: download it again")
+    if wanted - end > MISSING_END:
+        raise InputError(f"{path} ends at {end:.2f} s, a frame at {wanted:.2f} s is needed: it is truncated or "
+                         "damaged, download it again")
+
+
+def write_frames(folder: Path, images: Iterable[np.ndarray], quality: int) -> None:
+    """Writes uint8 BGR images (H, W, 3) as folder/frame_00001.jpg ..., all of them or no folder. `quality` 1 to 100."""
+    def fill(temporary: Path) -> None:
+        for number, image in enumerate(images, start=1):
+            jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+            (temporary / f"frame_{number:05d}.jpg").write_bytes(jpeg)  # cv2.imwrite hides a full disk
+
+    write_folder_whole(folder, fill)
+
+
+def write_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Lets `fill(path)` write into an empty temporary folder beside `folder`, then puts it in the place of `folder`."""
+    temporary = folder.with_name(f".{os.getpid()}.{folder.name}")  # the form that remove_leftovers knows
+    temporary.mkdir(parents=True)
+    try:
+        fill(temporary)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def has_frames(folder: Path) -> bool:
+    """Whether `folder` holds images, none of them empty (a folder that write_folder_whole wrote is complete)."""
+    sizes = [path.stat().st_size for path in folder.glob("*.jpg")]
+    return bool(sizes) and min(sizes) > 0
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files and folders (.<pid>.<name>) that a killed run left in `folder`."""
+    for path in folder.glob(".[0-9]*.*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def run_parallel(work: Callable[[str], None], names: Sequence[str], workers: int, description: str) -> dict[str, str]:
+    """Calls work(name) for every clip, `workers` at a time, under a progress bar: {name: reason} of the failed.
+
+    A clip fails by InputError. A disk that is full or cannot be written stops the run with one InputError; so does
+    Ctrl-C, by its own exception: clips that have not begun are given up, those that have are finished.
+    """
+    problems = {}
+    pool = ThreadPoolExecutor(workers)
+    try:
+        running = {pool.submit(work, name): name for name in names}
+        for future in tqdm(as_completed(running), total=len(names), desc=description, unit=" clips"):
+            try:
+                future.result()
+            except InputError as error:
+                problems[running[future]] = str(error)
+            except (OSError, soundfile.SoundFileError) as error:
+                raise InputError(f"clip {running[future]} cannot be written ({error}). Run the same command again "
+                                 "when that is mended: finished clips are kept") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return dict(sorted(problems.items()))
+
+
+def check_some_usable(root: Path, names: Sequence[str], problems: dict[str, str]) -> None:
+    """Raises InputError when every clip failed, as in a clone without its git-lfs files: one message, not thousands."""
+    if len(problems) == len(names):
+        name, reason = next(iter(problems.items()))
+        raise InputError(f"none of the {len(names)} clips in {root} can be used. The first is {name}: {reason}")
+
+
+def write_failures(root: Path, problems: dict[str, str], total: int) -> None:
+    """Writes and prints the clips that cannot be used; without any, removes the list of an earlier run."""
+    path = root / FAILURES
+    if not problems:
+        path.unlink(missing_ok=True)
+        return
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([("clip", "reason"), *problems.items()])
+    write_whole(path, table.getvalue())
+    print(f"{report_problems(problems, total)}\nAll of them: {path}")
+
+
+def read_own_lists(root: Path) -> Lists | None:
+    """The lists that are in `root` already, None without any of the three. Raises InputError (see read_lists)."""
+    if not any((root / name).exists() for name in ("train.csv", "test.csv", "stat.csv")):
+        return None
+    return read_lists(root, "Add it, or take the other lists away to have new ones made")
+
+
+def listed_problems(root: Path, lists: Lists, fps: int, known: dict[str, str]) -> dict[str, str]:
+    """{name: reason} of the listed clips without usable files, beside those `known` already."""
+    clips = [clip for clip in lists.train + lists.test if clip.name not in known]
+    return find_clips(root, clips, fps)[1]
+
+
+def make_lists(clips: Sequence[Clip], split: str, test_fraction: float, seed: int) -> Lists:
+    """Lists of the clips; `split` is a key of SPLITS. Raises InputError when the clips cannot be split so."""
+    classes = sorted({clip.label for clip in clips})
+    try:
+        train, test = SPLITS[split](clips, test_fraction, seed)
+        check_every_class_has_a_clip(classes, train, f"this {split} split")
+    except InputError as error:
+        raise InputError(f"the clips are ready, but no lists were made: {error}. Add clips and run the same command "
+                         "again, or write train.csv, test.csv (rows clip,LABEL; no clip in both) and stat.csv (a class "
+                         "a line) by hand") from None
+    return Lists(classes, train, test)
+
+
+def report_lists(lists: Lists, prepared: Iterable[str]) -> None:
+    """Prints clips per class and split, and which prepared clips are in no list."""
+    train, test = (Counter(clip.label for clip in clips) for clips in (lists.train, lists.test))
+    rows = [(label, train[label], test[label]) for label in lists.classes]
+    for cells in [("class", "train", "test"), *rows, ("all", len(lists.train), len(lists.test))]:
+        print("{:<12} {:>6} {:>6}".format(*cells))
+    unlisted = sorted(set(prepared) - {clip.name for clip in lists.train + lists.test})
+    if unlisted:
+        print(f"{len(unlisted)} prepared clips are in no list: {first_few(unlisted)}. Add them, or take the three "
+              "lists away and run the same command again to have new ones made.")
+
+
+def finish(root: Path, problems: dict[str, str], next_command: str) -> None:
+    """Prints the next command. Raises InputError (exit status 2) when clips failed: they are named in FAILURES."""
+    if problems:
+        raise InputError(f"{len(problems)} clips cannot be used, {root / FAILURES} says why; everything else is "
+                         f"ready. Mend them and run the same command again, or go on without them: {next_command}")
+    print(f"Next: {next_command}")

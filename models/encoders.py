@@ -1,0 +1,32 @@
+"""One encoder a modality: ResNet-18 from scratch, torchvision's network and state-dict keys without `fc`."""
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+
+class ResNet18(ResNet):
+    """Images (B, K, H, W), or clips of T frames (B, K, T, H, W), of K channels -> features (B, 512).
+
+    The frames of a clip go through the 2-D network one by one; features are the mean over T, H and W.
+    """
+
+    def __init__(self, in_channels: int = 3):
+        super().__init__(BasicBlock, [2, 2, 2, 2])
+        self.fc = nn.Identity()
+        self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        self.apply(initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            return super().forward(x)
+        frames = x.transpose(1, 2)  # (B, T, K, H, W)
+        return super().forward(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).mean(1)
+
+
+def initialise(module: nn.Module) -> None:
+    """The release's: convolutions kaiming_normal (fan_out, relu), BatchNorm weight N(1, 0.02) and bias 0."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,225 @@
+"""Cuts the GRID audio-visual corpus into single spoken words, laid out as main_CD.py reads them.
+
+    # https://zenodo.org/records/3625687: s1.zip (videos) and alignments.zip, unpacked below one folder
+    python scripts/prepare_grid.py --grid_root GRID --data_root data/GRID-digit --speaker s1 --column digit
+    python main_CD.py --train --data_root data/GRID-digit
+
+GRID: Cooke, Barker, Cunningham, Shao, "An audio-visual corpus for speech perception and automatic speech recognition"
+(2006), CC BY 4.0. Each sentence has six words: command colour preposition letter digit adverb.
+
+Reads    <grid_root>/**/<speaker>/**/<clip>.mpg and <clip>.align, wherever they lie below <grid_root>; alignments may
+         also lie in a folder without a speaker's name. The default --rows and --columns are for the 360x288 videos.
+Writes   <data_root>/AudioWAV/<clip>.wav                          the word -/+ 60 ms, channels averaged, 16 kHz
+         <data_root>/Image-01-FPS/<clip>/frame_00001.jpg ...      the mouth at 1/4, 1/2, 3/4 of the word
+         <data_root>/train.csv, test.csv, stat.csv                class: the word in capitals; kept if they are there
+         <data_root>/prepare_grid.json                            how the words were cut
+         <data_root>/prepare_failures.csv                         clip,reason; only when clips failed
+
+An interrupted or killed run goes on where it was: start the same command again.
+Exit status 0 when every clip is usable, 2 otherwise (everything else is written all the same).
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dataset import preparation as prep
+from dataset.errors import InputError
+from dataset.files import write_whole
+from dataset.lists import Clip, write_lists
+from utils import cli
+
+COLUMNS = ("command", "colour", "preposition", "letter", "digit", "adverb")
+SILENCES = ("sil", "sp")
+ALIGN_RATE = 25000  # units a second in the .align files
+SAMPLE_RATE = 16000
+MARGIN = 0.06  # seconds of sound kept before and after the word
+FRAME_PLACES = (0.25, 0.5, 0.75)  # fractions of the word
+JPEG_QUALITY = 92
+
+
+class Word(NamedTuple):
+    """A spoken word, from `start` to `end` (seconds from the start of the sentence)."""
+
+    text: str
+    start: float
+    end: float
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--grid_root", required=True, help="folder that holds the videos and the alignments")
+    parser.add_argument("--data_root", default="data/GRID-digit", help="folder to write: one speaker and column each")
+    parser.add_argument("--speaker", default="s1", help="folder of the videos: s1 to s34")
+    parser.add_argument("--column", choices=COLUMNS, default="digit", help="which word of the sentence is cut out")
+    parser.add_argument("--rows", type=int, nargs=2, default=[156, 268], help="of the mouth in pixels: first, end")
+    parser.add_argument("--columns", type=int, nargs=2, default=[101, 213], help="of the mouth in pixels: first, end")
+    parser.add_argument("--test_fraction", type=prep.fraction, default=0.2, help="of the clips of every class")
+    parser.add_argument("--seed", type=int, default=0, help="of the split")
+    parser.add_argument("--workers", type=prep.positive, default=os.cpu_count(), help="clips decoded at a time")
+    return parser
+
+
+def check_box(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    for flag, (first, end) in (("--rows", args.rows), ("--columns", args.columns)):
+        if not 0 <= first < end:
+            parser.error(f"{flag} {first} {end}: expected the first pixel and the one after the last, 0 <= first < end")
+
+
+def find_files(grid_root: Path, suffix: str, speakers: Sequence[str | None]) -> dict[str, Path]:
+    """{clip: path} of the files that belong to one of `speakers`. Raises InputError when a clip has two."""
+    found: dict[str, Path] = {}
+    for path in sorted(grid_root.rglob(f"*{suffix}")):
+        if speaker_of(path.relative_to(grid_root)) not in speakers:
+            continue
+        if path.stem in found:
+            raise InputError(f"two files of clip {path.stem}: {found[path.stem]} and {path}. Name a folder that holds "
+                             "one of them with --grid_root")
+        found[path.stem] = path
+    return found
+
+
+def speaker_of(path: Path) -> str | None:
+    """The last folder of `path` named as a speaker (s1, s2, ...), None without such a folder."""
+    return next((part for part in reversed(path.parts[:-1]) if re.fullmatch(r"s\d+", part)), None)
+
+
+def find_videos(grid_root: Path, speaker: str) -> dict[str, Path]:
+    if not grid_root.is_dir():
+        raise InputError(f"no folder {grid_root}: name the folder of the GRID corpus with --grid_root")
+    videos = find_files(grid_root, ".mpg", [speaker])
+    if not videos:
+        raise InputError(f"no .mpg below a folder {speaker} in {grid_root}. Get {speaker}.zip and alignments.zip from "
+                         "https://zenodo.org/records/3625687, unpack both below it, or choose another --speaker")
+    return videos
+
+
+def find_alignments(grid_root: Path, speaker: str) -> dict[str, Path]:
+    """{clip: path}; those in the speaker's own folder go before those in a folder without a speaker."""
+    return {**find_files(grid_root, ".align", [None]), **find_files(grid_root, ".align", [speaker])}
+
+
+def read_word(path: Path, column: str) -> Word:
+    """The word of an alignment file (lines `start end word`). Raises InputError: malformed, or not six words."""
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [(int(start), int(end), text) for start, end, text in lines]
+    except ValueError:
+        raise InputError(f"{path} is no alignment: expected lines `start end word`, times as whole numbers") from None
+    words = [row for row in rows if row[2] not in SILENCES]
+    if len(words) != len(COLUMNS):
+        raise InputError(f"{path} has {len(words)} words, a sentence has {len(COLUMNS)} ({' '.join(COLUMNS)}): "
+                         f"which one is the {column} is not known")
+    start, end, text = words[COLUMNS.index(column)]
+    if not 0 <= start < end:
+        raise InputError(f"{path}: the {column} {text!r} lasts from {start} to {end}")
+    return Word(text, start / ALIGN_RATE, end / ALIGN_RATE)
+
+
+def read_words(videos: dict[str, Path], alignments: dict[str, Path],
+               column: str) -> tuple[dict[str, Word], dict[str, str]]:
+    """({clip: its word}, {clip: why it has none})."""
+    words, problems = {}, {}
+    for name in sorted(videos):
+        try:
+            if name not in alignments:
+                raise InputError(f"no {name}.align for {videos[name]}")
+            words[name] = read_word(alignments[name], column)
+        except InputError as error:
+            problems[name] = str(error)
+    return words, problems
+
+
+def check_settings(root: Path, args: argparse.Namespace) -> None:
+    """Keeps words that were cut in another way out of `root`. Raises InputError."""
+    path = root / "prepare_grid.json"
+    settings = {name: getattr(args, name) for name in ("speaker", "column", "rows", "columns")}
+    if path.is_file():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if earlier != settings:
+            raise InputError(f"{root} holds words cut with {earlier}, but {settings} is asked for now: choose another "
+                             "--data_root")
+    elif (root / "AudioWAV").exists():
+        raise InputError(f"{root} holds clips that this script has not cut: choose another --data_root")
+    else:
+        write_whole(path, json.dumps(settings, indent=2) + "\n")
+
+
+def cut_word(name: str, video: Path, word: Word, root: Path, rows: Sequence[int], columns: Sequence[int]) -> None:
+    """Writes the sound and the frames of one word, unless they are there. Raises InputError."""
+    wav, folder = root / "AudioWAV" / f"{name}.wav", root / "Image-01-FPS" / name
+    if wav.is_file() and prep.has_frames(folder):
+        return
+    sound = cut_sound(video, word)
+    times = [word.start + place * (word.end - word.start) for place in FRAME_PLACES]
+    images = [crop(image, rows, columns, video) for image in prep.read_frames(video, times)]
+    prep.write_sound(wav, sound, SAMPLE_RATE)
+    prep.write_frames(folder, images, JPEG_QUALITY)  # last: a clip with frames has its sound
+
+
+def cut_sound(video: Path, word: Word) -> np.ndarray:
+    """The word with its margins, as far as the sound goes: int16 (N,). Raises InputError."""
+    sound = prep.read_sound(video, SAMPLE_RATE)
+    if len(sound) < (word.end - MARGIN) * SAMPLE_RATE:  # alignments may reach some milliseconds past the sound
+        raise InputError(f"the sound of {video} ends at {len(sound) / SAMPLE_RATE:.2f} s, before the word "
+                         f"{word.text!r} does ({word.end:.2f} s): download it again")
+    first = max(0, round((word.start - MARGIN) * SAMPLE_RATE))
+    return sound[first:round((word.end + MARGIN) * SAMPLE_RATE)]
+
+
+def crop(image: np.ndarray, rows: Sequence[int], columns: Sequence[int], video: Path) -> np.ndarray:
+    """The box of an image (H, W, 3). Raises InputError when it does not lie inside."""
+    height, width = image.shape[:2]
+    if rows[1] > height or columns[1] > width:
+        raise InputError(f"{video} is {width}x{height}: rows {rows} and columns {columns} are not inside (see --rows)")
+    return image[rows[0]:rows[1], columns[0]:columns[1]]
+
+
+def cut_words(videos: dict[str, Path], words: dict[str, Word], root: Path, args: argparse.Namespace) -> dict[str, str]:
+    """{clip: reason} of the words that could not be cut."""
+    for folder in (root, root / "AudioWAV", root / "Image-01-FPS"):
+        prep.remove_leftovers(folder)
+
+    def work(name: str) -> None:
+        cut_word(name, videos[name], words[name], root, args.rows, args.columns)
+
+    return prep.run_parallel(work, list(words), args.workers, "words")
+
+
+def main(argv: list[str]) -> dict[str, int]:
+    """Counts of clips found, failed, and listed for training and test. Raises InputError when a clip failed."""
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    check_box(parser, args)
+    grid_root, root = Path(args.grid_root), Path(args.data_root)
+    videos = find_videos(grid_root, args.speaker)
+    words, problems = read_words(videos, find_alignments(grid_root, args.speaker), args.column)
+    prep.check_some_usable(grid_root, videos, problems)
+    check_settings(root, args)
+    lists = prep.read_own_lists(root)  # first, so that a mistake in them shows before the long work
+    problems |= cut_words(videos, words, root, args)
+    prep.check_some_usable(grid_root, videos, problems)
+    clips = [Clip(name, word.text.upper()) for name, word in words.items() if name not in problems]
+    if lists:
+        problems |= prep.listed_problems(root, lists, 1, problems)
+    prep.write_failures(root, problems, len(set(videos) | set(problems)))
+    if not lists:
+        lists = prep.make_lists(clips, "stratified", args.test_fraction, args.seed)
+        write_lists(root, lists)
+    prep.report_lists(lists, [clip.name for clip in clips])
+    prep.finish(root, problems, f"python main_CD.py --train --data_root {root}")
+    return {"clips": len(videos), "failed": len(problems), "train": len(lists.train), "test": len(lists.test)}
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,474 @@
+"""scripts/prepare_cremad.py, scripts/prepare_grid.py and what they share. Real media are used where they lie beside
+the repository, made-up ones (frame i is grey of level 3 * i) everywhere."""
+
+import csv
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import soundfile
+
+from dataset import preparation as prep
+from dataset.cremad import EMOTIONS, find_clips
+from dataset.errors import InputError
+from dataset.lists import read_lists
+from scripts import prepare_cremad, prepare_grid
+
+REPO = Path(__file__).resolve().parent.parent
+REAL = REPO.parent / "shared" / "realdata"
+needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real media beside the repository")
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 265922\n"
+ALIGN = "0 20000 sil\n20000 23000 bin\n23000 26000 blue\n26000 28000 at\n28000 31000 f\n31000 31500 sp\n" \
+        "31500 37500 two\n37500 44000 now\n44000 74500 sil\n"
+
+
+def write_video(path: Path, count: int, rate: int, codec: str, side: int = 64, sound: str | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, width=side, height=side, pix_fmt="yuv420p", bit_rate=2_000_000)
+        noise = container.add_stream(sound, rate=44100, layout="stereo") if sound else None
+        for i in range(count):
+            image = np.full((side, side, 3), 3 * i, dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+        if noise:
+            samples = np.random.default_rng(0).integers(-9000, 9000, (1, 2 * 44100 * count // rate), dtype=np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="stereo")
+            frame.rate = 44100
+            container.mux(noise.encode(frame))
+            container.mux(noise.encode())
+
+
+def write_wav(path: Path, samples: int = 16000) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.random.default_rng(samples).normal(0, 0.1, samples), 16000)
+
+
+def levels(folder: Path) -> list[int]:
+    """The numbers of the frames that the images of a folder show."""
+    return [round(cv2.imread(str(path)).mean() / 3) for path in sorted(folder.glob("*.jpg"))]
+
+
+def failures(root: Path) -> dict[str, str]:
+    with open(root / "prepare_failures.csv", newline="") as file:
+        return dict(list(csv.reader(file))[1:])
+
+
+@pytest.fixture(scope="session")
+def flv(tmp_path_factory) -> Path:
+    """60 frames in 2 seconds."""
+    path = tmp_path_factory.mktemp("flv") / "clip.flv"
+    write_video(path, 60, 30, "flv")
+    return path
+
+
+@pytest.fixture(scope="session")
+def mpg(tmp_path_factory) -> Path:
+    """75 frames in 3 seconds, with sound."""
+    path = tmp_path_factory.mktemp("mpg") / "clip.mpg"
+    write_video(path, 75, 25, "mpeg1video", sound="mp2")
+    return path
+
+
+def make_cremad(root: Path, flv: Path, actors: int = 2, emotions: tuple = ("ANG", "HAP")) -> list[str]:
+    names = [f"{1001 + i}_DFA_{emotion}_XX" for i in range(actors) for emotion in emotions]
+    (root / "VideoFlash").mkdir(parents=True)
+    for name in names:
+        write_wav(root / "AudioWAV" / f"{name}.wav")
+        (root / "VideoFlash" / f"{name}.flv").symlink_to(flv)
+    return names
+
+
+def prepare(root: Path, *flags: str) -> dict:
+    return prepare_cremad.main(["--data_root", str(root), *flags])
+
+
+def test_frames_are_the_middles_of_equal_parts(tmp_path, flv):
+    names = make_cremad(tmp_path, flv)
+    assert prepare(tmp_path) == {"clips": 4, "failed": 0, "train": 2, "test": 2}
+    prepare(tmp_path, "--fps", "3")
+    for name in names:
+        assert levels(tmp_path / "Image-01-FPS" / name) == [15, 45]
+        assert levels(tmp_path / "Image-03-FPS" / name) == [5, 15, 25, 35, 45, 55]
+
+
+@pytest.mark.parametrize(("duration", "fps", "times"), [(0.2, 1, [0.1]), (1.4, 1, [0.7]), (1.6, 1, [0.4, 1.2])])
+def test_number_of_frames_is_seconds_times_fps_rounded_and_at_least_one(duration, fps, times):
+    assert prep.middle_times(duration, fps) == pytest.approx(times)
+
+
+def test_frame_on_screen_is_the_last_one_that_has_begun(flv, mpg):
+    for path, times, numbers in [(flv, [0.0, 0.032, 0.034, 1.0, 1.99, 2.2], [0, 0, 1, 30, 59, 59]),
+                                 (mpg, [0.0, 0.039, 0.04, 0.04, 1.5, 2.97, 3.1], [0, 0, 1, 1, 37, 74, 74])]:
+        assert [round(image.mean() / 3) for image in prep.read_frames(path, times)] == numbers
+
+
+def test_lists_cover_every_clip_once_and_are_the_same_for_the_same_seed(tmp_path, flv):
+    names = make_cremad(tmp_path, flv, actors=6)
+    prepare(tmp_path, "--test_fraction", "0.34")
+    lists = read_lists(tmp_path, "")
+    assert sorted(clip.name for clip in lists.train + lists.test) == sorted(names)
+    assert sorted(clip.label for clip in lists.test) == ["ANG", "ANG", "HAP", "HAP"]
+    assert all(clip.name.split("_")[2] == clip.label for clip in lists.train + lists.test)
+    assert find_clips(tmp_path, lists.train + lists.test)[1] == {}
+    first = (tmp_path / "test.csv").read_bytes()
+    for name in ("train.csv", "test.csv", "stat.csv"):
+        (tmp_path / name).unlink()
+    prepare(tmp_path, "--test_fraction", "0.34")
+    assert (tmp_path / "test.csv").read_bytes() == first
+
+
+def test_speaker_split_has_no_actor_in_both_lists(tmp_path, flv):
+    make_cremad(tmp_path, flv, actors=5)
+    prepare(tmp_path, "--split", "speaker", "--test_fraction", "0.4")
+    lists = read_lists(tmp_path, "")
+    train, test = ({clip.name[:4] for clip in clips} for clips in (lists.train, lists.test))
+    assert (len(train), len(test), train & test) == (3, 2, set())
+
+
+def test_lists_that_are_there_are_kept_and_checked(tmp_path, flv, capsys):
+    names = make_cremad(tmp_path, flv)
+    (tmp_path / "stat.csv").write_text("HAP\nANG\n")
+    (tmp_path / "train.csv").write_text(f"{names[0]},ANG\n{names[1]},HAP\n")
+    (tmp_path / "test.csv").write_text(f"{names[2]},ANG\n1009_DFA_ANG_XX,ANG\n")
+    before = {path: path.read_bytes() for path in tmp_path.glob("*.csv")}
+    with pytest.raises(InputError, match="1 clips cannot be used"):
+        prepare(tmp_path)
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert list(failures(tmp_path)) == ["1009_DFA_ANG_XX"]
+    assert f"1 prepared clips are in no list: {names[3]}" in capsys.readouterr().out
+
+
+def test_paper_lists_are_recognised_by_their_counts_only(tmp_path, monkeypatch, flv, capsys):
+    make_cremad(tmp_path, flv)
+    prepare(tmp_path)
+    assert "not the paper's" in capsys.readouterr().out
+    monkeypatch.setattr(prepare_cremad, "PAPER_COUNTS", {"train": 2, "test": 2})
+    prepare(tmp_path)
+    assert "counts are those of the paper's lists" in capsys.readouterr().out
+
+
+def test_one_clip_a_class_gives_frames_and_says_how_to_get_lists(tmp_path, flv):
+    names = make_cremad(tmp_path, flv, actors=1)
+    with pytest.raises(InputError, match=r"class ANG has 1 clip.*by hand"):
+        prepare(tmp_path)
+    assert levels(tmp_path / "Image-01-FPS" / names[0]) == [15, 45]
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_every_bad_clip_is_named_with_its_reason_and_the_rest_is_written(tmp_path, flv):
+    names = make_cremad(tmp_path, flv, actors=6)
+    wav, video = ({name: tmp_path / folder / f"{name}{end}" for name in names}
+                  for folder, end in (("AudioWAV", ".wav"), ("VideoFlash", ".flv")))
+    for name in names[1:7]:
+        video[name].unlink()
+    video[names[1]].write_text(POINTER)
+    video[names[2]].write_bytes(b"")
+    video[names[3]].write_bytes(b"no video" * 200)
+    video[names[4]].write_bytes(flv.read_bytes()[:flv.stat().st_size // 3])
+    wav[names[6]].unlink()
+    video[names[6]].symlink_to(flv)
+    wav[names[7]].write_bytes(b"RIFF" * 500)
+    soundfile.write(wav[names[8]], np.zeros(0), 16000)
+    (tmp_path / "AudioWAV" / "1009_DFA_JOY_XX.wav").write_bytes(wav[names[0]].read_bytes())
+    with pytest.raises(InputError, match="9 clips cannot be used"):
+        prepare(tmp_path)
+    reasons = ["git lfs pull", "is empty", "cannot be read as a video", "truncated", ".flv is missing",
+               ".wav is missing", "cannot be read as audio", "0 samples", "class is unknown"]
+    expected = dict(zip([*names[1:9], "1009_DFA_JOY_XX"], reasons, strict=True))
+    found = failures(tmp_path)
+    assert sorted(found) == sorted(expected)
+    assert all(reason in found[name] for name, reason in expected.items())
+    lists = read_lists(tmp_path, "")
+    assert {clip.name for clip in lists.train + lists.test} == {names[0], *names[9:]}
+
+
+def test_failure_list_is_gone_once_the_clips_are_mended(tmp_path, flv):
+    names = make_cremad(tmp_path, flv, actors=3)
+    video = tmp_path / "VideoFlash" / f"{names[0]}.flv"
+    video.unlink()
+    with pytest.raises(InputError):
+        prepare(tmp_path)
+    video.symlink_to(flv)
+    assert prepare(tmp_path)["failed"] == 0
+    assert not (tmp_path / "prepare_failures.csv").exists()
+
+
+@pytest.mark.parametrize("pattern", ["VideoFlash/*", "AudioWAV/*"])
+def test_pointers_everywhere_are_one_short_message(tmp_path, flv, pattern):
+    names = make_cremad(tmp_path, flv, actors=20)
+    for path in list(tmp_path.glob(pattern)):
+        path.unlink()
+        path.write_text(POINTER)
+    with pytest.raises(InputError, match=rf"none of the 40 clips.*{names[0]}.*git lfs pull") as error:
+        prepare(tmp_path)
+    assert len(str(error.value)) < 500 + len(str(tmp_path)) * 3
+    assert "\n" not in str(error.value)
+
+
+def test_missing_folders_are_named_with_the_way_to_get_them(tmp_path):
+    with pytest.raises(InputError, match=r"no folder .*AudioWAV.*git clone"):
+        prepare(tmp_path / "nowhere")
+    (tmp_path / "AudioWAV").mkdir()
+    with pytest.raises(InputError, match=r"neither .*VideoFlash nor .*Image-01-FPS"):
+        prepare(tmp_path)
+
+
+def test_finished_clips_are_left_alone_and_leftovers_removed(tmp_path, flv):
+    names = make_cremad(tmp_path, flv, actors=3)
+    prepare(tmp_path)
+    frames = tmp_path / "Image-01-FPS"
+    times = {path: path.stat().st_mtime_ns for path in frames.glob("*/*.jpg")}
+    (frames / ".4711.clip").mkdir()
+    (frames / ".4711.clip" / "frame_00001.jpg").write_bytes(b"half")
+    (frames / names[0] / "frame_00002.jpg").write_bytes(b"")  # as after a power failure
+    (tmp_path / "VideoFlash" / f"{names[1]}.flv").unlink()  # no longer needed
+    prepare(tmp_path)
+    assert sorted(path.name for path in frames.iterdir()) == names
+    assert levels(frames / names[0]) == [15, 45]
+    assert all(path.stat().st_mtime_ns == when for path, when in times.items() if path.parent.name != names[0])
+
+
+def test_killed_run_leaves_whole_clips_only_and_goes_on(tmp_path, flv):
+    names = make_cremad(tmp_path, flv, actors=120)
+    frames = tmp_path / "Image-20-FPS"
+    command = [sys.executable, "scripts/prepare_cremad.py", "--data_root", str(tmp_path), "--fps", "20"]
+    with subprocess.Popen([*command, "--workers", "1"], cwd=REPO, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and len(list(frames.glob("[!.]*"))) < 5:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    done = [path for path in frames.iterdir() if not path.name.startswith(".")]
+    assert 5 <= len(done) < len(names)
+    assert all(len(list(path.glob("*.jpg"))) == 40 for path in done)
+    assert prepare(tmp_path, "--fps", "20", "--workers", "2")["failed"] == 0
+    assert len(list(frames.glob("*/*.jpg"))) == 40 * len(names)
+    assert not list(frames.glob(".*"))
+
+
+def run_command(monkeypatch, script: str, *flags: str) -> int:
+    """The exit status of a script, run in this process because the imports of a new one take seconds."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(sys, "argv", [script, *flags])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    try:
+        runpy.run_path(str(REPO / "scripts" / script), run_name="__main__")
+    except SystemExit as stop:
+        return stop.code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def test_command_exits_with_2_and_a_message_when_a_clip_failed(tmp_path, flv, monkeypatch, capsys):
+    names = make_cremad(tmp_path, flv, actors=3)
+    wav = tmp_path / "AudioWAV" / f"{names[0]}.wav"
+    wav.unlink()
+    assert run_command(monkeypatch, "prepare_cremad.py", "--data_root", str(tmp_path)) == 2
+    out, err = capsys.readouterr()
+    assert f"{names[0]}.wav is missing" in out
+    assert "error: 1 clips cannot be used" in err and "python main_CD.py --train" in err
+    write_wav(wav)
+    assert run_command(monkeypatch, "prepare_cremad.py", "--data_root", str(tmp_path)) == 0
+
+
+def test_grid_command_exits_with_2_and_a_message_when_the_folder_is_missing(tmp_path, monkeypatch, capsys):
+    assert run_command(monkeypatch, "prepare_grid.py", "--grid_root", str(tmp_path / "nowhere")) == 2
+    assert "prepare_grid.py: error: no folder" in capsys.readouterr().err
+
+
+def test_full_disk_stops_the_run_with_a_sentence(tmp_path, flv, monkeypatch):
+    make_cremad(tmp_path, flv)
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prep, "write_folder_whole", no_space)
+    with pytest.raises(InputError, match=r"No space left on device.*finished clips are kept"):
+        prepare(tmp_path)
+
+
+@pytest.mark.parametrize("flags", [["--fps", "0"], ["--workers", "-1"], ["--test_fraction", "1"], ["--data", "x"],
+                                   ["--test_fraction", "nan"], ["--split", "random"]])
+def test_flags_out_of_range_are_refused(flags, capsys):
+    with pytest.raises(SystemExit) as stop:
+        prepare_cremad.main(flags)
+    assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("name", ["1001_DFA_ANG", "1001_DFA_ang_XX", "1001_XYZ_ANG_XX", "1001_DFA_ANG_XX_2", "ANG"])
+def test_names_that_do_not_say_a_class_are_reported(name):
+    assert list(prepare_cremad.check_names([name, "1001_DFA_ANG_XX", "1040_ITH_SAD_X"])) == [name]
+
+
+def test_loud_stereo_is_averaged_not_clipped(tmp_path):
+    stereo = np.full((44100, 2), 30000, dtype=np.int16)
+    stereo[:22050, 1] = 0
+    soundfile.write(tmp_path / "a.wav", stereo, 44100)
+    mono = prep.read_sound(tmp_path / "a.wav", 16000)
+    assert abs(len(mono) - 16000) <= 1 and mono.dtype == np.int16
+    np.testing.assert_allclose(mono[[4000, 12000]], [15000, 30000], atol=2)
+
+
+@needs_real
+def test_sound_is_read_from_any_container_and_its_absence_is_said():
+    seconds = len(prep.read_sound(REAL / "clips" / "flipping_a_pancake.mkv", 16000)) / 16000
+    assert seconds == pytest.approx(10.38, rel=0.01)
+    with pytest.raises(InputError, match=r"demo.mp4 has no sound stream"):
+        prep.read_sound(REAL / "clips" / "demo.mp4", 16000)
+
+
+@needs_real
+def test_real_cremad_clips_give_upright_faces_and_those_without_video_are_named(tmp_path):
+    shutil.copytree(REAL / "cremad", tmp_path, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    with pytest.raises(InputError, match="class ANG has 1 clip"):
+        prepare(tmp_path)
+    assert sorted(failures(tmp_path)) == [f"1002_DFA_{emotion}_XX" for emotion in sorted(EMOTIONS)]
+    folders = sorted((tmp_path / "Image-01-FPS").iterdir())
+    assert [folder.name for folder in folders] == [f"1001_DFA_{emotion}_XX" for emotion in sorted(EMOTIONS)]
+    for path in (tmp_path / "Image-01-FPS").glob("*/*.jpg"):
+        blue, green, red = cv2.imread(str(path))[:60].mean(axis=(0, 1))  # the green screen is behind the head
+        assert green > 1.5 * max(blue, red)
+        assert cv2.imread(str(path)).shape == (360, 480, 3)
+
+
+@needs_real
+def test_real_cremad_clips_of_two_actors_get_lists(tmp_path):
+    for source in [*REAL.glob("cremad/AudioWAV/1001_*"), *REAL.glob("cremad/VideoFlash/1001_*")]:
+        (tmp_path / source.parent.name).mkdir(exist_ok=True)
+        for actor in ("1001", "1003"):
+            (tmp_path / source.parent.name / source.name.replace("1001", actor)).symlink_to(source)
+    assert prepare(tmp_path, "--split", "speaker") == {"clips": 12, "failed": 0, "train": 6, "test": 6}
+    lists = read_lists(tmp_path, "")
+    assert len(find_clips(tmp_path, lists.train + lists.test)[0]) == 12
+
+
+def make_grid(root: Path, mpg: Path, digits: tuple = ("two", "two", "six", "six")) -> list[str]:
+    (root / "s1").mkdir(parents=True)
+    (root / "align").mkdir()
+    names = [f"clip{i}" for i in range(len(digits))]
+    for name, digit in zip(names, digits, strict=True):
+        (root / "s1" / f"{name}.mpg").symlink_to(mpg)
+        (root / "align" / f"{name}.align").write_text(ALIGN.replace("two", digit))
+    return names
+
+
+def cut(grid: Path, root: Path, *flags: str) -> dict:
+    box = ["--rows", "8", "40", "--columns", "0", "64"]
+    return prepare_grid.main(["--grid_root", str(grid), "--data_root", str(root), *box, *flags])
+
+
+def test_words_are_cut_into_the_layout_of_cremad(tmp_path, mpg):
+    names = make_grid(tmp_path / "grid", mpg)
+    assert cut(tmp_path / "grid", tmp_path / "out") == {"clips": 4, "failed": 0, "train": 2, "test": 2}
+    lists = read_lists(tmp_path / "out", "")
+    assert {clip.name: clip.label for clip in lists.train + lists.test} == dict(
+        zip(names, ["TWO", "TWO", "SIX", "SIX"], strict=True))
+    clips, problems = find_clips(tmp_path / "out", lists.train)
+    assert problems == {}
+    for clip in clips:
+        info = soundfile.info(clip.audio)
+        assert (info.frames, info.samplerate, info.channels, info.subtype) == (5760, 16000, 1, "PCM_16")  # 0.24+0.12 s
+        assert cv2.imread(str(clip.frames[0])).shape == (32, 64, 3)
+        assert levels(clip.frames[0].parent) == [33, 34, 36]  # 1.32, 1.38, 1.44 s at 25 frames a second
+
+
+def test_sound_is_cut_60_ms_around_the_word_and_within_the_sentence(monkeypatch):
+    monkeypatch.setattr(prep, "read_sound", lambda *_: np.arange(20000))
+    for start, end, first, last in [(0.5, 0.75, 7040, 12959), (0.01, 0.3, 0, 5759), (1.0, 1.25, 15040, 19999)]:
+        sound = prepare_grid.cut_sound(Path("a.mpg"), prepare_grid.Word("two", start, end))
+        assert (sound[0], sound[-1]) == (first, last)
+    with pytest.raises(InputError, match=r"a.mpg ends at 1.25 s, before the word 'two'"):
+        prepare_grid.cut_sound(Path("a.mpg"), prepare_grid.Word("two", 1.2, 1.5))
+
+
+@pytest.mark.parametrize(("column", "text", "start"), [("command", "bin", 0.8), ("colour", "blue", 0.92),
+                                                       ("preposition", "at", 1.04), ("letter", "f", 1.12),
+                                                       ("digit", "two", 1.26), ("adverb", "now", 1.5)])
+def test_column_names_the_word_whatever_the_silences(tmp_path, column, text, start):
+    (tmp_path / "a.align").write_text(ALIGN)
+    word = prepare_grid.read_word(tmp_path / "a.align", column)
+    assert (word.text, word.start) == (text, start)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (ALIGN.replace("31500 37500 two\n", ""), "has 5 words"), ("", "has 0 words"),
+    (ALIGN.replace("37500 two", "31500 two"), "lasts from 31500 to 31500"),
+    (ALIGN.replace("31500 37500", "1.26"), "is no alignment")])
+def test_bad_alignments_are_refused_by_name(tmp_path, content, message):
+    (tmp_path / "a.align").write_text(content)
+    with pytest.raises(InputError, match=f"a.align.*{message}"):
+        prepare_grid.read_word(tmp_path / "a.align", "digit")
+
+
+def test_sentences_that_cannot_be_cut_are_named_and_the_rest_is_written(tmp_path, mpg):
+    grid, root = tmp_path / "grid", tmp_path / "out"
+    names = make_grid(grid, mpg, ("two",) * 6 + ("six",) * 2)
+    (grid / "align" / "clip0.align").unlink()
+    (grid / "align" / "clip1.align").write_text("0 100 sil\n")
+    for name, size in (("clip2", 3000), ("clip3", mpg.stat().st_size // 3)):
+        (grid / "s1" / f"{name}.mpg").unlink()
+        (grid / "s1" / f"{name}.mpg").write_bytes(mpg.read_bytes()[:size])
+    with pytest.raises(InputError, match="4 clips cannot be used"):
+        cut(grid, root)
+    found = failures(root)
+    assert sorted(found) == names[:4]
+    assert "no clip0.align" in found["clip0"] and "has 0 words" in found["clip1"]
+    assert all(f"{name}.mpg" in found[name] for name in ("clip2", "clip3"))
+    lists = read_lists(root, "")
+    assert sorted(clip.name for clip in lists.train + lists.test) == names[4:]
+
+
+def test_speakers_are_kept_apart(tmp_path):
+    for place in ("s1/video/mpg_vcd/a.mpg", "s2/a.mpg", "align/a.align", "alignments/s1/a.align", "s2/align/a.align"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    assert prepare_grid.find_videos(tmp_path, "s1") == {"a": tmp_path / "s1/video/mpg_vcd/a.mpg"}
+    assert prepare_grid.find_alignments(tmp_path, "s1") == {"a": tmp_path / "alignments/s1/a.align"}
+    assert prepare_grid.find_alignments(tmp_path, "s3") == {"a": tmp_path / "align/a.align"}
+    with pytest.raises(InputError, match=r"no \.mpg below a folder s3"):
+        prepare_grid.find_videos(tmp_path, "s3")
+    (tmp_path / "s1/b").mkdir()
+    (tmp_path / "s1/b/a.mpg").touch()
+    with pytest.raises(InputError, match="two files of clip a"):
+        prepare_grid.find_videos(tmp_path, "s1")
+
+
+def test_another_column_does_not_mix_into_the_same_folder(tmp_path, mpg):
+    make_grid(tmp_path / "grid", mpg)
+    cut(tmp_path / "grid", tmp_path / "out")
+    with pytest.raises(InputError, match="choose another --data_root"):
+        cut(tmp_path / "grid", tmp_path / "out", "--column", "letter")
+
+
+def test_box_outside_the_picture_is_refused(tmp_path, mpg):
+    make_grid(tmp_path / "grid", mpg)
+    with pytest.raises(InputError, match=r"is 64x64: rows \[8, 40\] and columns \[0, 65\] are not inside"):
+        cut(tmp_path / "grid", tmp_path / "out", "--columns", "0", "65")
+    with pytest.raises(SystemExit):
+        cut(tmp_path / "grid", tmp_path / "out", "--columns", "65", "0")
+
+
+@needs_real
+def test_real_sentences_give_the_clips_of_grid_digits(tmp_path):
+    with pytest.raises(InputError, match="class THREE has 1 clip"):  # of 12 sentences
+        prepare_grid.main(["--grid_root", str(REAL / "grid_raw"), "--data_root", str(tmp_path)])
+    reference = REAL / "grid_digits"
+    wavs = sorted(tmp_path.glob("AudioWAV/*.wav"))
+    assert len(wavs) == 12
+    for wav in wavs:
+        ours, theirs = (soundfile.read(folder / "AudioWAV" / wav.name)[0] for folder in (tmp_path, reference))
+        assert abs(len(ours) - len(theirs)) <= 1
+        shift = len(theirs) - len(ours)  # theirs begins a sample early where the cut fell between two
+        assert np.corrcoef(ours, theirs[shift:])[0, 1] > 0.9999
+        for path in sorted((tmp_path / "Image-01-FPS" / wav.stem).glob("*.jpg")):
+            same = reference / path.relative_to(tmp_path)
+            np.testing.assert_allclose(cv2.imread(str(path)), cv2.imread(str(same)).astype(float), atol=2)

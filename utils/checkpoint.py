@@ -1,0 +1,65 @@
+"""Checkpoints: written whole or not at all, loaded with weights_only=True, the release's among them."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dataset.errors import InputError
+from dataset.files import check_is_media, write_whole
+from dataset.lists import first_few
+
+
+def save(path: Path, content: Mapping[str, object]) -> None:
+    write_whole(path, lambda temporary: torch.save(content, temporary))
+
+
+def load(path: Path) -> dict:
+    """The content of a checkpoint, on the CPU. Raises InputError: missing, a git-lfs pointer, damaged, not a dict."""
+    check_is_media(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be loaded as a checkpoint ({reason}): damaged, or another file?") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint: under `model` or bare, with or without DataParallel's `module.` before the names."""
+    state = content.get("model", content)
+    state = {name.removeprefix("module."): value for name, value in state.items()} if isinstance(state, dict) else {}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} holds no model weights (neither a state dict nor one under 'model')")
+    return state
+
+
+def load_model(model: nn.Module, content: Mapping, path: Path) -> None:
+    """Loads all weights of `model`. Raises InputError that names what does not fit."""
+    fill(model, state_dict_of(content, path), path, "Give the --fusion_method and --modality it was trained with.")
+
+
+def load_encoder(encoder: nn.Module, modality: str, path: Path) -> None:
+    """Loads an encoder from a checkpoint of a whole model (keys `<modality>_net.*`) or of an encoder alone, such as
+    torchvision's ResNet-18; a head of its own (`fc.*`) is left out. Raises InputError that names what does not fit."""
+    state = state_dict_of(load(path), path)
+    prefix = f"{modality}_net."
+    inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    alone = {name: value for name, value in state.items() if not name.startswith("fc.")}
+    fill(encoder, inside or alone, path, f"It should hold {prefix}* or the encoder's weights alone.")
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, next_step: str) -> None:
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    wrong = [f"{name} missing" for name in wanted if name not in found]
+    wrong += [f"{name} not expected" for name in found if name not in wanted]
+    wrong += [f"{name} {found[name]} instead of {shape}" for name, shape in wanted.items()
+              if name in found and found[name] != shape]
+    if wrong:
+        raise InputError(f"{path} does not fit the model: {first_few(wrong)}. {next_step}")
+    module.load_state_dict(state)

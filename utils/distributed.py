@@ -1,0 +1,121 @@
+"""One process or many: torchrun's environment, exact sums over the processes, and `--gpu_ids` without torchrun."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from dataset.errors import InputError
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def is_launched() -> bool:
+    """Whether torchrun (or `launch`) started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+@contextmanager
+def session(device: str, gpu_ids: list[int]) -> Iterator[torch.device]:
+    """Joins the other processes of a torchrun launch, if there is one, and gives this process its device."""
+    chosen = choose_device(device, gpu_ids, int(os.environ.get("LOCAL_RANK", 0)) if is_launched() else 0)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if is_launched():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield chosen
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def choose_device(device: str, gpu_ids: list[int], local_rank: int) -> torch.device:
+    """`auto`, `cpu` or `cuda[:i]` and the listed cards -> the device of the process `local_rank` on this machine."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() or gpu_ids else "cpu"
+    chosen = parse_device(device)
+    if chosen.type == "cpu":
+        return chosen
+    index = gpu_ids[local_rank % len(gpu_ids)] if gpu_ids else chosen.index or local_rank
+    if index >= torch.cuda.device_count():
+        raise InputError(f"CUDA device {index} was asked for, this machine has {torch.cuda.device_count()}: "
+                         "correct --gpu_ids / --device, or use --device cpu")
+    return torch.device("cuda", index)
+
+
+def parse_device(device: str) -> torch.device:
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {device}: expected auto, cpu, cuda or cuda:<index>")
+    return chosen
+
+
+def launch(script: str, argv: list[str], processes: int) -> None:
+    """Runs `python script argv...` in `processes` processes on this machine, through torchrun's launcher.
+
+    A process that fails ends the others, and this one with its exit status.
+    """
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d",
+                          rdzv_endpoint="localhost:0", run_id=str(os.getpid()), max_restarts=0)
+    try:
+        elastic_launch(config, sys.executable)("-u", script, *argv)
+    except ChildFailedError as error:
+        sys.exit(error.get_first_failure()[1].exitcode)
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The elementwise sum of every process's `values`, in all of them."""
+    if size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def broadcast_model(model: nn.Module) -> None:
+    """Gives every process the main process's weights and buffers (BatchNorm's statistics differ between them)."""
+    if size() > 1:
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, src=0)
+
+
+def loss_weight(local: int, device: torch.device) -> Tensor | float:
+    """What a process multiplies its mean loss with, so that DDP's average over processes is the global batch's mean."""
+    if size() == 1:
+        return 1.0
+    total = sum_over_processes(torch.tensor(float(local), device=device))
+    return local * size() / total
+
+
+def say(text: str) -> None:
+    """Prints on the main process, at once."""
+    if is_main():
+        print(text, flush=True)
+
+
+def is_first_here() -> bool:
+    """Whether this is the first process on its machine."""
+    return not is_launched() or os.environ["LOCAL_RANK"] == "0"
+
+
+def wait_for_all() -> None:
+    if size() > 1:
+        dist.barrier()

@@ -1,0 +1,148 @@
+"""Training and evaluation, shared by every entry script. B clips, M modalities."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from models import ClassifierOutput, MultimodalClassifier, contrastive_loss
+from utils import distributed
+from utils.loading import check_batch, mixed_seed
+from utils.metrics import batch_sums, means, row_names
+from utils.run import Run
+
+OPTIMIZERS = {"sgd": lambda parameters, **common: torch.optim.SGD(parameters, momentum=0.9, **common),
+              "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+FLUSH_EVERY = 50  # iterations between two looks at the device: their figures are logged and checked together
+
+LossFunction = Callable[[ClassifierOutput, Tensor], Tensor]
+
+
+class Compute(NamedTuple):
+    """Where batches are computed, in which precision, and the front end of each modality."""
+
+    device: torch.device
+    precision: torch.dtype
+    front_ends: Mapping[str, nn.Module]
+
+    def prepare(self, batch: Mapping[str, Tensor]) -> tuple[list[Tensor], Tensor]:
+        """A batch of the loader -> (network inputs, labels (B,)) on the device."""
+        on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+        inputs = [front_end(on_device[name]) for name, front_end in self.front_ends.items()]
+        return inputs, on_device["label"]
+
+    def autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+
+class Learner:
+    """The network and everything that changes with it: saved and restored as one."""
+
+    def __init__(self, model: MultimodalClassifier, compute: Compute, optimizer: str, learning_rate: float,
+                 weight_decay: float, lr_decay_step: int, lr_decay_ratio: float):
+        self.model = model
+        self.network = DistributedDataParallel(model) if distributed.size() > 1 else model
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = OPTIMIZERS[optimizer](trained, lr=learning_rate, weight_decay=weight_decay)
+        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, lr_decay_step, lr_decay_ratio)
+        self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == torch.float16)
+
+    def step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def state_dict(self) -> dict:
+        return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler", "scaler")}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        for name in ("model", "optimizer", "scheduler", "scaler"):
+            getattr(self, name).load_state_dict(state[name])
+
+
+def classification_loss(lam: float) -> LossFunction:
+    """Cross-entropy of the joint logits, plus lam times the contrastive loss (not computed at all for lam = 0)."""
+
+    def loss(output: ClassifierOutput, labels: Tensor) -> Tensor:
+        cross_entropy = F.cross_entropy(output.logits, labels)
+        return cross_entropy + lam * contrastive_loss(output.fused, labels) if lam else cross_entropy
+
+    return loss
+
+
+def train_one_epoch(learner: Learner, loader: DataLoader, compute: Compute, loss_function: LossFunction,
+                    log: Callable[[Tensor], None]) -> dict[str, float]:
+    """One pass over `loader`; `log` gets the iterations' rows of sums, some at a time -> the epoch's means."""
+    learner.network.train()
+    pending, total = [], 0
+    for batch in progress(loader, f"epoch {loader.batch_sampler.epoch}"):
+        inputs, labels = compute.prepare(check_batch(batch))
+        with compute.autocast():
+            output = learner.network(*inputs)
+            loss = loss_function(output, labels)
+        learner.step(loss * distributed.loss_weight(len(labels), compute.device))
+        pending.append(batch_sums(output, labels, loss))
+        if len(pending) == FLUSH_EVERY:
+            total, pending = total + flush(pending, log), []
+    if pending:
+        total = total + flush(pending, log)
+    return means(total, row_names(learner.model.modalities))
+
+
+def flush(pending: list[Tensor], log: Callable[[Tensor], None]) -> Tensor:
+    """Rows of the last iterations, over all processes -> logged, checked, and their sum."""
+    rows = distributed.sum_over_processes(torch.stack(pending)).double().cpu()
+    log(rows)
+    return rows.sum(0)
+
+
+@torch.inference_mode()
+def evaluate(model: MultimodalClassifier, loader: DataLoader, compute: Compute) -> dict[str, float]:
+    """{loss, accuracy, accuracy_<modality>, loss_<modality>, logit_<modality>}: means over every clip of `loader`."""
+    model.eval()
+    names = row_names(model.modalities)
+    total = torch.zeros(len(names), device=compute.device)
+    for batch in progress(loader, "evaluation"):
+        inputs, labels = compute.prepare(check_batch(batch))
+        with compute.autocast():
+            output = model(*inputs)
+        total += batch_sums(output, labels, F.cross_entropy(output.logits, labels))
+    return means(distributed.sum_over_processes(total), names)
+
+
+def progress(loader: DataLoader, title: str) -> tqdm:
+    """A bar on the main process's terminal; none in a log file."""
+    return tqdm(loader, desc=title, unit="batch", leave=False, disable=None if distributed.is_main() else True)
+
+
+def fit(learner: Learner, train_loader: DataLoader, held_out: DataLoader, compute: Compute,
+        loss_function: LossFunction, run: Run, epochs: int, seed: int) -> None:
+    """Trains from where `run` stands up to `epochs`, evaluating on `held_out` after each epoch."""
+    for epoch in range(len(run.history) + 1, epochs + 1):
+        torch.manual_seed(mixed_seed(seed, epoch))  # for whatever a step draws: the same after a resume
+        train_loader.batch_sampler.epoch = epoch
+        start = time.perf_counter()
+        lr = learner.scheduler.get_last_lr()[0]
+        train = train_one_epoch(learner, train_loader, compute, loss_function, run.log_iterations)
+        seconds = time.perf_counter() - start
+        learner.scheduler.step()
+        distributed.broadcast_model(learner.model)
+        held = evaluate(learner.model, held_out, compute)
+        clips = train_loader.batch_sampler.clips
+        train.update(lr=lr, seconds=seconds, clips_per_second=clips / seconds, **weight_norms(learner.model))
+        run.end_epoch(train, held, learner.state_dict())
+
+
+def weight_norms(model: MultimodalClassifier) -> dict[str, float]:
+    """{weight_norm_<modality>: mean over the classes c of ||W_m,c||}: how the head weighs the modalities."""
+    weight, _ = model.fusion_module.class_weights()  # (M, C, D)
+    norms = torch.linalg.vector_norm(weight.detach(), dim=-1).mean(1).tolist()
+    return {f"weight_norm_{name}": norm for name, norm in zip(model.modalities, norms, strict=True)}

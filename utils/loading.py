@@ -1,0 +1,96 @@
+"""Batches that depend on (seed, epoch, index) alone: not on the number of workers, nor on what ran before.
+
+That is what makes a resumed run equal the uninterrupted one: there is no state of samplers and workers to restore.
+"""
+
+from collections.abc import Iterator, Sequence, Sized
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from dataset.errors import InputError
+
+Key = tuple[int, int]  # (epoch, index of the clip)
+
+
+def mixed_seed(*numbers: int) -> int:
+    """One 64-bit seed out of several numbers, e.g. (seed, epoch, index)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+class TrainBatches:
+    """Shuffled batches of `batch_size` over all processes, of which each gets its part. Set `epoch` before iterating.
+
+    Every clip comes once an epoch. The last batch is smaller when they do not divide; if it has fewer clips than there
+    are processes it joins the batch before it.
+    """
+
+    def __init__(self, clips: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
+        if clips < processes or batch_size < processes:
+            raise InputError(f"{clips} training clips in batches of {batch_size} cannot be shared by {processes} "
+                             "processes: use fewer")
+        starts = list(range(0, clips, batch_size))
+        if clips - starts[-1] < processes:
+            starts.pop()
+        self.bounds = list(zip(starts, [*starts[1:], clips], strict=True))
+        self.clips, self.seed, self.rank, self.processes = clips, seed, rank, processes
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.bounds)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
+        order = torch.randperm(self.clips, generator=generator).tolist()
+        for start, stop in self.bounds:
+            yield [(self.epoch, index) for index in order[start:stop][self.rank::self.processes]]
+
+
+class EvaluationBatches:
+    """Every clip once over all processes, in order: each process takes every n-th, none is padded."""
+
+    def __init__(self, clips: int, batch_size: int, rank: int = 0, processes: int = 1):
+        mine = [(0, index) for index in range(rank, clips, processes)]
+        self.batches = [mine[start:start + batch_size] for start in range(0, len(mine), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return iter(self.batches)
+
+
+class SeededDataset(Dataset):
+    """`dataset[index]` under the key (epoch, index), with torch's generator seeded by `seed` and the key meanwhile."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: Key) -> object:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mixed_seed(self.seed, *key))
+            try:
+                return self.dataset[key[1]]
+            except InputError as error:
+                return error  # raised in a worker it would reach the user as a traceback
+
+
+def collate(items: Sequence[object]) -> object:
+    """A batch of stacked tensors, or the first InputError among the items."""
+    errors = [item for item in items if isinstance(item, InputError)]
+    return errors[0] if errors else default_collate(items)
+
+
+def make_loader(dataset: Dataset, batches: Sized, seed: int, workers: int, device: torch.device) -> DataLoader:
+    """`batches` (TrainBatches or EvaluationBatches) of `dataset`, made in `workers` processes (0: in this one)."""
+    return DataLoader(SeededDataset(dataset, seed), batch_sampler=batches, collate_fn=collate, num_workers=workers,
+                      pin_memory=device.type == "cuda", persistent_workers=workers > 0,
+                      generator=torch.Generator().manual_seed(seed))
+
+
+def check_batch(batch: object) -> dict[str, torch.Tensor]:
+    """The batch, or the InputError that a worker met while making it."""
+    if isinstance(batch, InputError):
+        raise batch
+    return batch

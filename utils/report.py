@@ -1,0 +1,82 @@
+"""What a run says of itself: the line of an epoch, the result, the table at the end."""
+
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+SELECTION = {"test": "best test epoch (the paper's protocol: there is no validation set)",
+             "val": "best validation epoch; the test set was evaluated once"}
+
+
+def prefixed(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in figures.items()}
+
+
+def accuracy_names(modalities: Sequence[str]) -> dict[str, str]:
+    """{what is measured: its name among the figures}, joint first; one modality alone has no joint."""
+    each = {name: f"accuracy_{name}" for name in modalities}
+    return {"joint": "accuracy", **each} if len(modalities) > 1 else {modalities[0]: "accuracy"}
+
+
+def epoch_line(record: Mapping[str, float], split: str, modalities: Sequence[str], epochs: int) -> str:
+    accuracies = "  ".join(f"{what} {record[f'{split}_{name}']:6.1%}"
+                           for what, name in accuracy_names(modalities).items())
+    return (f"epoch {record['epoch']:3d}/{epochs}  train loss {record['train_loss']:7.4f} "
+            f"accuracy {record['train_accuracy']:6.1%}  |  {split} loss {record[f'{split}_loss']:7.4f}  {accuracies}"
+            f"  |  {record['train_clips_per_second']:.1f} clips/s")
+
+
+def result(settings: Mapping[str, object], history: Sequence[Mapping], best: Mapping, split: str,
+           scores: Mapping[str, float]) -> dict:
+    """The settings that name an experiment, and its figures (accuracies are fractions)."""
+    named = {"dataset": settings["dataset"], "fusion": settings["fusion_method"], "seed": settings["random_seed"]}
+    same = ("modality", "mmcosine", "scaling", "lam", "epochs", "demo")
+    accuracies = {name: value for name, value in scores.items() if name.startswith("accuracy")}
+    last = {f"last_{name}": value for name, value in history[-1].items() if name.startswith(f"{split}_accuracy")}
+    weights = {name: value for name, value in history[-1].items() if name.startswith("train_weight_norm")}
+    return {**named, **{name: settings[name] for name in same}, "best_epoch": best["epoch"], **accuracies, **last,
+            **weights, "selection": SELECTION[split], "command": settings["command"]}
+
+
+def environment() -> dict[str, str | None]:
+    return {"git_commit": git_commit(), "torch_version": torch.__version__, "python_version": platform.python_version()}
+
+
+def git_commit() -> str | None:
+    """The commit of this code, "+changes" behind it when files differ; None outside a git checkout."""
+    here = Path(__file__).resolve().parents[1]
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if changed.stdout else "")
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.cpu.get_capabilities().get('cpu_name', platform.machine())})"
+
+
+def title(result: Mapping[str, object]) -> str:
+    head = f"MMCosine s={result['scaling']:g}" if result["mmcosine"] else "plain"
+    return f"{result['dataset']} · {result['fusion']} · {head} · seed {result['seed']}"
+
+
+def summary(result: Mapping[str, object], modalities: Sequence[str], split: str, folder: Path) -> str:
+    """The closing table, and where to look further."""
+    lines = [f"\n{title(result)}{'  (DEMO DATA: rendered, not a benchmark)' if result['demo'] else ''}",
+             f"{'top-1 %':10} {'test, epoch ' + str(result['best_epoch']):>16} {split + ', last epoch':>18}"]
+    lines += [f"{what:10} {100 * result[name]:16.2f} {100 * result[f'last_{split}_{name}']:18.2f}"
+              for what, name in accuracy_names(modalities).items()]
+    return "\n".join([*lines, f"chosen by: {result['selection']}", f"run:       {folder}",
+                      f"curves:    {folder / 'curves.png'}", f"look on:   tensorboard --logdir {folder.parent}"])
+
+
+def evaluation(scores: Mapping[str, float], modalities: Sequence[str], path: Path, clips: int) -> str:
+    lines = [f"{what:10} {100 * scores[name]:6.2f} % top-1" for what, name in accuracy_names(modalities).items()]
+    return "\n".join([f"{path} on {clips} test clips, loss {scores['loss']:.4f}", *lines])
