@@ -22,9 +22,9 @@ from dataset.lists import Clip, check_every_class_has_a_clip, read_lists, split_
 from models import AVClassifier
 from utils import classification, cli, distributed, options
 from utils.classification import Splits
+from utils.cli import number
 from utils.distributed import say
 from utils.engine import Compute
-from utils.options import number
 from utils.precision import choose_precision
 
 DEMO = {"dataset": "demo", "data_root": Path("data/demo"), "epochs": 12, "image_size": 80, "audio_seconds": 1.0,
@@ -124,8 +124,8 @@ def find_files(args: Namespace, parts: dict[str, list[Clip]]) -> dict[str, list[
     if problems:
         report = report_problems(problems, sum(map(len, parts.values())))
         if not args.skip_missing:
-            raise InputError(f"{report}\nMend them (scripts/prepare_cremad.py extracts frames and checks files), or go on "
-                             "without them: --skip_missing")
+            raise InputError(f"{report}\nMend them (scripts/prepare_cremad.py extracts frames and checks files), or go "
+                             "on without them: --skip_missing")
         say(f"{report}\nGoing on without them (--skip_missing).")
     if not found["test"]:
         raise InputError(f"no usable test clip is left in {args.data_root}")

@@ -74,7 +74,7 @@ def find_clips(root: Path, clips: Iterable[Clip], fps: int = 1,
 
 def report_problems(problems: dict[str, str], total: int) -> str:
     """One message for all clips that cannot be used: their count, the first few with the reason."""
-    lines = [f"{len(problems)} of {total} listed clips cannot be used:"]
+    lines = [f"{len(problems)} of {total} clips cannot be used:"]
     lines += [f"  {name}: {reason}" for name, reason in list(problems.items())[:5]]
     if len(problems) > 5:
         lines.append(f"  and {len(problems) - 5} more: {first_few(list(problems)[5:])}")

@@ -172,10 +172,10 @@ EXPRESSIONS = {
                       lip=0.03, stretch=0.02),
 }
 # red, green, blue of the skin against the speaker's own: rosy, grey, pale, greenish, flushed
-COMPLEXIONS = {"NEU": (1.0, 1.0, 1.0), "HAP": (1.14, 1.04, 1.0), "SAD": (0.86, 0.92, 1.0), "FEA": (1.02, 1.1, 1.2),
-               "DIS": (0.9, 1.06, 0.82), "ANG": (1.1, 0.82, 0.8)}
+COMPLEXIONS = {"NEU": (1.0, 1.0, 1.0), "HAP": (1.12, 1.03, 0.99), "SAD": (0.88, 0.93, 1.0), "FEA": (1.01, 1.09, 1.16),
+               "DIS": (0.91, 1.04, 0.85), "ANG": (1.08, 0.86, 0.84)}
 # standard deviation of the chance movement of a face, and (half of it) of a speaker's face at rest
-SCATTER = Expression(0.025, 0.025, 0.12, 0.12, 0.12, 0.025, 0.025, 0.015, 0.025)
+SCATTER = Expression(0.03, 0.028, 0.14, 0.14, 0.14, 0.03, 0.03, 0.018, 0.028)
 
 
 class Face(NamedTuple):
@@ -229,9 +229,9 @@ def random_face(rng: np.random.Generator) -> Face:
 
 def film(label: str, face: Face, rng: np.random.Generator, difficulty: float) -> list[np.ndarray]:
     """The pictures, (S, S, 3) uint8 RGB, of one clip: same place, light and mood, slightly moved in between."""
-    strength = 1 - 0.4 * min(difficulty, 1) * rng.uniform()
+    strength = 1 - 0.5 * min(difficulty, 1) * rng.uniform()
     mood = strength * np.array(EXPRESSIONS[label]) + difficulty * (face.rest + rng.normal(0, SCATTER))
-    tint = 1 + strength * (np.array(COMPLEXIONS[label]) - 1) + difficulty * rng.normal(0, 0.025, 3)
+    tint = 1 + strength * (np.array(COMPLEXIONS[label]) - 1) + difficulty * rng.normal(0, 0.035, 3)
     face = face._replace(skin=np.clip(face.skin * tint, 0, 255))
     pose = rng.normal(0, [0.06, 3.5, 3.5, 3.0])  # rotation in radians, shift and growth in pixels
     light = rng.normal(0, [0.1, 0.1, 0.06]) * difficulty  # from the right, from below, brighter
@@ -286,10 +286,10 @@ def draw_head(canvas: Canvas, face: Face, expression: Expression, shirt: Colour)
 
 def draw_hair(canvas: Canvas, face: Face) -> None:
     """The hair on the head: between a cap somewhat larger than the skull and the hairline."""
-    reach = np.arccos(np.clip(-min(face.hair_end, 0.35) / 1.12, -1, 1))
+    end = min(face.hair_end, 0.35)
+    reach = np.arccos(-end / 1.12)
     angle = np.linspace(-reach, reach, 60)
     cap = np.stack([(face.width + 0.09) * np.sin(angle), -1.12 * np.cos(angle)], 1)
-    end = min(face.hair_end, 0.35)
     x = np.linspace(face.width - 0.03, -face.width + 0.03, 40)
     line = np.stack([x, face.hairline + (end - face.hairline) * np.abs(x / x[0]) ** 5], 1)
     canvas.fill(np.concatenate([cap, line]), face.hair)
@@ -420,7 +420,7 @@ PROSODIES = {
     "ANG": Prosody(pitch=0.3, fall=0.4, accent=0.25, rate=4.5, attack=0.1, dark=0.0, loud=6),
 }
 # standard deviation of what chance does to the way something is said
-PROSODY_SCATTER = Prosody(0.1, 0.1, 0.05, 0.35, 0.07, 0.08, 0.04, 0.008, 2.0)
+PROSODY_SCATTER = Prosody(0.08, 0.08, 0.04, 0.3, 0.06, 0.06, 0.03, 0.006, 1.5)
 VOWELS = np.array([[730, 1090, 2440, 3500, 4500], [390, 1990, 2550, 3500, 4500], [530, 1840, 2480, 3500, 4500],
                    [570, 840, 2410, 3500, 4500]])  # the formants of a vowel, Hz
 BANDWIDTHS = (80, 100, 140, 200, 250)  # of the formants, Hz
@@ -440,7 +440,7 @@ def random_voice(rng: np.random.Generator) -> Voice:
 
 def speak(label: str, voice: Voice, rng: np.random.Generator, difficulty: float) -> np.ndarray:
     """A sound (N,) in [-1, 1] of 1.0 to 1.6 s: a few syllables said in the way of an emotion, in a noisy room."""
-    strength = 1 - 0.4 * min(difficulty, 1) * rng.uniform()
+    strength = 1 - 0.3 * min(difficulty, 1) * rng.uniform()
     neutral = np.array(PROSODIES["NEU"])
     mean = neutral + strength * (PROSODIES[label] - neutral)
     prosody = Prosody(*(mean + difficulty * rng.normal(0, PROSODY_SCATTER)))

@@ -6,7 +6,6 @@ processes), and a killed run leaves no process behind. Run one preparation of a 
 Shapes: N samples, T frames of H x W pixels.
 """
 
-import argparse
 import csv
 import io
 import os
@@ -43,24 +42,6 @@ MISSING_END = 0.5  # seconds; headers may count sound that goes on after the las
 # A broken file becomes an InputError with its name; the decoders' own lines would only tear the progress bar.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-def positive(text: str) -> int:
-    """A whole number from 1, as an argparse type."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
-
-
-def fraction(text: str) -> float:
-    """A number between 0 and 1, both excluded, as an argparse type."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1 (both excluded)")
-    return value
 
 
 def read_sound(path: Path, sample_rate: int) -> np.ndarray:

@@ -45,11 +45,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", default="data/CREMAD", help="folder of the download, also written to")
-    parser.add_argument("--fps", type=prep.positive, default=1, help="frames taken a second of video")
+    parser.add_argument("--fps", type=cli.number(int, 1), default=1, help="frames taken a second of video")
     parser.add_argument("--split", choices=prep.SPLITS, default="stratified", help="speaker: no actor in both lists")
-    parser.add_argument("--test_fraction", type=prep.fraction, default=0.1, help="of the clips (speaker: the actors)")
+    parser.add_argument("--test_fraction", type=cli.number(float, 0, 1, exclusive=True), default=0.1,
+                        help="of the clips (speaker: the actors)")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
-    parser.add_argument("--workers", type=prep.positive, default=os.cpu_count(), help="clips decoded at a time")
+    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="clips decoded at a time")
     return parser
 
 

@@ -64,9 +64,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--column", choices=COLUMNS, default="digit", help="which word of the sentence is cut out")
     parser.add_argument("--rows", type=int, nargs=2, default=[156, 268], help="of the mouth in pixels: first, end")
     parser.add_argument("--columns", type=int, nargs=2, default=[101, 213], help="of the mouth in pixels: first, end")
-    parser.add_argument("--test_fraction", type=prep.fraction, default=0.2, help="of the clips of every class")
+    parser.add_argument("--test_fraction", type=cli.number(float, 0, 1, exclusive=True), default=0.2,
+                        help="of the clips of every class")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
-    parser.add_argument("--workers", type=prep.positive, default=os.cpu_count(), help="clips decoded at a time")
+    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="clips decoded at a time")
     return parser
 
 

@@ -69,17 +69,20 @@ def open_run(args: Namespace, learner: Learner, splits: Splits, compute: Compute
 
 def new_folder(args: Namespace) -> Path:
     folder = args.ckpt_path / (args.run_name or options.default_run_name(args))
-    if distributed.is_main():
-        try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"the run's folder {folder} cannot be made ({error.strerror}): choose another --run_name "
-                             f"or --ckpt_path, or go on with that run: --resume {folder}") from None
+    distributed.on_main(lambda: make_folder(folder))
     return folder
 
 
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"the run's folder {folder} cannot be made ({error.strerror}): choose another --run_name or "
+                         f"--ckpt_path, or go on with that run: --resume {folder}") from None
+
+
 def final_scores(args: Namespace, splits: Splits, learner: Learner, compute: Compute, run: Run) -> dict:
-    """The figures to report: those of the best test epoch, or the test set's with the best validation epoch's weights."""
+    """The figures to report: those of the best test epoch, or the test set's at the best validation epoch."""
     best = {name.removeprefix(f"{run.split}_"): value for name, value in run.best().items()}
     if run.split == "test":
         return best
@@ -138,6 +141,8 @@ def spread_over_cards(args: Namespace, argv: Sequence[str], script: str) -> dict
     if not args.train or len(args.gpu_ids) < 2 or distributed.is_launched():
         return None
     folder = args.resume or args.ckpt_path / (args.run_name or options.default_run_name(args))
+    for card in range(len(args.gpu_ids)):
+        distributed.choose_device(args.device, args.gpu_ids, card)  # told once, and here, when one is not there
     named = [] if args.resume else ["--run_name", folder.name]
     distributed.launch(script, [*argv, *named], len(args.gpu_ids))
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))

@@ -1,9 +1,11 @@
 """The frame of every command: a user's mistake is one sentence on stderr and exit status 2, never a traceback."""
 
-import argparse
+import math
 import signal
 import sys
+from argparse import ArgumentTypeError, _ActionsContainer
 from collections.abc import Callable
+from pathlib import Path
 
 from dataset.errors import InputError
 
@@ -13,13 +15,30 @@ TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 def boolean(text: str) -> bool:
     """`True/False/1/0/yes/no` in any case, as an argparse type (`type=bool` takes "False" for true)."""
     if text.lower() not in TRUE + FALSE:
-        raise argparse.ArgumentTypeError(f"{text!r} is not one of True, False, 1, 0, yes, no")
+        raise ArgumentTypeError(f"{text!r} is not one of True, False, 1, 0, yes, no")
     return text.lower() in TRUE
 
 
-def add_boolean(parser: argparse._ActionsContainer, flag: str, default: bool, help: str) -> None:
+def add_boolean(parser: _ActionsContainer, flag: str, default: bool, help: str) -> None:
     """A flag that stands bare (true) or takes a value: `--mmcosine`, `--mmcosine True`, `--mmcosine False`."""
     parser.add_argument(flag, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=help)
+
+
+def number(kind: Callable[[str], float], low: float, high: float = math.inf, exclusive: bool = False) -> Callable:
+    """An argparse type: an int or a float in [low, high], in (low, high) with `exclusive`; never nan or infinite."""
+
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}") from None
+        if not low <= value <= high or math.isinf(value) or (exclusive and value in (low, high)):
+            bounds = f"{'more than' if exclusive else 'at least'} {low:g}"
+            bounds += f" and {'less than' if exclusive else 'at most'} {high:g}" if high < math.inf else ""
+            raise ArgumentTypeError(f"{text} is out of range: expected {bounds}")
+        return value
+
+    return convert
 
 
 def run(main: Callable[[list[str]], object]) -> None:
@@ -28,7 +47,7 @@ def run(main: Callable[[list[str]], object]) -> None:
     try:
         main(sys.argv[1:])
     except InputError as error:
-        print(f"{sys.argv[0]}: error: {error}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -70,7 +70,7 @@ def parse_device(device: str) -> torch.device:
     return chosen
 
 
-def launch(script: str, argv: list[str], processes: int) -> None:
+def launch(script: str, argv: Sequence[str], processes: int) -> None:
     """Runs `python script argv...` in `processes` processes on this machine, through torchrun's launcher.
 
     A process that fails ends the others, and this one with its exit status.
@@ -81,6 +81,20 @@ def launch(script: str, argv: list[str], processes: int) -> None:
         elastic_launch(config, sys.executable)("-u", script, *argv)
     except ChildFailedError as error:
         sys.exit(error.get_first_failure()[1].exitcode)
+
+
+def on_main(work: Callable[[], None]) -> None:
+    """Does `work` on the main process while the others wait; its InputError is raised in all of them."""
+    message = [None]
+    if is_main():
+        try:
+            work()
+        except InputError as error:
+            message = [str(error)]
+    if size() > 1:
+        dist.broadcast_object_list(message)
+    if message[0]:
+        raise InputError(message[0])
 
 
 def sum_over_processes(values: Tensor) -> Tensor:

@@ -2,17 +2,16 @@
 
 import argparse
 import json
-import math
 import shlex
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from dataset.errors import InputError
 from models.fusion import FUSIONS
 from utils import checkpoint
-from utils.cli import add_boolean
+from utils.cli import add_boolean, number
 from utils.engine import OPTIMIZERS
 from utils.precision import PRECISIONS
 
@@ -22,23 +21,6 @@ FREE_ON_RESUME = {"resume", "train", "epochs", "data_root", "num_workers", "devi
 # What an evaluation does not take over from the checkpoint's run.
 NOT_FROM_CHECKPOINT = {"train", "ckpt_path", "resume", "run_name", "num_workers", "device", "gpu_ids", "amp", "compile",
                        "command"}
-
-
-def number(kind: Callable[[str], float], low: float, high: float = math.inf, open_low: bool = False) -> Callable:
-    """An argparse type: an int or a float in [low, high], or (low, high] with `open_low`."""
-
-    def convert(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}") from None
-        if not low <= value <= high or math.isinf(value) or (open_low and value == low):
-            bounds = f"{'more than' if open_low else 'at least'} {low:g}"
-            bounds += f" and at most {high:g}" if high < math.inf else ""
-            raise ArgumentTypeError(f"{text} is out of range: expected {bounds}")
-        return value
-
-    return convert
 
 
 def gpu_list(text: str) -> list[int]:
@@ -90,7 +72,7 @@ def add_method_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("method")
     group.add_argument("--fusion_method", choices=list(FUSIONS), default="concat", help="how the modalities meet")
     add_boolean(group, "--mmcosine", False, "cosine logits per modality, features and class weights normalised")
-    group.add_argument("--scaling", type=number(float, 0, open_low=True), default=10.0, help="s of MMCosine")
+    group.add_argument("--scaling", type=number(float, 0, exclusive=True), default=10.0, help="s of MMCosine")
     group.add_argument("--lam", type=number(float, 0), default=0.0, help="weight of the contrastive loss, 0: none")
     group.add_argument("--modality", choices=["both", "audio", "visual"], default="both",
                        help="train the joint network, or one encoder alone")
@@ -103,7 +85,7 @@ def add_optimisation_flags(parser: ArgumentParser) -> None:
     group.add_argument("--batch_size", type=number(int, 1), default=32, help="clips, over all processes together")
     group.add_argument("--epochs", type=number(int, 1), default=200, help="passes over the training clips")
     group.add_argument("--optimizer", choices=list(OPTIMIZERS), default="sgd", help="sgd has momentum 0.9")
-    group.add_argument("--learning_rate", type=number(float, 0, open_low=True), default=1e-3, help="at the start")
+    group.add_argument("--learning_rate", type=number(float, 0, exclusive=True), default=1e-3, help="at the start")
     group.add_argument("--weight_decay", type=number(float, 0), default=1e-4, help="L2 (adamw: decoupled)")
     group.add_argument("--lr_decay_step", type=number(int, 1), default=100, help="epochs between two decays")
     group.add_argument("--lr_decay_ratio", type=number(float, 0, 1), default=0.1, help="factor of a decay")
