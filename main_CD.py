@@ -27,6 +27,8 @@ from utils.distributed import say
 from utils.engine import Compute
 from utils.precision import choose_precision
 
+# --image_size and --audio_seconds have least values because oneDNN's bfloat16 convolutions on AMX give garbage for 3x3
+# kernels of stride 2 on maps 1 or 2 wide (torch 2.11), which is what the last stage gets of 32 columns or fewer.
 DEMO = {"dataset": "demo", "data_root": Path("data/demo"), "epochs": 12, "image_size": 80, "audio_seconds": 1.0,
         "learning_rate": 0.01, "lr_decay_step": 9}
 HOW_TO_GET = ('Prepare CREMA-D there with "python scripts/prepare_cremad.py --data_root {root}" (data/CREMAD/README.md '
@@ -39,7 +41,7 @@ def get_args_parser() -> ArgumentParser:
     group.add_argument("--num_frames", type=number(int, 1), default=1, help="frames a clip, of equal segments")
     group.add_argument("--fps", type=number(int, 1), default=1, help="which frames: those in Image-<fps>-FPS")
     group.add_argument("--image_size", type=number(int, 64), default=224, help="pixels a side")
-    group.add_argument("--audio_seconds", type=number(float, 0.1), default=3.0, help="sound is repeated or cut to this")
+    group.add_argument("--audio_seconds", type=number(float, 0.6), default=3.0, help="sound is repeated or cut to this")
     group.add_argument("--audio_frontend", choices=list(AUDIO_FRONTENDS), default="mmcosine", help="which spectrogram")
     cli.add_boolean(group, "--val_by_speaker", False, "--val_fraction holds out whole speakers (<speaker>_... names)")
     parser.set_defaults(dataset="CREMAD")

@@ -1,0 +1,25 @@
+# make demo: install, make data, train, in minutes. make test: the tests. Both need Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+VENV := .venv
+
+demo: $(VENV)/installed
+	$(VENV)/bin/python main_CD.py --train --fusion_method gated --mmcosine True --scaling 10 --demo
+
+test: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/python -m pytest
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) data/demo
+
+.PHONY: demo test clean

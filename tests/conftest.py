@@ -1,0 +1,42 @@
+"""Data and runs that several tests share: the demo set at its smallest, trained at the smallest sizes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+REAL_DATA = REPO.parent / "shared" / "realdata"  # real media, beside the checkout; tests that use it skip without
+SMALL = ["--image_size", "64", "--audio_seconds", "0.6", "--batch_size", "8", "--num_workers", "0", "--device", "cpu"]
+
+needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="no real media beside the checkout")
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """24 training and 12 test clips of the six emotions."""
+    from dataset.demo import make_demo
+
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    make_demo(root, train_per_class=4, test_per_class=2)
+    return root
+
+
+@pytest.fixture
+def train_argv(tiny_data, tmp_path) -> list[str]:
+    """Flags of a training run on the tiny data, into tmp_path/run."""
+    return ["--train", "--dataset", "tiny", "--data_root", str(tiny_data), "--epochs", "2", "--learning_rate", "0.01",
+            "--ckpt_path", str(tmp_path), "--run_name", "run", *SMALL]
+
+
+def command(*argv: str, processes: int = 1) -> list[str]:
+    """`python main_CD.py argv...`, under torchrun with several processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    return [sys.executable, *launcher, str(REPO / "main_CD.py"), *argv]
+
+
+def shell(*argv: str, processes: int = 1, cwd: Path = REPO) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command(*argv, processes=processes), cwd=cwd, env=environment, capture_output=True, text=True)

@@ -1,0 +1,133 @@
+"""Training and evaluation loops on a network small enough to follow."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import Dataset
+
+import utils.engine
+from models import MultimodalClassifier
+from utils.engine import Compute, Learner, classification_loss, evaluate, train_one_epoch, weight_norms
+from utils.loading import EvaluationBatches, TrainBatches, make_loader
+
+CPU = torch.device("cpu")
+CLIPS, CLASSES = 11, 3
+
+
+class Vectors(Dataset):
+    """Clips of two random vectors."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.audio, self.visual = torch.randn(2, CLIPS, 4, generator=generator)
+        self.labels = torch.randint(CLASSES, (CLIPS,), generator=generator)
+
+    def __len__(self):
+        return CLIPS
+
+    def __getitem__(self, i):
+        return {"audio": self.audio[i], "visual": self.visual[i], "label": self.labels[i]}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    encoders = {"audio": nn.Linear(4, 8), "visual": nn.Linear(4, 8)}
+    return MultimodalClassifier(encoders, CLASSES, mmcosine=True, dim=8)
+
+
+@pytest.fixture
+def compute():
+    return Compute(CPU, torch.float32, {"audio": nn.Identity(), "visual": nn.Identity()})
+
+
+def train_batches(batch_size: int = 4):
+    return make_loader(Vectors(), TrainBatches(CLIPS, batch_size, 0), 0, 0, CPU)
+
+
+def make_learner(model, compute, learning_rate=0.1):
+    return Learner(model, compute, "sgd", learning_rate, 1e-4, 100, 0.1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 50])
+def test_evaluation_equals_a_loop_over_single_clips_whatever_the_batch_size(model, compute, batch_size):
+    data = Vectors()
+    loader = make_loader(data, EvaluationBatches(CLIPS, batch_size), 0, 0, CPU)
+    scores = evaluate(model, loader, compute)
+    right, right_visual, losses = 0, 0, []
+    for i in range(CLIPS):
+        output = model(data.audio[i:i + 1], data.visual[i:i + 1])
+        label = int(data.labels[i])
+        right += int(output.logits[0].argmax()) == label
+        right_visual += int(output.modality_logits[1, 0].argmax()) == label
+        losses.append(-float(output.logits[0].detach().softmax(0)[label].log()))
+    assert scores["accuracy"] == pytest.approx(right / CLIPS)
+    assert scores["accuracy_visual"] == pytest.approx(right_visual / CLIPS)
+    assert scores["loss"] == pytest.approx(sum(losses) / CLIPS, rel=1e-5)
+
+
+class Synchronisations(TorchDispatchMode):
+    """Counts the operations that make the host wait for the device: .item(), .tolist(), bool(tensor)."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_does_not_wait_for_the_device(model, compute):
+    learner, counts = make_learner(model, compute), {}
+    for batch_size in (1, 11):  # 11 steps and 1 step
+        with Synchronisations() as mode:
+            train_one_epoch(learner, train_batches(batch_size), compute, classification_loss(0.5), lambda rows: None)
+        counts[batch_size] = mode.count
+    assert counts[1] == counts[11]
+
+
+def test_the_contrastive_loss_is_not_computed_without_its_weight(model, compute, monkeypatch):
+    monkeypatch.setattr(utils.engine, "contrastive_loss", lambda *_: pytest.fail("computed"))
+    train_one_epoch(make_learner(model, compute), train_batches(), compute, classification_loss(0.0), lambda rows: None)
+
+
+def test_the_loss_is_cross_entropy_of_the_joint_logits_plus_lam_times_the_contrastive(model):
+    output, labels = model(torch.randn(5, 4), torch.randn(5, 4)), torch.tensor([0, 1, 2, 0, 1])
+    plain, with_ccl = (classification_loss(lam)(output, labels) for lam in (0.0, 0.5))
+    assert torch.allclose(plain, F.cross_entropy(output.logits, labels))
+    ccl = utils.engine.contrastive_loss(output.fused, labels)
+    assert torch.allclose(with_ccl, plain + 0.5 * ccl)
+
+
+def test_logged_rows_are_the_iterations_and_add_up_to_the_epoch(model, compute, monkeypatch):
+    monkeypatch.setattr(utils.engine, "FLUSH_EVERY", 2)
+    pieces = []
+    learner = make_learner(model, compute)
+    means = train_one_epoch(learner, train_batches(), compute, classification_loss(0), pieces.append)
+    assert [len(piece) for piece in pieces] == [2, 1]  # 11 clips in batches of 4
+    rows = torch.cat(pieces)
+    assert rows[:, 0].tolist() == [4, 4, 3]
+    assert means["loss"] == pytest.approx(float(rows[:, 1].sum()) / CLIPS)
+
+
+def test_learner_state_restores_model_optimizer_and_schedule(model, compute):
+    learner = make_learner(model, compute)
+    train_one_epoch(learner, train_batches(), compute, classification_loss(0), lambda rows: None)
+    learner.scheduler.step()
+    torch.manual_seed(5)
+    other = make_learner(MultimodalClassifier({"audio": nn.Linear(4, 8), "visual": nn.Linear(4, 8)}, CLASSES,
+                                              mmcosine=True, dim=8), compute)
+    other.load_state_dict(copy.deepcopy(learner.state_dict()))
+    for each in (learner, other):
+        train_one_epoch(each, train_batches(), compute, classification_loss(0), lambda rows: None)
+    assert all(torch.equal(a, b) for a, b in zip(learner.model.parameters(), other.model.parameters(), strict=True))
+    assert learner.scheduler.state_dict() == other.scheduler.state_dict()
+
+
+def test_weight_norms_are_the_mean_lengths_of_the_class_rows(model):
+    weight = model.fusion_module.fc_out.weight.detach()
+    by_hand = sum(float(row.square().sum()) ** 0.5 for row in weight[:, 8:]) / CLASSES
+    assert weight_norms(model)["weight_norm_visual"] == pytest.approx(by_hand)

@@ -1,0 +1,335 @@
+"""main_CD.py from its command line to its run folder."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import REAL_DATA, SMALL, command, needs_real_data, shell
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dataset.errors import InputError
+from main_CD import DEMO, get_args_parser, load_splits, main
+from models import AVClassifier
+from utils import checkpoint, options
+
+FIGURES = ("accuracy", "accuracy_audio", "accuracy_visual")
+
+
+def same_tensors(a: object, b: object) -> bool:
+    """Whether two nested containers hold the same values, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same_tensors(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same_tensors, a, b))
+    return a == b
+
+
+@pytest.fixture
+def copied_data(tiny_data, tmp_path) -> Path:
+    """A copy of the tiny data, to be damaged."""
+    return Path(shutil.copytree(tiny_data, tmp_path / "copy"))
+
+
+@pytest.fixture
+def damaged_argv(train_argv, copied_data) -> list[str]:
+    return [*train_argv, "--data_root", str(copied_data)]
+
+
+# ---- what a run leaves
+
+
+@pytest.mark.parametrize(("fusion", "mmcosine"),
+                         [("sum", "False"), ("concat", "True"), ("film", "0"), ("gated", "yes")])
+def test_every_fusion_trains_and_its_best_checkpoint_gives_its_accuracy(train_argv, tmp_path, fusion, mmcosine):
+    result = main([*train_argv, "--fusion_method", fusion, "--mmcosine", mmcosine, "--lam", "0.1"])
+    assert result["mmcosine"] is (mmcosine in ("True", "yes"))
+    evaluated = main(["--ckpt_path", str(tmp_path / "run" / "best.pt"), "--num_workers", "0"])
+    assert {name: evaluated[name] for name in FIGURES} == pytest.approx({name: result[name] for name in FIGURES})
+
+
+def test_run_folder_holds_what_the_docs_say(train_argv, tmp_path):
+    result = main([*train_argv, "--mmcosine", "--scaling", "7.5"])
+    folder = tmp_path / "run"
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert result.keys() >= {"dataset", "fusion", "mmcosine", "scaling", "seed", "epochs", "best_epoch", *FIGURES,
+                             "selection", "n_train", "n_val", "n_test", "command", "git_commit", "torch_version",
+                             "device", "precision", "wall_seconds", "last_test_accuracy", "last_test_accuracy_visual"}
+    assert (result["n_train"], result["n_val"], result["n_test"], result["scaling"]) == (24, 0, 12, 7.5)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert result["accuracy"] == max(line["test_accuracy"] for line in lines)
+    assert lines[0].keys() >= {"train_loss", "train_accuracy_audio", "test_loss_visual", "train_lr", "train_seconds",
+                               "train_clips_per_second"}
+    assert json.loads((folder / "args.json").read_text())["scaling"] == 7.5
+    assert (folder / "curves.png").stat().st_size > 10_000
+    assert not list(folder.glob(".*")), "temporary files are left"
+
+
+def test_tensorboard_events_are_one_file_with_the_documented_tags(train_argv, tmp_path):
+    main(train_argv)
+    assert len(list((tmp_path / "run").glob("events.*"))) == 1
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    tags = events.Tags()
+    assert {"data/logit_a", "data/logit_v", "train/loss", "train/loss_per_iteration", "train/weight_norm_audio",
+            "eval/accuracy", "eval/accuracy_visual", "result/accuracy"} <= set(tags["scalars"])
+    assert [event.step for event in events.Scalars("data/logit_a")] == [1, 2, 3, 4, 5, 6]  # 24 clips in batches of 8
+    assert [event.step for event in events.Scalars("eval/accuracy")] == [1, 2]
+    assert "hyperparameters/text_summary" in tags["tensors"]
+
+
+def test_tensorboard_can_be_elsewhere_or_off(train_argv, tmp_path):
+    main([*train_argv, "--epochs", "1", "--tensorboard_path", str(tmp_path / "tb")])
+    assert len(list((tmp_path / "tb" / "run").glob("events.*"))) == 1
+    main([*train_argv, "--epochs", "1", "--run_name", "off", "--use_tensorboard", "False"])
+    assert not list((tmp_path / "off").glob("events.*"))
+
+
+def test_same_seed_gives_the_same_weights_whatever_the_number_of_workers(train_argv, tmp_path):
+    for name, workers in (("a", "0"), ("b", "2")):
+        main([*train_argv, "--epochs", "1", "--run_name", name, "--num_workers", workers])
+    a, b = (checkpoint.load(tmp_path / name / "last.pt")["model"] for name in "ab")
+    assert same_tensors(a, b)
+
+
+def test_epoch_is_chosen_on_validation_data_when_there_is_some(train_argv, tmp_path):
+    result = main([*train_argv, "--val_fraction", "0.25"])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert (result["n_train"], result["n_val"]) == (18, 6)
+    assert "validation" in result["selection"]
+    assert all("val_accuracy" in line and "test_accuracy" not in line for line in lines)
+    assert lines[result["best_epoch"] - 1]["val_accuracy"] == max(line["val_accuracy"] for line in lines)
+    evaluated = main(["--ckpt_path", str(tmp_path / "run" / "best.pt"), "--num_workers", "0"])
+    assert evaluated["accuracy"] == pytest.approx(result["accuracy"])
+
+
+def test_validation_speakers_are_not_trained_on(train_argv):
+    args = options.parse(get_args_parser(), [*train_argv, "--val_fraction", "0.3", "--val_by_speaker"], DEMO)
+    splits = load_splits(args)
+    train, val = ({clip.name.split("_")[0] for clip in part.clips} for part in (splits.train, splits.val))
+    assert train
+    assert val
+    assert not train & val
+
+
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_one_encoder_trains_alone_and_starts_another_run(train_argv, tmp_path, modality):
+    result = main([*train_argv, "--epochs", "1", "--modality", modality])
+    assert "accuracy" in result
+    other = main([*train_argv, "--epochs", "1", "--run_name", "joint", "--learning_rate", "1e-30",
+                  "--weight_decay", "0", f"--{modality}_pretrain", str(tmp_path / "run" / "best.pt")])
+    alone, joint = (checkpoint.load(tmp_path / name / "last.pt")["model"] for name in ("run", "joint"))
+    name = f"{modality}_net.layer4.1.conv2.weight"
+    assert torch.equal(alone[name], joint[name])
+    assert other["n_train"] == 24
+
+
+# ---- interruption
+
+
+def wait_for(path: Path, lines: int, process: subprocess.Popen) -> None:
+    for _ in range(1200):
+        if path.exists() and len(path.read_text().splitlines()) >= lines:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError(f"{path} has not {lines} lines after a minute")
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGTERM])
+def test_interrupted_run_resumes_to_the_weights_of_the_uninterrupted_one(train_argv, tmp_path, stop):
+    argv = [*train_argv, "--fusion_method", "gated", "--mmcosine", "--epochs", "4", "--lr_decay_step", "2"]
+    process = subprocess.Popen(command(*argv), stdout=subprocess.PIPE, text=True)
+    wait_for(tmp_path / "run" / "metrics.jsonl", 1, process)
+    time.sleep(0.2)  # into the next epoch
+    process.send_signal(stop)
+    output = process.communicate()[0]
+    if stop == signal.SIGTERM:
+        assert process.returncode == 143
+        assert f"--resume {tmp_path / 'run'}" in output
+    assert len(checkpoint.load(tmp_path / "run" / "last.pt")["history"]) < 4
+    main(["--resume", str(tmp_path / "run")])
+    main([*argv, "--run_name", "whole"])
+    resumed, whole = (checkpoint.load(tmp_path / name / "last.pt") for name in ("run", "whole"))
+    for part in ("model", "optimizer", "scheduler", "iterations"):
+        assert same_tensors(resumed[part], whole[part]), part
+    timeless = [[{name: value for name, value in record.items() if "second" not in name} for record in state["history"]]
+                for state in (resumed, whole)]
+    assert timeless[0] == timeless[1]
+
+
+def test_resume_refuses_other_settings_but_takes_more_epochs(train_argv, tmp_path):
+    main([*train_argv, "--epochs", "1"])
+    with pytest.raises(InputError, match="leave out --scaling, --learning_rate"):
+        main(["--resume", str(tmp_path / "run"), "--learning_rate", "0.5", "--scaling", "3"])
+    assert main(["--resume", str(tmp_path / "run"), "--epochs", "2"])["epochs"] == 2
+    with pytest.raises(InputError, match=r"args\.json cannot be read"):
+        main(["--resume", str(tmp_path / "nowhere")])
+
+
+def test_a_run_is_never_overwritten(train_argv, tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(InputError, match=f"--resume {tmp_path / 'run'}"):
+        main(train_argv)
+
+
+# ---- several processes
+
+
+def test_two_processes_train_and_evaluate_every_clip_once(train_argv, tmp_path):
+    argv = [*train_argv, "--epochs", "1", "--batch_size", "7"]  # 24 = 7 + 7 + 7 + 3: parts of unequal size
+    done = shell(*argv, processes=2)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["processes"], result["n_test"]) == (2, 12)
+    alone = main(["--ckpt_path", str(tmp_path / "run" / "last.pt"), "--num_workers", "0"])
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    for name in FIGURES:
+        assert alone[name] == line[f"test_{name}"]
+    assert alone["loss"] == pytest.approx(line["test_loss"], rel=1e-5)
+
+
+def test_gpu_ids_start_a_process_each_through_torchruns_launcher(train_argv, tmp_path):
+    done = shell(*train_argv, "--epochs", "1", "--gpu_ids", "0,1")  # --device cpu: the cards are only counted
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["processes"] == 2
+
+
+def test_missing_cards_are_one_message(train_argv):
+    done = shell(*train_argv, "--device", "cuda", "--gpu_ids", "98,99")
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 1
+    assert "CUDA device 98" in done.stderr
+
+
+# ---- checkpoints of others
+
+
+@pytest.mark.parametrize("wrap", [lambda state: state,
+                                  lambda state: {"model": {f"module.{name}": value for name, value in state.items()},
+                                                 "fusion": "gated", "epoch": 3}])
+def test_released_checkpoints_are_evaluated(tiny_data, tmp_path, wrap, capsys):
+    torch.save(wrap(AVClassifier(6, "gated").state_dict()), tmp_path / "released.pth")
+    argv = ["--ckpt_path", str(tmp_path / "released.pth"), "--data_root", str(tiny_data), *SMALL]
+    assert main([*argv, "--fusion_method", "gated", "--mmcosine"])["n_test"] == 12
+    assert "holds no settings" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"does not fit the model.*--fusion_method"):
+        main([*argv, "--fusion_method", "sum"])
+
+
+# ---- what users get wrong
+
+
+def test_without_data_one_message_names_folder_preparation_and_demo(tmp_path):
+    done = shell("--train", "--mmcosine", "True", "--scaling", "10", cwd=tmp_path)
+    assert done.returncode == 2
+    for part in ("main_CD.py: error:", "data/CREMAD", "scripts/prepare_cremad.py --data_root data/CREMAD", "--demo"):
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("argv", "part"), [
+    (["--train", "--fusion", "gated"], "unrecognized arguments: --fusion"),
+    (["--train", "--mmcosine", "maybe"], "'maybe' is not one of True"),
+    (["--train", "--scaling", "nan"], "out of range"),
+    (["--train", "--scaling", "0"], "more than 0"),
+    (["--train", "--epochs", "0"], "at least 1"),
+    (["--train", "--image_size", "1"], "at least 64"),
+    (["--train", "--gpu_ids", "0,0"], "different card numbers"),
+    (["--mmcosine"], "nothing to do: give --train"),
+])
+def test_wrong_flags_are_refused_with_status_2(argv, part, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(argv)
+    assert exit.value.code == 2
+    assert part in capsys.readouterr().err
+
+
+def test_mmcosine_false_is_false():
+    assert options.parse(get_args_parser(), ["--train", "--mmcosine", "False"], DEMO).mmcosine is False
+
+
+def test_missing_and_broken_clips_are_counted_before_training_and_skipped_only_on_demand(
+        damaged_argv, copied_data, tmp_path, capsys):
+    wavs = sorted((copied_data / "AudioWAV").glob("*.wav"))
+    wavs[0].unlink()
+    wavs[1].write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    soundfile.write(wavs[2], np.zeros(0), 16000)
+    for frame in (copied_data / "Image-01-FPS" / wavs[3].stem).iterdir():
+        frame.unlink()
+    with pytest.raises(InputError, match="4 of 36 clips cannot be used") as error:
+        main(damaged_argv)
+    assert not (tmp_path / "run").exists(), "training had begun"
+    reasons = ("is missing", "git lfs pull", "no sound", "no frames", "--skip_missing")
+    for part in (*reasons, *(wav.stem for wav in wavs[:4])):
+        assert part in str(error.value)
+    result = main([*damaged_argv, "--skip_missing", "--epochs", "1"])
+    assert result["n_train"] + result["n_test"] == 32
+    assert "4 of 36 clips cannot be used" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_file_that_breaks_in_mid_epoch_is_named_without_a_traceback(damaged_argv, copied_data, workers):
+    for frame in copied_data.glob("Image-01-FPS/*/*.jpg"):
+        frame.write_bytes(frame.read_bytes()[:200])
+    with pytest.raises(InputError, match=r"frame_0000\d\.jpg cannot be read as an image") as error:
+        main([*damaged_argv, "--num_workers", workers])
+    assert "Traceback" not in str(error.value)
+
+
+def test_a_class_that_skipping_empties_is_refused(damaged_argv, copied_data):
+    for wav in copied_data.glob("AudioWAV/*_ANG_*.wav"):
+        wav.unlink()
+    with pytest.raises(InputError, match="no training clip of class ANG"):
+        main([*damaged_argv, "--skip_missing"])
+
+
+def test_a_diverging_run_stops_by_name_and_keeps_its_last_epoch(train_argv, tmp_path):
+    with pytest.raises(InputError, match=r"the loss is (nan|inf) in epoch 1.*last\.pt holds the last whole epoch"):
+        main([*train_argv, "--learning_rate", "1e30"])
+    assert checkpoint.load(tmp_path / "run" / "last.pt")["history"] == []
+
+
+@pytest.mark.parametrize(("content", "part"), [(None, "is missing"), (b"version https://git-lfs", "git lfs pull"),
+                                               (b"not a checkpoint", "cannot be loaded")])
+def test_a_bad_checkpoint_is_named(tiny_data, tmp_path, content, part):
+    path = tmp_path / "bad.pt"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=part) as error:
+        main(["--ckpt_path", str(path), "--data_root", str(tiny_data), *SMALL])
+    assert str(path) in str(error.value)
+
+
+def test_one_modality_cannot_be_gated(train_argv):
+    with pytest.raises(InputError, match="choose another --fusion_method"):
+        main([*train_argv, "--modality", "audio", "--fusion_method", "gated"])
+
+
+def test_a_scale_below_the_bound_is_told(train_argv, capsys):
+    main([*train_argv, "--epochs", "1", "--mmcosine", "--scaling", "2"])
+    assert "2.216 by the paper's Eq. 4 (2.585" in capsys.readouterr().out
+
+
+# ---- real media
+
+
+@needs_real_data
+def test_real_digits_train(train_argv, tmp_path):
+    root = tmp_path / "digits"
+    root.mkdir()
+    for name in ("AudioWAV", "Image-01-FPS", "stat.csv"):
+        (root / name).symlink_to(REAL_DATA / "grid_digits" / name)
+    for name, count in (("train.csv", 60), ("test.csv", 20)):
+        rows = (REAL_DATA / "grid_digits" / name).read_text().splitlines()[:count]
+        (root / name).write_text("\n".join(rows))
+    result = main([*train_argv, "--data_root", str(root), "--epochs", "1", "--num_frames", "3"])
+    assert (result["n_train"], result["n_test"]) == (60, 20)
