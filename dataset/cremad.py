@@ -49,7 +49,7 @@ def find_clip(root: Path, clip: Clip, fps: int = 1, modalities: Sequence[str] = 
 def find_frames(root: Path, name: str, fps: int) -> tuple[Path, ...]:
     """`Image-<fps>-FPS/<name>/*.jpg` sorted by name, else the single `image/<name>.jpg`. Raises InputError."""
     folder = root / f"Image-{fps:02d}-FPS" / name
-    frames = tuple(sorted(folder.glob("*.jpg")))
+    frames = tuple(sorted(folder.glob("[!.]*.jpg")))
     single = root / "image" / f"{name}.jpg"
     if not frames and single.is_file():
         frames = (single,)
