@@ -54,7 +54,8 @@ def checkpoint_bytes(path: Path, **options) -> bytes:
 @pytest.mark.parametrize("content, message", [
     (None, "{} is missing"), (b"", "{} is empty"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12\n", "{} is a git-lfs pointer"),
-    (b"\x00" * 3000, "{} cannot be loaded as a checkpoint"), (b"PK\x03\x04" + b"\x00" * 100, "{} cannot be loaded as a checkpoint"),
+    (b"\x00" * 3000, "{} cannot be loaded as a checkpoint"),
+    (b"PK\x03\x04" + b"\x00" * 100, "{} cannot be loaded as a checkpoint"),
     pytest.param(b"these are no weights", "{} cannot be loaded", marks=pytest.mark.xfail(
         strict=True, reason="defect: IndexError for some texts"))])
 def test_what_is_no_checkpoint_is_refused_by_name(path, content, message):
@@ -64,8 +65,8 @@ def test_what_is_no_checkpoint_is_refused_by_name(path, content, message):
         load(path)
 
 
-@pytest.mark.xfail(strict=True, reason="defect: OSError (Invalid argument)")
-@pytest.mark.parametrize("part", [0.9, 0.999])
+@pytest.mark.parametrize("part", [0.1, 0.5, *(pytest.param(part, marks=pytest.mark.xfail(
+    strict=True, reason="defect: OSError (Invalid argument) when the file is small")) for part in (0.9, 0.999))])
 def test_a_truncated_checkpoint_is_refused_by_name(path, part):
     data = checkpoint_bytes(path)
     path.write_bytes(data[:int(part * len(data))])

@@ -37,7 +37,8 @@ def test_a_boolean_flag_stands_bare_or_takes_a_word(default, argv, value):
 
 @pytest.mark.parametrize("kind, bounds, text, value", [
     (int, {"low": 1}, "1", 1), (int, {"low": 0}, "0", 0), (float, {"low": 0}, "0", 0.0),
-    (float, {"low": 0}, "1e-4", 1e-4), (float, {"low": 0, "high": 0.9}, "0.9", 0.9), (float, {"low": 0, "exclusive": True}, "1e-300", 1e-300),
+    (float, {"low": 0}, "1e-4", 1e-4), (float, {"low": 0, "high": 0.9}, "0.9", 0.9),
+    (float, {"low": 0, "exclusive": True}, "1e-300", 1e-300),
     (float, {"low": -1, "high": 1}, "-0.5", -0.5)])
 def test_numbers_in_range_are_taken(kind, bounds, text, value):
     found = number(kind, **bounds)(text)

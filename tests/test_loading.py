@@ -148,10 +148,10 @@ def test_loading_leaves_the_generator_of_the_gpu_alone(monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_clip_reaches_the_caller_as_its_own_sentence(workers):
-    loader = make_loader(Draws(broken=(3, 7)), EvaluationBatches(10, 4), 0, workers, CPU)
+    loader = make_loader(Draws(broken=(2, 3, 7)), EvaluationBatches(10, 4), 0, workers, CPU)
     batches = list(loader)
     assert check_batch(batches[2]) is batches[2] and batches[2]["label"].tolist() == [8, 9]  # the others still come
-    for batch, index in ((batches[0], 3), (batches[1], 7)):
+    for batch, index in ((batches[0], 2), (batches[1], 7)):
         with pytest.raises(InputError) as caught:
             check_batch(batch)
         assert type(caught.value) is InputError

@@ -31,7 +31,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], split: str, modalities: 
         norms = [record[f"train_weight_norm_{name}"] for record in history]
         norm.plot(epochs, norms, color=COLOURS.get(name), label=name, **draw)
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
-    titles = {accuracy: f"{split} accuracy, top-1", loss: "cross-entropy of the joint logits (nats)",
+    titles = {accuracy: f"{split} accuracy, top-1", loss: "loss (nats)",
               norm: r"class weights: mean over classes of $\|W_{m,c}\|$"}
     for axes, text in titles.items():
         axes.set_title(text, fontsize=10)
