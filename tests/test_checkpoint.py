@@ -180,8 +180,7 @@ def test_an_encoder_loads_from_torchvisions_file_without_its_last_layer(path):
         assert torch.equal(value, source.state_dict()[name]), name
 
 
-@pytest.mark.xfail(strict=True, reason="defect: files older than PyTorch 0.4.1 lack the counters, torchvision's "
-                                       "ImageNet ResNet-18 among them; torch itself loads them")
+@pytest.mark.xfail(strict=True, reason="defect: files older than PyTorch 0.4.1 lack the counters; torch loads them")
 def test_an_encoder_loads_from_a_file_without_batch_counters(path):
     torch.manual_seed(0)
     source, target = encoder(), encoder()

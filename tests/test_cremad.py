@@ -91,7 +91,6 @@ def test_a_single_image_serves_only_where_there_are_no_frames(root):
     assert item["visual"].shape == (3, 3, 32, 32) and torch.equal(item["visual"][0], item["visual"][2])
 
 
-@pytest.mark.xfail(strict=True, reason="defect: hidden files such as macOS's ._0001.jpg are taken for frames")
 def test_hidden_files_are_no_frames(root):
     (root / "Image-01-FPS" / "a" / "._0001.jpg").write_bytes(b"Mac OS X resource fork")
     assert len(find_clip(root, Clip("a", "HAP")).frames) == 3
