@@ -69,6 +69,8 @@ def modalities_of(args: Namespace) -> tuple[str, ...]:
 
 
 def make_model(args: Namespace, num_classes: int) -> AVClassifier:
+    if args.lam and args.modality != "both":
+        raise InputError(f"--lam compares the modalities: leave it out with --modality {args.modality}")
     torch.manual_seed(args.random_seed)
     try:
         return AVClassifier(num_classes, args.fusion_method, args.mmcosine, args.scaling, modalities_of(args))

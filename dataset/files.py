@@ -1,6 +1,7 @@
 """Files written whole or not at all, media read with one clear error, git-lfs pointers recognised."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import soundfile
 from dataset.errors import InputError
 
 LFS_HEAD = b"version https://git-lfs"
+SHORTER_THAN_STATED = re.compile(r"data : (?P<stated>\d+) \(should be (?P<there>\d+)\)")  # libsndfile's log of a wav
+STREAMED = (0xFFFFFFFF, 0x7FFFFFFF)  # bytes stated by a program that wrote the header before it knew the length
 
 
 def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:
@@ -33,6 +36,8 @@ def check_is_media(path: Path) -> None:
         size = path.stat().st_size
     except OSError:
         raise InputError(f"{path} is missing") from None
+    if not path.is_file():
+        raise InputError(f"{path} is a folder, a file is needed")
     if size == 0:
         raise InputError(f"{path} is empty (0 bytes): download it again")
     if size < 1024 and path.read_bytes().startswith(LFS_HEAD):
@@ -43,11 +48,15 @@ def check_audio(path: Path) -> None:
     """Raises InputError unless the header of `path` is that of an audio file with at least one sample."""
     check_is_media(path)
     try:
-        frames = soundfile.info(str(path)).frames
+        info = soundfile.info(str(path), verbose=True)
     except soundfile.SoundFileError as error:
         raise InputError(f"{path} cannot be read as audio ({error}): download it again") from None
-    if frames == 0:
+    if info.frames == 0:
         raise InputError(f"{path} holds no sound (0 samples)")
+    cut = SHORTER_THAN_STATED.search(info.extra_info)
+    if cut and int(cut["there"]) < int(cut["stated"]) not in STREAMED:
+        raise InputError(f"{path} is cut off: its header states {cut['stated']} bytes of sound, {cut['there']} are "
+                         "there. Download it again")
 
 
 def read_audio(path: Path, sample_rate: int) -> np.ndarray:
@@ -55,14 +64,12 @@ def read_audio(path: Path, sample_rate: int) -> np.ndarray:
 
     Raises InputError: missing, empty, unreadable, no samples, NaN or infinite samples.
     """
-    check_is_media(path)
+    check_audio(path)
     try:
         samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         raise InputError(f"{path} cannot be read as audio ({error}): download it again") from None
     wave = samples.mean(axis=1)
-    if wave.size == 0:
-        raise InputError(f"{path} holds no sound (0 samples)")
     if not np.isfinite(wave).all():
         raise InputError(f"{path} holds NaN or infinite samples: take the clip out of the lists or convert it again")
     if rate != sample_rate:

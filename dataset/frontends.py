@@ -31,7 +31,9 @@ class Spectrogram(nn.Module):
         self.register_buffer("density", one_sided / (self.sample_rate * window.square().sum()), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        segments = waveform.clamp(-1, 1).unfold(-1, self.segment, self.hop)  # (B, columns, 512)
+        waveform = waveform.clamp(-1, 1)
+        # a shift that the segments' means take out again: it makes a constant exactly silent
+        segments = (waveform - waveform[:, :1]).unfold(-1, self.segment, self.hop)  # (B, columns, 512)
         segments = (segments - segments.mean(-1, keepdim=True)) * self.window
         power = torch.view_as_real(torch.fft.rfft(segments)).square().sum(-1) * self.density  # (B, columns, 257)
         # log(power + FLOOR) up to a constant, which the mean removes: silence is exactly 0, not rounding noise / 1e-9

@@ -81,11 +81,10 @@ def read_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    reader = csv.reader(text.splitlines())
-    for row in reader:
-        cells = [cell.strip() for cell in row]
+    for number, line in enumerate(text.splitlines(), 1):  # one by one: a stray quote must not swallow the lines behind
+        cells = [cell.strip() for cell in next(csv.reader([line]), [])]
         if any(cells):
-            yield reader.line_num, cells
+            yield number, cells
 
 
 def check_every_class_has_a_clip(classes: Sequence[str], clips: Iterable[Clip], where: object) -> None:

@@ -4,6 +4,7 @@ M modalities, B clips, D features, C classes. The joint logits are always the su
 MMCosine: that one line is what everything else stands on.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ class MultimodalClassifier(nn.Module):
 
     encoders: {modality: module}, in the order of the arguments of `forward`; state-dict keys `<modality>_net.*`.
     fusion: a name in FUSIONS. mmcosine: cosine logits with the fixed scale `scaling` instead of the plain linear ones.
-    Raises ValueError for an unknown fusion, scaling <= 0, film or gated with one modality.
+    Raises ValueError for an unknown fusion, a scaling that is not positive and finite, film or gated with one modality.
     """
 
     def __init__(self, encoders: Mapping[str, nn.Module], num_classes: int, fusion: str = "concat",
@@ -37,8 +38,8 @@ class MultimodalClassifier(nn.Module):
         super().__init__()
         if fusion not in FUSIONS:
             raise ValueError(f"fusion {fusion!r} is not one of {', '.join(FUSIONS)}")
-        if scaling <= 0:
-            raise ValueError(f"scaling must be positive, got {scaling}")
+        if not 0 < scaling < math.inf:
+            raise ValueError(f"scaling must be positive and finite, got {scaling}")
         self.modalities = tuple(encoders)
         self.mmcosine, self.scaling = mmcosine, scaling
         for name, encoder in encoders.items():

@@ -16,8 +16,10 @@ def contrastive_loss(features: Tensor, labels: Tensor) -> Tensor:
 
     For the pair (a, v): P = row-softmax of cos(a_i, v_j) / 0.1 over the batch's j. The loss of row i is the mean of
     -log(P_ij + 1e-10) over the j of i's class (i itself included) plus the mean of -log(1 - P_ij + 1e-10) over the
-    others (0 when there is no other); the result is the mean over rows.
+    others (0 when there is no other); the result is the mean over rows. Raises ValueError for M < 2.
     """
+    if len(features) < 2:
+        raise ValueError("the contrastive loss compares modalities: it needs at least two")
     with torch.autocast(features.device.type, enabled=False):
         same = (labels[:, None] == labels[None, :]).to(torch.promote_types(features.dtype, torch.float32))  # (B, B)
         pairs = [pair_loss(a, v, same) for a, v in combinations(unit(features), 2)]

@@ -25,7 +25,7 @@ def mmcosine_logits(features: Tensor, weight: Tensor, scaling: float) -> Tensor:
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """(..., D) -> each vector divided by its L2 norm, in float32 at least; zero vectors stay zero."""
+    """(..., D) -> each vector divided by its L2 norm, in float32 at least; vectors shorter than 1e-12 count as zero."""
     vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
     norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors / torch.where(norm > 1e-12, norm, 1.0)

@@ -148,7 +148,6 @@ def test_impossible_networks_are_refused_with_a_sentence(arguments, message):
 
 
 @pytest.mark.parametrize("scaling", [math.nan, math.inf])
-@pytest.mark.xfail(strict=True, reason="defect: a scale that is not finite is accepted")
 def test_a_scale_that_is_not_finite_is_refused(scaling):
     with pytest.raises(ValueError, match="scaling"):
         MultimodalClassifier({"audio": nn.Identity()}, C, scaling=scaling, dim=K)

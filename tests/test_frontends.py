@@ -70,7 +70,6 @@ def test_a_constant_that_float32_averages_exactly_gives_zeros(level):
 
 
 @pytest.mark.parametrize("level", [0.1, 0.3])
-@pytest.mark.xfail(strict=True, reason="defect: rounding noise of the removed mean is divided by its own deviation")
 def test_any_constant_gives_zeros(level):
     assert Spectrogram()(torch.full((1, 3200), level)).abs().max() < 1e-3
 

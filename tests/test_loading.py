@@ -138,7 +138,6 @@ def test_loading_leaves_the_global_generators_alone(workers):
     assert (np.random.get_state()[1] == before[2]).all()
 
 
-@pytest.mark.xfail(strict=True, reason="defect: torch.manual_seed seeds the GPU's generator too, nothing restores it")
 def test_loading_leaves_the_generator_of_the_gpu_alone(monkeypatch):
     seeds = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)

@@ -21,8 +21,11 @@ def load(path: Path) -> dict:
     check_is_media(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except pickle.UnpicklingError:
+        raise InputError(f"{path} is no checkpoint, or holds more than tensors and plain values: such a file can run "
+                         "code and is not loaded") from None
+    except Exception as error:  # damaged bytes fail in torch.load in every way there is
+        reason = str(error).split("\n")[0] or type(error).__name__
         raise InputError(f"{path} cannot be loaded as a checkpoint ({reason}): damaged, or another file?") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint")
@@ -32,10 +35,10 @@ def load(path: Path) -> dict:
 def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:
     """The weights in a checkpoint: under `model` or bare, with or without DataParallel's `module.` before the names."""
     state = content.get("model", content)
-    state = {name.removeprefix("module."): value for name, value in state.items()} if isinstance(state, dict) else {}
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    weights = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not state or not weights:
         raise InputError(f"{path} holds no model weights (neither a state dict nor one under 'model')")
-    return state
+    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def load_model(model: nn.Module, content: Mapping, path: Path) -> None:
@@ -56,7 +59,8 @@ def load_encoder(encoder: nn.Module, modality: str, path: Path) -> None:
 def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, next_step: str) -> None:
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
-    wrong = [f"{name} missing" for name in wanted if name not in found]
+    # files older than PyTorch 0.4.1 lack BatchNorm's counters, load_state_dict sets them to 0
+    wrong = [f"{name} missing" for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
     wrong += [f"{name} not expected" for name in found if name not in wanted]
     wrong += [f"{name} {found[name]} instead of {shape}" for name, shape in wanted.items()
               if name in found and found[name] != shape]

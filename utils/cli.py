@@ -32,7 +32,7 @@ def number(kind: Callable[[str], float], low: float, high: float = math.inf, exc
             value = kind(text)
         except ValueError:
             raise ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}") from None
-        if not low <= value <= high or math.isinf(value) or (exclusive and value in (low, high)):
+        if not low <= value <= high or value in (math.inf, -math.inf) or (exclusive and value in (low, high)):
             bounds = f"{'more than' if exclusive else 'at least'} {low:g}"
             bounds += f" and {'less than' if exclusive else 'at most'} {high:g}" if high < math.inf else ""
             raise ArgumentTypeError(f"{text} is out of range: expected {bounds}")

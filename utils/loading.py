@@ -68,12 +68,14 @@ class SeededDataset(Dataset):
         self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, key: Key) -> object:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mixed_seed(self.seed, *key))
-            try:
-                return self.dataset[key[1]]
-            except InputError as error:
-                return error  # raised in a worker it would reach the user as a traceback
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(mixed_seed(self.seed, *key))  # torch.manual_seed would reseed GPUs as well
+        try:
+            return self.dataset[key[1]]
+        except InputError as error:
+            return error  # raised in a worker it would reach the user as a traceback
+        finally:
+            torch.set_rng_state(before)
 
 
 def collate(items: Sequence[object]) -> object:

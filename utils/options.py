@@ -89,7 +89,8 @@ def add_optimisation_flags(parser: ArgumentParser) -> None:
     group.add_argument("--weight_decay", type=number(float, 0), default=1e-4, help="L2 (adamw: decoupled)")
     group.add_argument("--lr_decay_step", type=number(int, 1), default=100, help="epochs between two decays")
     group.add_argument("--lr_decay_ratio", type=number(float, 0, 1), default=0.1, help="factor of a decay")
-    group.add_argument("--random_seed", type=number(int, 0), default=0, help="of initialisation, order, augmentation")
+    group.add_argument("--random_seed", type=number(int, 0, 2**63 - 1), default=0,
+                       help="of initialisation, order, augmentation")
 
 
 def add_machine_flags(parser: ArgumentParser) -> None:
