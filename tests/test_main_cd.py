@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dataset.errors import InputError
 from main_CD import DEMO, get_args_parser, load_splits, main
 from models import AVClassifier
+from scripts.prepare_cremad import main as prepare_cremad
 from utils import checkpoint, options
 
 FIGURES = ("accuracy", "accuracy_audio", "accuracy_visual")
@@ -320,6 +321,20 @@ def test_a_scale_below_the_bound_is_told(train_argv, capsys):
 
 
 # ---- real media
+
+
+@needs_real_data
+def test_real_cremad_clips_go_through_preparation_and_two_epochs(train_argv, tmp_path):
+    root = tmp_path / "cremad"
+    for folder, kind in (("AudioWAV", "wav"), ("VideoFlash", "flv")):
+        (root / folder).mkdir(parents=True)
+        for clip in (REAL_DATA / "cremad" / folder).glob(f"1001_*.{kind}"):
+            for actor in ("1001", "1003"):  # one clip a class is there: the second actor is the first again
+                shutil.copy(clip, root / folder / clip.name.replace("1001", actor))
+    prepared = prepare_cremad(["--data_root", str(root), "--split", "speaker", "--test_fraction", "0.5"])
+    assert prepared == {"clips": 12, "failed": 0, "train": 6, "test": 6}
+    result = main([*train_argv, "--data_root", str(root), "--num_frames", "2"])
+    assert (result["n_train"], result["n_test"], result["epochs"]) == (6, 6, 2)
 
 
 @needs_real_data

@@ -1,0 +1,44 @@
+"""What the documents tell a reader to type is accepted; the code they show runs."""
+
+import importlib
+import re
+import shlex
+
+import pytest
+from conftest import REPO
+
+DOCUMENTS = ("README.md", "docs/cremad.md", "data/CREMAD/README.md")
+COMMAND = re.compile(r"^ {4,}python ((?:main_CD|scripts/\w+)\.py)((?:.*\\\n)*.*)$", re.MULTILINE)
+
+
+def documented_commands() -> list[tuple[str, str]]:
+    """(script, arguments) of every command that the documents and the scripts' own docstrings show."""
+    files = [*DOCUMENTS, "main_CD.py", *(f"scripts/{path.name}" for path in REPO.glob("scripts/*.py"))]
+    found = [match for name in files for match in COMMAND.findall((REPO / name).read_text(encoding="utf-8"))]
+    return [(script, arguments.split("#")[0].replace("\\\n", " ")) for script, arguments in found]
+
+
+def test_documents_show_the_commands_users_know():
+    assert ("main_CD.py", "--train --mmcosine True --scaling 10") in [(s, a.strip()) for s, a in documented_commands()]
+    assert len(documented_commands()) > 15
+
+
+@pytest.mark.parametrize(("script", "arguments"), documented_commands())
+def test_documented_command_is_accepted(script, arguments):
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    module.get_args_parser().parse_args(shlex.split(arguments))
+
+
+def test_code_in_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        names = {}
+        exec(block, names)
+        assert names["output"].logits.shape == (4, 6)
+
+
+def test_files_in_the_readme_exist():
+    tree = (REPO / "README.md").read_text(encoding="utf-8").split("## Files")[1].split("## ")[0]
+    for name in re.findall(r"\b[\w/]+\.py\b", tree):
+        assert list(REPO.rglob(name)), f"{name} is in the README's file tree only"
