@@ -85,6 +85,9 @@ def test_tensorboard_events_are_one_file_with_the_documented_tags(train_argv, tm
     assert [event.step for event in events.Scalars("data/logit_a")] == [1, 2, 3, 4, 5, 6]  # 24 clips in batches of 8
     assert [event.step for event in events.Scalars("eval/accuracy")] == [1, 2]
     assert "hyperparameters/text_summary" in tags["tensors"]
+    assert {tag for tag in tags["scalars"] if tag.startswith("result/")} == {
+        f"result/{metric}{modality}" for metric in ("accuracy", "loss") for modality in ("", "_audio", "_visual")
+    } | {"result/logit_audio", "result/logit_visual"}
 
 
 def test_tensorboard_can_be_elsewhere_or_off(train_argv, tmp_path):

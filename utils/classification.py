@@ -83,9 +83,8 @@ def make_folder(folder: Path) -> None:
 
 def final_scores(args: Namespace, splits: Splits, learner: Learner, compute: Compute, run: Run) -> dict:
     """The figures to report: those of the best test epoch, or the test set's at the best validation epoch."""
-    best = {name.removeprefix(f"{run.split}_"): value for name, value in run.best().items()}
     if run.split == "test":
-        return best
+        return {name.removeprefix("test_"): value for name, value in run.best().items() if name.startswith("test_")}
     if distributed.is_main():
         path = run.folder / "best.pt"
         checkpoint.load_model(learner.model, checkpoint.load(path), path)

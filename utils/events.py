@@ -12,6 +12,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 RELEASE_NAMES = {"audio": "a", "visual": "v"}
+COMPARED = ("dataset", "fusion_method", "mmcosine", "scaling", "lam", "modality", "learning_rate", "batch_size",
+            "epochs", "random_seed")  # the columns of the HPARAMS table
 
 
 class Events:
@@ -45,11 +47,10 @@ class Events:
         """The settings and what came of them, then closes. (`add_hparams` would open a second writer.)"""
         if not self.writer:
             return
-        plain = {name: value if isinstance(value, bool | int | float | str) else str(value)
-                 for name, value in settings.items()}
-        for summary in hparams(plain, {f"result/{name}": value for name, value in scores.items()}):
+        compared = {name: settings[name] for name in COMPARED}
+        for summary in hparams(compared, {f"result/{name}": value for name, value in scores.items()}):
             self.writer.file_writer.add_summary(summary)
         self.scalars("result", scores, epoch)
-        rows = "\n".join(f"| {name} | `{value}` |" for name, value in plain.items())
+        rows = "\n".join(f"| {name} | `{value}` |" for name, value in settings.items())
         self.writer.add_text("hyperparameters", f"| flag | value |\n|---|---|\n{rows}")
         self.writer.close()
