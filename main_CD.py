@@ -1,4 +1,4 @@
-"""Audio-visual classification in the CREMA-D layout (SPEC: the paper's Table 1, left).
+"""Audio-visual classification in the CREMA-D layout (the paper's Table 1, left).
 
     python main_CD.py --train --mmcosine True --scaling 10                      # CREMA-D in data/CREMAD
     python main_CD.py --train --mmcosine True --scaling 10 --demo               # rendered data, minutes on two cores
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from dataset.cremad import EMOTIONS, MODALITIES, PAPER_COUNTS, ClipDataset, ClipFiles, find_clips, report_problems
+from dataset.cremad import EMOTIONS, MODALITIES, PAPER_COUNTS, ClipDataset, ClipFiles, find_clips
 from dataset.demo import make_demo
 from dataset.errors import InputError
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
@@ -31,8 +31,11 @@ from utils.precision import choose_precision
 # kernels of stride 2 on maps 1 or 2 wide (torch 2.11), which is what the last stage gets of 32 columns or fewer.
 DEMO = {"dataset": "demo", "data_root": Path("data/demo"), "epochs": 12, "image_size": 80, "audio_seconds": 1.0,
         "learning_rate": 0.01, "lr_decay_step": 9}
-HOW_TO_GET = ('Prepare CREMA-D there with "python scripts/prepare_cremad.py --data_root {root}" (data/CREMAD/README.md '
-              "tells where to get it), name another folder with --data_root, or add --demo to go without data.")
+HOW_TO_GET = {
+    True: 'Prepare CREMA-D there with "python scripts/prepare_cremad.py --data_root {root}" (data/CREMAD/README.md '
+          "tells where to get it), name another folder with --data_root, or add --demo to go without data.",
+    False: 'Lay the data out as "Your own data" in README.md shows, or name another folder with --data_root.',
+}  # by whether the dataset is CREMA-D
 
 
 def get_args_parser() -> ArgumentParser:
@@ -48,20 +51,32 @@ def get_args_parser() -> ArgumentParser:
     return parser
 
 
+def parse(argv: Sequence[str]) -> Namespace:
+    parser = get_args_parser()
+    args = options.parse(parser, argv, DEMO)
+    args.data_root = args.data_root or Path("data") / args.dataset
+    if args.lam and args.modality != "both":
+        parser.error(f"--lam compares the modalities: leave it out with --modality {args.modality}")
+    if args.val_by_speaker and not args.val_fraction:
+        parser.error("--val_by_speaker says which clips --val_fraction holds out: give that too")
+    return args
+
+
 def main(argv: Sequence[str]) -> dict:
     """Trains or evaluates as argv says -> what result.json holds. Raises InputError for the user's mistakes."""
-    args = options.parse(get_args_parser(), argv, DEMO)
-    args.data_root = args.data_root or Path("data") / args.dataset
+    args = parse(argv)
     spread = classification.spread_over_cards(args, argv, __file__)
     if spread:
         return spread
     with distributed.session(args.device, args.gpu_ids) as device:
-        splits = load_splits(args)
+        distributed.together(lambda: prepare_demo(args))
+        splits = distributed.together(lambda: load_splits(args))
         model = make_model(args, len(splits.classes))
         front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
         compute = Compute(device, choose_precision(args.amp, device),
                           {name: front_ends[name].to(device) for name in model.modalities})
-        return (classification.train if args.train else classification.test)(args, splits, model, compute)
+        work = classification.train if args.train else classification.evaluate_checkpoint
+        return work(args, splits, model, compute)
 
 
 def modalities_of(args: Namespace) -> tuple[str, ...]:
@@ -69,8 +84,6 @@ def modalities_of(args: Namespace) -> tuple[str, ...]:
 
 
 def make_model(args: Namespace, num_classes: int) -> AVClassifier:
-    if args.lam and args.modality != "both":
-        raise InputError(f"--lam compares the modalities: leave it out with --modality {args.modality}")
     torch.manual_seed(args.random_seed)
     try:
         return AVClassifier(num_classes, args.fusion_method, args.mmcosine, args.scaling, modalities_of(args))
@@ -78,31 +91,34 @@ def make_model(args: Namespace, num_classes: int) -> AVClassifier:
         raise InputError(f"{error}: choose another --fusion_method for --modality {args.modality}") from None
 
 
-def load_splits(args: Namespace) -> Splits:
-    """The lists, held against the files: clips that cannot be used stop here, or are counted and left out."""
+def prepare_demo(args: Namespace) -> None:
+    """Under --demo the data is made, by one process on each machine."""
     if args.demo:
         say(f"DEMO DATA, rendered into {args.data_root}: what is learnt from it says nothing about CREMA-D")
-        make_demo_once(args.data_root)
-    lists = read_lists(args.data_root, HOW_TO_GET.format(root=args.data_root))
-    tell_of_other_lists(args, lists.classes, len(lists.train), len(lists.test))
-    train, val = split_validation(args, lists.train)
-    parts = {"train": train, "val": val, "test": lists.test} if args.train else {"test": lists.test}
-    found = find_files(args, parts)
+        if distributed.is_first_here():
+            make_demo(args.data_root)
+
+
+def load_splits(args: Namespace) -> Splits:
+    """The lists, held against the files: clips that cannot be used stop here, or are counted and left out."""
+    classes, listed, test = read_lists(args.data_root, HOW_TO_GET[args.dataset == "CREMAD"].format(root=args.data_root))
+    tell_of_other_lists(args, classes, len(listed), len(test))
+    train, val = split_validation(args, listed)
+    check_every_class_has_a_clip(classes, train, "what --val_by_speaker leaves to train on")
+    if not args.train:
+        train, val = [], []
+    found, problems = {}, {}
+    for name, clips in {"train": train, "val": val, "test": test}.items():
+        found[name], wrong = find_clips(args.data_root, clips, args.fps, modalities_of(args))
+        problems.update(wrong)
+        if clips and not found[name]:
+            first = next(iter(wrong.values()))
+            raise InputError(f"none of the {len(clips)} {name} clips can be used. The first: {first}")
+    classification.accept_problems(problems, len(train + val + test), args.skip_missing)
     if args.train:
-        check_every_class_has_a_clip(lists.classes, found["train"], args.data_root)
-    frontend = AUDIO_FRONTENDS[args.audio_frontend]
-    return Splits(lists.classes, **{
-        name: ClipDataset(found[name], lists.classes, train=name == "train", sample_rate=frontend.sample_rate,
-                          audio_seconds=args.audio_seconds, num_frames=args.num_frames, image_size=args.image_size,
-                          modalities=modalities_of(args)) if found.get(name) else None
-        for name in ("train", "val", "test")})
-
-
-def make_demo_once(root: Path) -> None:
-    """On each machine one process makes the data, the others wait for it."""
-    if distributed.is_first_here():
-        make_demo(root)
-    distributed.wait_for_all()
+        check_every_class_has_a_clip(classes, found["train"], f"{args.data_root} after --skip_missing")
+    datasets = {name: make_dataset(args, clips, classes, name == "train") for name, clips in found.items() if clips}
+    return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"])
 
 
 def tell_of_other_lists(args: Namespace, classes: Sequence[str], train: int, test: int) -> None:
@@ -119,21 +135,10 @@ def split_validation(args: Namespace, clips: list[Clip]) -> tuple[list[Clip], li
     return split(clips, args.val_fraction, args.random_seed)
 
 
-def find_files(args: Namespace, parts: dict[str, list[Clip]]) -> dict[str, list[ClipFiles]]:
-    """{split: its clips with their files}. Raises InputError for clips without, unless --skip_missing."""
-    found, problems = {}, {}
-    for name, clips in parts.items():
-        found[name], wrong = find_clips(args.data_root, clips, args.fps, modalities_of(args))
-        problems.update(wrong)
-    if problems:
-        report = report_problems(problems, sum(map(len, parts.values())))
-        if not args.skip_missing:
-            raise InputError(f"{report}\nMend them (scripts/prepare_cremad.py extracts frames and checks files), or go "
-                             "on without them: --skip_missing")
-        say(f"{report}\nGoing on without them (--skip_missing).")
-    if not found["test"]:
-        raise InputError(f"no usable test clip is left in {args.data_root}")
-    return found
+def make_dataset(args: Namespace, clips: Sequence[ClipFiles], classes: Sequence[str], train: bool) -> ClipDataset:
+    frontend = AUDIO_FRONTENDS[args.audio_frontend]
+    return ClipDataset(clips, classes, train=train, sample_rate=frontend.sample_rate, num_frames=args.num_frames,
+                       audio_seconds=args.audio_seconds, image_size=args.image_size, modalities=modalities_of(args))
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from dataset.lists import Clip, first_few
 EMOTIONS = {"NEU": "neutral", "HAP": "happy", "SAD": "sad", "FEA": "fear", "DIS": "disgust", "ANG": "angry"}
 PAPER_COUNTS = {"train": 6698, "test": 744}  # the lists of OGM-GE, which the paper uses
 MODALITIES = ("audio", "visual")
+AUDIO_FOLDER = "AudioWAV"
 
 
 class ClipFiles(NamedTuple):
@@ -35,9 +36,18 @@ class ClipFiles(NamedTuple):
     frames: tuple[Path, ...]
 
 
+def audio_path(root: Path, name: str) -> Path:
+    return root / AUDIO_FOLDER / f"{name}.wav"
+
+
+def frames_folder(root: Path, fps: int = 1) -> Path:
+    """The folder of the clips' folders of frames."""
+    return root / f"Image-{fps:02d}-FPS"
+
+
 def find_clip(root: Path, clip: Clip, fps: int = 1, modalities: Sequence[str] = MODALITIES) -> ClipFiles:
     """The files of one clip, their presence and headers checked. Raises InputError."""
-    audio = root / "AudioWAV" / f"{clip.name}.wav"
+    audio = audio_path(root, clip.name)
     frames: tuple[Path, ...] = ()
     if "audio" in modalities:
         check_audio(audio)
@@ -48,7 +58,7 @@ def find_clip(root: Path, clip: Clip, fps: int = 1, modalities: Sequence[str] = 
 
 def find_frames(root: Path, name: str, fps: int) -> tuple[Path, ...]:
     """`Image-<fps>-FPS/<name>/*.jpg` sorted by name, else the single `image/<name>.jpg`. Raises InputError."""
-    folder = root / f"Image-{fps:02d}-FPS" / name
+    folder = frames_folder(root, fps) / name
     frames = tuple(sorted(folder.glob("[!.]*.jpg")))
     single = root / "image" / f"{name}.jpg"
     if not frames and single.is_file():

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import soundfile
 
-from dataset.cremad import EMOTIONS
+from dataset.cremad import AUDIO_FOLDER, EMOTIONS, audio_path, frames_folder
 from dataset.demo_faces import FRAMES, film, random_face
 from dataset.demo_voices import SAMPLE_RATE, random_voice, speak
 from dataset.errors import InputError
@@ -101,16 +101,12 @@ def remove_demo(root: Path) -> None:
     """Removes the data of an earlier demo and nothing else."""
     for name in ("stat.csv", "train.csv", "test.csv"):
         (root / name).unlink(missing_ok=True)
-    for name in ("AudioWAV", "Image-01-FPS"):
-        shutil.rmtree(root / name, ignore_errors=True)
-
-
-def audio_path(root: Path, name: str) -> Path:
-    return root / "AudioWAV" / f"{name}.wav"
+    for folder in (root / AUDIO_FOLDER, frames_folder(root)):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def frame_path(root: Path, name: str, number: int) -> Path:
-    return root / "Image-01-FPS" / name / f"frame_{number:05d}.jpg"
+    return frames_folder(root) / name / f"frame_{number:05d}.jpg"
 
 
 def demo_files(root: Path, clips: list[Clip]) -> list[Path]:

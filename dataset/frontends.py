@@ -7,7 +7,7 @@ network behind.
 import torch
 from torch import Tensor, nn
 
-FLOOR = 1e-7  # added to power (SPEC front end) or magnitude (OGM-GE's) before the logarithm
+FLOOR = 1e-7  # added to power (the paper's front end) or magnitude (OGM-GE's) before the logarithm
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -6,12 +6,13 @@ processes), and a killed run leaves no process behind. Run one preparation of a 
 Shapes: N samples, T frames of H x W pixels.
 """
 
+import argparse
 import csv
 import io
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from dataset.cremad import find_clips, report_problems
 from dataset.errors import InputError
-from dataset.files import check_is_media, write_whole
+from dataset.files import check_is_media, read_image, write_whole
 from dataset.lists import (
     Clip,
     Lists,
@@ -32,6 +33,7 @@ from dataset.lists import (
     read_lists,
     split_by_speaker,
     split_stratified,
+    write_lists,
 )
 
 FAILURES = "prepare_failures.csv"
@@ -145,9 +147,14 @@ def write_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def has_frames(folder: Path) -> bool:
-    """Whether `folder` holds images, none of them empty (a folder that write_folder_whole wrote is complete)."""
-    sizes = [path.stat().st_size for path in folder.glob("*.jpg")]
-    return bool(sizes) and min(sizes) > 0
+    """Whether `folder` holds images that can be decoded, all of them (write_folder_whole wrote all or none)."""
+    paths = list(folder.glob("[!.]*.jpg"))
+    try:
+        for path in paths:
+            read_image(path)
+    except InputError:
+        return False
+    return bool(paths)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -212,6 +219,24 @@ def listed_problems(root: Path, lists: Lists, fps: int, known: dict[str, str]) -
     """{name: reason} of the listed clips without usable files, beside those `known` already."""
     clips = [clip for clip in lists.train + lists.test if clip.name not in known]
     return find_clips(root, clips, fps)[1]
+
+
+def settle_lists(root: Path, own: Lists | None, labels: Mapping[str, str], problems: dict[str, str], found: int,
+                 settings: argparse.Namespace) -> Lists:
+    """The lists to go on with: `own`, held against the files, or new ones of `labels` ({clip: class}), written.
+
+    Adds what is wrong with listed clips to `problems`, of `found` clips, and writes them down. settings: fps, split,
+    test_fraction, seed.
+    """
+    if own:
+        problems |= listed_problems(root, own, settings.fps, problems)
+    write_failures(root, problems, max(found, len(problems)))
+    if own:
+        return own
+    clips = [Clip(name, label) for name, label in labels.items()]
+    lists = make_lists(clips, settings.split, settings.test_fraction, settings.seed)
+    write_lists(root, lists)
+    return lists
 
 
 def make_lists(clips: Sequence[Clip], split: str, test_fraction: float, seed: int) -> Lists:

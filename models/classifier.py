@@ -63,8 +63,13 @@ class MultimodalClassifier(nn.Module):
         weight, bias = self.fusion_module.class_weights()
         if self.mmcosine:
             return mmcosine_logits(fused, weight, self.scaling)
+        dtype = torch.promote_types(torch.promote_types(fused.dtype, weight.dtype), torch.float32)
         with torch.autocast(fused.device.type, enabled=False):
-            return torch.baddbmm(bias.unsqueeze(1), fused.to(weight.dtype), weight.mT)
+            return torch.baddbmm(bias.unsqueeze(1).to(dtype), fused.to(dtype), weight.mT.to(dtype))
+
+    def class_weights(self) -> Tensor:
+        """The class weights of each modality, (M, C, D)."""
+        return self.fusion_module.class_weights()[0]
 
 
 class AVClassifier(MultimodalClassifier):

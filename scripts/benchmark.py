@@ -23,9 +23,10 @@ import numpy as np
 import soundfile
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import DataLoader
 
-from dataset.cremad import ClipDataset, find_clips
+from dataset.cremad import ClipDataset, audio_path, find_clips, frames_folder
 from dataset.frontends import NormaliseFrames, Spectrogram
 from dataset.lists import Clip
 from models import AVClassifier
@@ -50,6 +51,13 @@ class Setting(NamedTuple):
     batch: tuple[list[torch.Tensor], torch.Tensor]
 
 
+class Contiguous(nn.Module):
+    """Frames as a program that knows nothing of channels_last would hand them over."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.contiguous()
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,17 +78,18 @@ def make_clips(root: Path, count: int) -> list[Clip]:
     for clip in clips:
         coarse = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
         picture = cv2.resize(coarse, (480, 360), interpolation=cv2.INTER_CUBIC) + rng.normal(0, 8, (360, 480, 3))
-        folder = root / "Image-01-FPS" / clip.name
+        folder, wav = frames_folder(root) / clip.name, audio_path(root, clip.name)
         folder.mkdir(parents=True)
+        wav.parent.mkdir(exist_ok=True)
         cv2.imwrite(str(folder / "frame_00001.jpg"), picture.clip(0, 255).astype(np.uint8))
-        (root / "AudioWAV").mkdir(exist_ok=True)
-        soundfile.write(root / "AudioWAV" / f"{clip.name}.wav", rng.normal(0, 0.1, 40000), 16000)
+        soundfile.write(wav, rng.normal(0, 0.1, 40000), 16000)
     return clips
 
 
 def make_setting(args: argparse.Namespace, root: Path, clips: list[Clip], amp: str, channels_last: bool) -> Setting:
     device = choose_device(args.device, [], 0)
-    front_ends = {"audio": Spectrogram().to(device), "visual": NormaliseFrames().to(device)}
+    layout = nn.Identity() if channels_last else Contiguous()
+    front_ends = {"audio": Spectrogram().to(device), "visual": nn.Sequential(NormaliseFrames(), layout).to(device)}
     compute = Compute(device, choose_precision(amp, device), front_ends)
     model = place(AVClassifier(CLASSES, "concat", mmcosine=True), compute, compiled=False)
     if not channels_last:
@@ -91,10 +100,7 @@ def make_setting(args: argparse.Namespace, root: Path, clips: list[Clip], amp: s
     data = {train: ClipDataset(files, classes, train=train, image_size=args.image_size) for train in (True, False)}
     train = make_loader(data[True], TrainBatches(args.clips, args.batch_size, 0), 0, args.num_workers, device)
     test = make_loader(data[False], EvaluationBatches(args.clips, args.batch_size), 0, args.num_workers, device)
-    inputs, labels = compute.prepare(next(iter(train)))
-    if not channels_last:
-        inputs = [x.contiguous() for x in inputs]
-    return Setting(compute, learner, train, test, (inputs, labels))
+    return Setting(compute, learner, train, test, compute.prepare(next(iter(train))))
 
 
 def bare_steps(setting: Setting, steps: int) -> None:
@@ -143,7 +149,10 @@ def loader_speed(setting: Setting, clips: int) -> float:
 
 def main(argv: list[str]) -> dict[str, dict[str, float]]:
     """{what: {setting: clips/s}}, printed as a table."""
-    args = get_args_parser().parse_args(argv)
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    if args.clips % args.batch_size:
+        parser.error(f"--clips {args.clips} is not a multiple of --batch_size {args.batch_size}")
     with tempfile.TemporaryDirectory() as folder:
         clips = make_clips(Path(folder), FILES)
         settings = {"plain float32": make_setting(args, Path(folder), clips, "off", channels_last=False),

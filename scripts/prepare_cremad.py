@@ -1,7 +1,8 @@
 """Prepares CREMA-D for main_CD.py: checks the download, extracts frames, writes lists (or checks those that are there).
 
     git lfs install
-    git clone https://github.com/CheyneyComputerScience/CREMA-D data/CREMAD
+    git clone https://github.com/CheyneyComputerScience/CREMA-D data/CREMAD-download
+    mv data/CREMAD-download/AudioWAV data/CREMAD-download/VideoFlash data/CREMAD/
     python scripts/prepare_cremad.py --data_root data/CREMAD
     python scripts/prepare_cremad.py --data_root data/CREMAD --split speaker      # no actor in both lists
 
@@ -25,10 +26,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import preparation as prep
-from dataset.cremad import EMOTIONS, PAPER_COUNTS
+from dataset.cremad import AUDIO_FOLDER, EMOTIONS, PAPER_COUNTS, audio_path, frames_folder
 from dataset.errors import InputError
-from dataset.files import check_audio
-from dataset.lists import Clip, Lists, write_lists
+from dataset.files import read_audio
+from dataset.lists import Lists
 from utils import cli
 
 HOW_TO_GET = ('Get CREMA-D with "git lfs install" and "git clone https://github.com/CheyneyComputerScience/CREMA-D '
@@ -39,6 +40,7 @@ SENTENCES = "IEO|TIE|IOM|IWW|TAI|MTI|IWL|ITH|DFA|ITS|TSI|WSI"
 LEVELS = "LO|MD|HI|XX|X"  # X: one official clip, 1040_ITH_SAD_X
 CLIP_NAME = re.compile(rf"\d{{4}}_({SENTENCES})_(?P<emotion>{'|'.join(EMOTIONS)})_({LEVELS})")
 JPEG_QUALITY = 95
+SAMPLE_RATE = 16000  # Hz
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -56,14 +58,14 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def find_names(root: Path, frames: Path) -> list[str]:
     """Every clip that has a wav, a video or frames. Raises InputError when a folder is missing or there is no clip."""
-    if not (root / "AudioWAV").is_dir():
-        raise InputError(f"no folder {root / 'AudioWAV'}. {HOW_TO_GET}")
+    if not (root / AUDIO_FOLDER).is_dir():
+        raise InputError(f"no folder {root / AUDIO_FOLDER}. {HOW_TO_GET}")
     if not (root / "VideoFlash").is_dir() and not frames.is_dir():
         raise InputError(f"neither {root / 'VideoFlash'} nor {frames} exists. {HOW_TO_GET}")
-    found = [*root.glob("AudioWAV/*.wav"), *root.glob("VideoFlash/*.flv")]
+    found = [*(root / AUDIO_FOLDER).glob("*.wav"), *root.glob("VideoFlash/*.flv")]
     names = {path.stem for path in found} | {path.name for path in frames.glob("[!.]*")}
     if not names:
-        raise InputError(f"no wav in {root / 'AudioWAV'} and no flv in {root / 'VideoFlash'}. {HOW_TO_GET}")
+        raise InputError(f"no wav in {root / AUDIO_FOLDER} and no flv in {root / 'VideoFlash'}. {HOW_TO_GET}")
     return sorted(names)
 
 
@@ -75,8 +77,8 @@ def check_names(names: list[str]) -> dict[str, str]:
 
 
 def prepare_clip(name: str, root: Path, frames: Path, fps: int) -> None:
-    """Checks the sound of a clip and extracts its frames, unless they are there. Raises InputError."""
-    check_audio(root / "AudioWAV" / f"{name}.wav")
+    """Reads the sound of a clip and extracts its frames, unless they are there and whole. Raises InputError."""
+    read_audio(audio_path(root, name), SAMPLE_RATE)
     if prep.has_frames(frames / name):
         return
     video = root / "VideoFlash" / f"{name}.flv"
@@ -114,7 +116,7 @@ def main(argv: list[str]) -> dict[str, int]:
     """Counts of clips found, failed, and listed for training and test. Raises InputError when a clip failed."""
     args = get_args_parser().parse_args(argv)
     root = Path(args.data_root)
-    frames = root / f"Image-{args.fps:02d}-FPS"
+    frames = frames_folder(root, args.fps)
     names = find_names(root, frames)
     report_download(names)
     lists = prep.read_own_lists(root)  # first, so that a mistake in them shows before the long work
@@ -122,17 +124,13 @@ def main(argv: list[str]) -> dict[str, int]:
     problems |= prepare_clips([name for name in names if name not in problems], root, frames, args)
     prep.check_some_usable(root, names, problems)
     usable = [name for name in names if name not in problems]
-    if lists:
-        problems |= prep.listed_problems(root, lists, args.fps, problems)
-    prep.write_failures(root, problems, len(set(names) | set(problems)))
+    labels = {name: CLIP_NAME.fullmatch(name)["emotion"] for name in usable} if lists is None else {}
     made_here = lists is None
-    if made_here:
-        clips = [Clip(name, CLIP_NAME.fullmatch(name)["emotion"]) for name in usable]
-        lists = prep.make_lists(clips, args.split, args.test_fraction, args.seed)
-        write_lists(root, lists)
+    lists = prep.settle_lists(root, lists, labels, problems, len(names), args)
     report_origin(root, lists, made_here)
     prep.report_lists(lists, usable)
-    prep.finish(root, problems, f"python main_CD.py --train --data_root {root}")
+    fps = f" --fps {args.fps}" if args.fps != 1 else ""
+    prep.finish(root, problems, f"python main_CD.py --train --data_root {root}{fps}")
     return {"clips": len(names), "failed": len(problems), "train": len(lists.train), "test": len(lists.test)}
 
 

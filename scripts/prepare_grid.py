@@ -1,8 +1,8 @@
 """Cuts the GRID audio-visual corpus into single spoken words, laid out as main_CD.py reads them.
 
     # https://zenodo.org/records/3625687: s1.zip (videos) and alignments.zip, unpacked below one folder
-    python scripts/prepare_grid.py --grid_root GRID --data_root data/GRID-digit --speaker s1 --column digit
-    python main_CD.py --train --data_root data/GRID-digit
+    python scripts/prepare_grid.py --grid_root data/GRID --data_root data/grid_digits --speaker s1 --column digit
+    python main_CD.py --train --dataset grid_digits --image_size 112 --audio_seconds 1 --learning_rate 0.01
 
 GRID: Cooke, Barker, Cunningham, Shao, "An audio-visual corpus for speech perception and automatic speech recognition"
 (2006), CC BY 4.0. Each sentence has six words: command colour preposition letter digit adverb.
@@ -33,9 +33,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import preparation as prep
+from dataset.cremad import AUDIO_FOLDER, audio_path, frames_folder
 from dataset.errors import InputError
 from dataset.files import write_whole
-from dataset.lists import Clip, write_lists
 from utils import cli
 
 COLUMNS = ("command", "colour", "preposition", "letter", "digit", "adverb")
@@ -59,7 +59,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--grid_root", required=True, help="folder that holds the videos and the alignments")
-    parser.add_argument("--data_root", default="data/GRID-digit", help="folder to write: one speaker and column each")
+    parser.add_argument("--data_root", default="data/grid_digits", help="folder to write: one speaker and column each")
     parser.add_argument("--speaker", default="s1", help="folder of the videos: s1 to s34")
     parser.add_argument("--column", choices=COLUMNS, default="digit", help="which word of the sentence is cut out")
     parser.add_argument("--rows", type=int, nargs=2, default=[156, 268], help="of the mouth in pixels: first, end")
@@ -67,6 +67,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--test_fraction", type=cli.number(float, 0, 1, exclusive=True), default=0.2,
                         help="of the clips of every class")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
+    parser.set_defaults(fps=1, split="stratified")  # what there is no choice of here
     parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="clips decoded at a time")
     return parser
 
@@ -150,7 +151,7 @@ def check_settings(root: Path, args: argparse.Namespace) -> None:
         if earlier != settings:
             raise InputError(f"{root} holds words cut with {earlier}, but {settings} is asked for now: choose another "
                              "--data_root")
-    elif (root / "AudioWAV").exists():
+    elif (root / AUDIO_FOLDER).exists():
         raise InputError(f"{root} holds clips that this script has not cut: choose another --data_root")
     else:
         write_whole(path, json.dumps(settings, indent=2) + "\n")
@@ -158,7 +159,7 @@ def check_settings(root: Path, args: argparse.Namespace) -> None:
 
 def cut_word(name: str, video: Path, word: Word, root: Path, rows: Sequence[int], columns: Sequence[int]) -> None:
     """Writes the sound and the frames of one word, unless they are there. Raises InputError."""
-    wav, folder = root / "AudioWAV" / f"{name}.wav", root / "Image-01-FPS" / name
+    wav, folder = audio_path(root, name), frames_folder(root) / name
     if wav.is_file() and prep.has_frames(folder):
         return
     sound = cut_sound(video, word)
@@ -188,7 +189,7 @@ def crop(image: np.ndarray, rows: Sequence[int], columns: Sequence[int], video: 
 
 def cut_words(videos: dict[str, Path], words: dict[str, Word], root: Path, args: argparse.Namespace) -> dict[str, str]:
     """{clip: reason} of the words that could not be cut."""
-    for folder in (root, root / "AudioWAV", root / "Image-01-FPS"):
+    for folder in (root, root / AUDIO_FOLDER, frames_folder(root)):
         prep.remove_leftovers(folder)
 
     def work(name: str) -> None:
@@ -210,15 +211,11 @@ def main(argv: list[str]) -> dict[str, int]:
     lists = prep.read_own_lists(root)  # first, so that a mistake in them shows before the long work
     problems |= cut_words(videos, words, root, args)
     prep.check_some_usable(grid_root, videos, problems)
-    clips = [Clip(name, word.text.upper()) for name, word in words.items() if name not in problems]
-    if lists:
-        problems |= prep.listed_problems(root, lists, 1, problems)
-    prep.write_failures(root, problems, len(set(videos) | set(problems)))
-    if not lists:
-        lists = prep.make_lists(clips, "stratified", args.test_fraction, args.seed)
-        write_lists(root, lists)
-    prep.report_lists(lists, [clip.name for clip in clips])
-    prep.finish(root, problems, f"python main_CD.py --train --data_root {root}")
+    labels = {name: word.text.upper() for name, word in words.items() if name not in problems}
+    lists = prep.settle_lists(root, lists, labels, problems, len(videos), args)
+    prep.report_lists(lists, labels)
+    prep.finish(root, problems, f"python main_CD.py --train --dataset {root.name} --data_root {root} --image_size 112 "
+                                "--audio_seconds 1 --learning_rate 0.01")
     return {"clips": len(videos), "failed": len(problems), "train": len(lists.train), "test": len(lists.test)}
 
 

@@ -1,4 +1,4 @@
-"""The classifier and its fusions against SPEC's table, one clip at a time, and what DDP and checkpoints rely on."""
+"""The classifier and its fusions against the paper, one clip at a time, and what DDP and checkpoints rely on."""
 
 import math
 import re
@@ -29,7 +29,7 @@ def inputs(modalities: int = 2) -> list[torch.Tensor]:
 
 
 def table(fusion: str, state: dict, features: list[torch.Tensor]) -> list[torch.Tensor]:
-    """SPEC's table for the features (D,) of one clip's modalities -> h of each."""
+    """The paper's table for the features (D,) of one clip's modalities -> h of each."""
     if fusion in ("sum", "concat"):
         return features
     own = [state[f"fc_{letter}.weight"] @ f + state[f"fc_{letter}.bias"]

@@ -15,7 +15,7 @@ def draw(modalities: int = 2, clips: int = 6, dim: int = 4) -> torch.Tensor:
 
 
 def loops(a: list, v: list, labels: list[int]) -> float:
-    """SPEC section 1 in Python floats, for one pair of modalities."""
+    """The supplement's loss in Python floats, for one pair of modalities."""
 
     def cosine(x, y):
         return sum(p * q for p, q in zip(x, y, strict=True)) / math.hypot(*x) / math.hypot(*y)

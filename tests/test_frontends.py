@@ -17,7 +17,7 @@ def noise(samples: int, level: float = 0.1, seed: int = 0) -> np.ndarray:
 
 
 def by_scipy(wave: np.ndarray) -> np.ndarray:
-    """SPEC section 2, in float64."""
+    """The release's front end, in float64."""
     power = spectrogram(np.clip(wave.astype(np.float64), -1, 1), 16000, nperseg=512, noverlap=353)[2]
     log = np.log(power + 1e-7)
     return (log - log.mean()) / (log.std() + 1e-9)

@@ -4,14 +4,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dataset.errors import InputError
+
+Result = TypeVar("Result")
 
 
 def rank() -> int:
@@ -39,11 +43,9 @@ def session(device: str, gpu_ids: list[int]) -> Iterator[torch.device]:
         torch.cuda.set_device(chosen)
     if is_launched():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield chosen
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    yield chosen
+    if dist.is_initialized():  # not after an error: the others may be waiting in it
+        dist.destroy_process_group()
 
 
 def choose_device(device: str, gpu_ids: list[int], local_rank: int) -> torch.device:
@@ -53,7 +55,10 @@ def choose_device(device: str, gpu_ids: list[int], local_rank: int) -> torch.dev
     chosen = parse_device(device)
     if chosen.type == "cpu":
         return chosen
-    index = gpu_ids[local_rank % len(gpu_ids)] if gpu_ids else chosen.index or local_rank
+    if local_rank and (chosen.index is not None or 0 < len(gpu_ids) <= local_rank):
+        raise InputError("more processes than cards were asked for: start as many as --gpu_ids lists, without an index "
+                         "in --device")
+    index = gpu_ids[local_rank] if gpu_ids else local_rank if chosen.index is None else chosen.index
     if index >= torch.cuda.device_count():
         raise InputError(f"CUDA device {index} was asked for, this machine has {torch.cuda.device_count()}: "
                          "correct --gpu_ids / --device, or use --device cpu")
@@ -81,20 +86,34 @@ def launch(script: str, argv: Sequence[str], processes: int) -> None:
         elastic_launch(config, sys.executable)("-u", script, *argv)
     except ChildFailedError as error:
         sys.exit(error.get_first_failure()[1].exitcode)
+    except SignalException as stop:
+        sys.exit(128 + stop.sigval)
 
 
-def on_main(work: Callable[[], None]) -> None:
-    """Does `work` on the main process while the others wait; its InputError is raised in all of them."""
-    message = [None]
-    if is_main():
-        try:
-            work()
-        except InputError as error:
-            message = [str(error)]
+def together(work: Callable[[], Result]) -> Result:
+    """Does `work` in every process. An InputError in any of them ends them all, and is told once."""
+    result, message = None, None
+    try:
+        result = work()
+    except InputError as error:
+        message = str(error)
     if size() > 1:
-        dist.broadcast_object_list(message)
-    if message[0]:
-        raise InputError(message[0])
+        messages: list[str | None] = [None] * size()
+        dist.all_gather_object(messages, message)
+        message = next(filter(None, messages), None)
+    if message and not is_main():
+        sys.exit(2)
+    if message:
+        raise InputError(message)
+    return result
+
+
+def from_main(value: Result) -> Result:
+    """The main process's value, in every process."""
+    box = [value]
+    if size() > 1:
+        dist.broadcast_object_list(box)
+    return box[0]
 
 
 def sum_over_processes(values: Tensor) -> Tensor:
@@ -111,14 +130,6 @@ def broadcast_model(model: nn.Module) -> None:
             dist.broadcast(tensor, src=0)
 
 
-def loss_weight(local: int, device: torch.device) -> Tensor | float:
-    """What a process multiplies its mean loss with, so that DDP's average over processes is the global batch's mean."""
-    if size() == 1:
-        return 1.0
-    total = sum_over_processes(torch.tensor(float(local), device=device))
-    return local * size() / total
-
-
 def say(text: str) -> None:
     """Prints on the main process, at once."""
     if is_main():
@@ -129,7 +140,3 @@ def is_first_here() -> bool:
     """Whether this is the first process on its machine."""
     return not is_launched() or os.environ["LOCAL_RANK"] == "0"
 
-
-def wait_for_all() -> None:
-    if size() > 1:
-        dist.barrier()

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,7 @@ from utils.loading import check_batch, mixed_seed
 from utils.metrics import batch_sums, means, row_names
 from utils.run import Run
 
-OPTIMIZERS = {"sgd": lambda parameters, **common: torch.optim.SGD(parameters, momentum=0.9, **common),
-              "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9), "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 FLUSH_EVERY = 50  # iterations between two looks at the device: their figures are logged and checked together
 
 LossFunction = Callable[[ClassifierOutput, Tensor], Tensor]
@@ -50,7 +50,8 @@ class Learner:
         self.model = model
         self.network = DistributedDataParallel(model) if distributed.size() > 1 else model
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.optimizer = OPTIMIZERS[optimizer](trained, lr=learning_rate, weight_decay=weight_decay)
+        fused = compute.device.type == "cuda"  # on a GPU the scaler then skips steps without asking the host
+        self.optimizer = OPTIMIZERS[optimizer](trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, lr_decay_step, lr_decay_ratio)
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == torch.float16)
 
@@ -83,12 +84,14 @@ def train_one_epoch(learner: Learner, loader: DataLoader, compute: Compute, loss
     """One pass over `loader`; `log` gets the iterations' rows of sums, some at a time -> the epoch's means."""
     learner.network.train()
     pending, total = [], 0
-    for batch in progress(loader, f"epoch {loader.batch_sampler.epoch}"):
+    batches = zip(progress(loader, f"epoch {loader.batch_sampler.epoch}"), loader.batch_sampler.sizes, strict=True)
+    for batch, clips in batches:  # clips: of the batch over all processes
         inputs, labels = compute.prepare(check_batch(batch))
         with compute.autocast():
             output = learner.network(*inputs)
             loss = loss_function(output, labels)
-        learner.step(loss * distributed.loss_weight(len(labels), compute.device))
+        share = len(labels) * distributed.size() / clips  # DDP averages over processes: this makes it the batch's mean
+        learner.step(loss * share)
         pending.append(batch_sums(output, labels, loss))
         if len(pending) == FLUSH_EVERY:
             total, pending = total + flush(pending, log), []
@@ -123,9 +126,9 @@ def progress(loader: DataLoader, title: str) -> tqdm:
     return tqdm(loader, desc=title, unit="batch", leave=False, disable=None if distributed.is_main() else True)
 
 
-def fit(learner: Learner, train_loader: DataLoader, held_out: DataLoader, compute: Compute,
-        loss_function: LossFunction, run: Run, epochs: int, seed: int) -> None:
-    """Trains from where `run` stands up to `epochs`, evaluating on `held_out` after each epoch."""
+def fit(learner: Learner, train_loader: DataLoader, evaluate_held_out: Callable[[], dict[str, float]],
+        compute: Compute, loss_function: LossFunction, run: Run, epochs: int, seed: int) -> None:
+    """Trains from where `run` stands up to `epochs`; after each, `evaluate_held_out` gives the figures to choose by."""
     for epoch in range(len(run.history) + 1, epochs + 1):
         torch.manual_seed(mixed_seed(seed, epoch))  # for whatever a step draws: the same after a resume
         train_loader.batch_sampler.epoch = epoch
@@ -135,14 +138,13 @@ def fit(learner: Learner, train_loader: DataLoader, held_out: DataLoader, comput
         seconds = time.perf_counter() - start
         learner.scheduler.step()
         distributed.broadcast_model(learner.model)
-        held = evaluate(learner.model, held_out, compute)
+        held_out = evaluate_held_out()
         clips = train_loader.batch_sampler.clips
         train.update(lr=lr, seconds=seconds, clips_per_second=clips / seconds, **weight_norms(learner.model))
-        run.end_epoch(train, held, learner.state_dict())
+        run.end_epoch(train, held_out, learner.state_dict())
 
 
 def weight_norms(model: MultimodalClassifier) -> dict[str, float]:
     """{weight_norm_<modality>: mean over the classes c of ||W_m,c||}: how the head weighs the modalities."""
-    weight, _ = model.fusion_module.class_weights()  # (M, C, D)
-    norms = torch.linalg.vector_norm(weight.detach(), dim=-1).mean(1).tolist()
+    norms = torch.linalg.vector_norm(model.class_weights().detach(), dim=-1).mean(1).tolist()
     return {f"weight_norm_{name}": norm for name, norm in zip(model.modalities, norms, strict=True)}

@@ -37,6 +37,11 @@ class TrainBatches:
         self.clips, self.seed, self.rank, self.processes = clips, seed, rank, processes
         self.epoch = 0
 
+    @property
+    def sizes(self) -> list[int]:
+        """Clips of each batch, over all processes."""
+        return [stop - start for start, stop in self.bounds]
+
     def __len__(self) -> int:
         return len(self.bounds)
 

@@ -34,6 +34,12 @@ def gpu_list(text: str) -> list[int]:
     return ids
 
 
+def folder_name(text: str) -> str:
+    if text in ("", ".", "..") or Path(text).name != text:
+        raise ArgumentTypeError(f"{text!r} is not the name of one folder (where it is made is said by --ckpt_path)")
+    return text
+
+
 def shared_parser(prog: str, description: str) -> ArgumentParser:
     """A parser with the flags of every entry script; defaults are set by the script with `set_defaults`."""
     parser = ArgumentParser(prog=prog, description=description, allow_abbrev=False,
@@ -51,7 +57,7 @@ def add_run_flags(parser: ArgumentParser) -> None:
     add_boolean(group, "--train", False, "train; without it --ckpt_path FILE is evaluated")
     group.add_argument("--ckpt_path", type=Path, default=Path("runs"),
                        help="with --train: where the run's folder is made; without: the checkpoint to evaluate")
-    group.add_argument("--run_name", help="name of the run's folder; default: settings and time")
+    group.add_argument("--run_name", type=folder_name, help="name of the run's folder; default: settings and time")
     group.add_argument("--resume", type=Path, metavar="RUN", help="continue the interrupted run in this folder")
     add_boolean(group, "--use_tensorboard", True, "write TensorBoard events")
     group.add_argument("--tensorboard_path", type=Path, help="folder for them; default: the run's own folder")
@@ -65,7 +71,7 @@ def add_data_flags(parser: ArgumentParser) -> None:
     group.add_argument("--val_fraction", type=number(float, 0, 0.9), default=0.0,
                        help="part of the training clips held out to choose the epoch; 0: the paper's protocol, the "
                             "best test epoch is reported")
-    add_boolean(group, "--skip_missing", False, "go on without the clips whose files are missing or broken")
+    add_boolean(group, "--skip_missing", False, "go on without the clips whose files are missing, empty or not media")
 
 
 def add_method_flags(parser: ArgumentParser) -> None:
@@ -130,15 +136,17 @@ def over(parser: ArgumentParser, argv: Sequence[str], settings: Mapping[str, obj
 
 def evaluation_settings(path: Path) -> dict:
     """The settings a checkpoint of ours was trained with; {} for the release's, which hold none."""
-    saved = checkpoint.load(path).get("args", {})
+    saved = checkpoint.load(path).get("args")
+    if not isinstance(saved, dict):
+        return {}
     return {name: value for name, value in saved.items() if name not in NOT_FROM_CHECKPOINT}
 
 
 def resumed(parser: ArgumentParser, argv: Sequence[str], folder: Path) -> Namespace:
     """The run's own settings; of argv only what FREE_ON_RESUME names may differ from them."""
     try:
-        saved = json.loads((folder / "args.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        saved = dict(json.loads((folder / "args.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"--resume {folder}: no run can be continued there, args.json cannot be read ({error}). "
                          "Give the folder that the run printed") from None
     args = over(parser, argv, saved)

@@ -8,30 +8,29 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dataset.files import write_whole
-from utils.report import accuracy_names
 
 COLOURS = {"joint": "black", "audio": "tab:orange", "visual": "tab:blue"}
 
 
-def plot_curves(history: Sequence[Mapping[str, float]], split: str, modalities: Sequence[str], title: str,
-                path: Path) -> None:
-    """Accuracy (joint and per modality), loss, and mean class-weight norm per modality over the epochs -> a PNG."""
+def plot_curves(history: Sequence[Mapping[str, float]], split: str, shown: Mapping[str, str],
+                modalities: Sequence[str], title: str, path: Path) -> None:
+    """The shown figures, the loss, and the mean class-weight norm of each modality over the epochs -> a PNG."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     figure.suptitle(title)
-    accuracy, loss, norm = figure.subplots(1, 3)
+    figures, loss, norm = figure.subplots(1, 3)
     epochs = [record["epoch"] for record in history]
     draw = {"marker": ".", "markersize": 5}
-    for what, name in accuracy_names(modalities).items():
+    for what, name in shown.items():
         values = [record[f"{split}_{name}"] for record in history]
-        accuracy.plot(epochs, values, color=COLOURS.get(what), label=what, **draw)
+        figures.plot(epochs, values, color=COLOURS.get(what), label=what, **draw)
     for name, style in (("train", "--"), (split, "-")):
         loss.plot(epochs, [record[f"{name}_loss"] for record in history], style, color="black", label=name, **draw)
     for name in modalities:
         norms = [record[f"train_weight_norm_{name}"] for record in history]
         norm.plot(epochs, norms, color=COLOURS.get(name), label=name, **draw)
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0))
-    titles = {accuracy: f"{split} accuracy, top-1", loss: "loss (nats)",
+    figures.yaxis.set_major_formatter(PercentFormatter(1.0))
+    titles = {figures: f"{split} {next(iter(shown.values()))}", loss: "loss (nats)",
               norm: r"class weights: mean over classes of $\|W_{m,c}\|$"}
     for axes, text in titles.items():
         axes.set_title(text, fontsize=10)

@@ -2,7 +2,7 @@
 
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,29 +15,21 @@ def prefixed(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
     return {f"{prefix}_{name}": value for name, value in figures.items()}
 
 
-def accuracy_names(modalities: Sequence[str]) -> dict[str, str]:
-    """{what is measured: its name among the figures}, joint first; one modality alone has no joint."""
-    each = {name: f"accuracy_{name}" for name in modalities}
-    return {"joint": "accuracy", **each} if len(modalities) > 1 else {modalities[0]: "accuracy"}
-
-
-def epoch_line(record: Mapping[str, float], split: str, modalities: Sequence[str], epochs: int) -> str:
-    accuracies = "  ".join(f"{what} {record[f'{split}_{name}']:6.1%}"
-                           for what, name in accuracy_names(modalities).items())
+def epoch_line(record: Mapping[str, float], split: str, shown: Mapping[str, str], epochs: int) -> str:
+    figures = "  ".join(f"{what} {record[f'{split}_{name}']:6.1%}" for what, name in shown.items())
     return (f"epoch {record['epoch']:3d}/{epochs}  train loss {record['train_loss']:7.4f} "
-            f"accuracy {record['train_accuracy']:6.1%}  |  {split} loss {record[f'{split}_loss']:7.4f}  {accuracies}"
+            f"accuracy {record['train_accuracy']:6.1%}  |  {split} loss {record[f'{split}_loss']:7.4f}  {figures}"
             f"  |  {record['train_clips_per_second']:.1f} clips/s")
 
 
-def result(settings: Mapping[str, object], history: Sequence[Mapping], best: Mapping, split: str,
+def result(settings: Mapping[str, object], last: Mapping[str, float], best_epoch: int, split: str,
            scores: Mapping[str, float]) -> dict:
-    """The settings that name an experiment, and its figures (accuracies are fractions)."""
+    """The settings that name an experiment, its figures (`scores`), and the same of the last epoch's record."""
     named = {"dataset": settings["dataset"], "fusion": settings["fusion_method"], "seed": settings["random_seed"]}
     same = ("modality", "mmcosine", "scaling", "lam", "epochs", "demo")
-    accuracies = {name: value for name, value in scores.items() if name.startswith("accuracy")}
-    last = {f"last_{name}": value for name, value in history[-1].items() if name.startswith(f"{split}_accuracy")}
-    weights = {name: value for name, value in history[-1].items() if name.startswith("train_weight_norm")}
-    return {**named, **{name: settings[name] for name in same}, "best_epoch": best["epoch"], **accuracies, **last,
+    at_the_end = {f"last_{split}_{name}": last[f"{split}_{name}"] for name in scores}
+    weights = {name.replace("train", "last"): value for name, value in last.items() if "weight_norm" in name}
+    return {**named, **{name: settings[name] for name in same}, "best_epoch": best_epoch, **scores, **at_the_end,
             **weights, "selection": SELECTION[split], "command": settings["command"]}
 
 
@@ -67,16 +59,17 @@ def title(result: Mapping[str, object]) -> str:
     return f"{result['dataset']} · {result['fusion']} · {head} · seed {result['seed']}"
 
 
-def summary(result: Mapping[str, object], modalities: Sequence[str], split: str, folder: Path) -> str:
+def summary(result: Mapping[str, object], shown: Mapping[str, str], split: str, folder: Path) -> str:
     """The closing table, and where to look further."""
+    measure = next(iter(shown.values()))
     lines = [f"\n{title(result)}{'  (DEMO DATA: rendered, not a benchmark)' if result['demo'] else ''}",
-             f"{'top-1 %':10} {'test, epoch ' + str(result['best_epoch']):>16} {split + ', last epoch':>18}"]
+             f"{measure + ' %':10} {'test, epoch ' + str(result['best_epoch']):>16} {split + ', last epoch':>18}"]
     lines += [f"{what:10} {100 * result[name]:16.2f} {100 * result[f'last_{split}_{name}']:18.2f}"
-              for what, name in accuracy_names(modalities).items()]
+              for what, name in shown.items()]
     return "\n".join([*lines, f"chosen by: {result['selection']}", f"run:       {folder}",
                       f"curves:    {folder / 'curves.png'}", f"look on:   tensorboard --logdir {folder.parent}"])
 
 
-def evaluation(scores: Mapping[str, float], modalities: Sequence[str], path: Path, clips: int) -> str:
-    lines = [f"{what:10} {100 * scores[name]:6.2f} % top-1" for what, name in accuracy_names(modalities).items()]
+def evaluation(scores: Mapping[str, float], shown: Mapping[str, str], path: Path, clips: int) -> str:
+    lines = [f"{what:10} {100 * scores[name]:6.2f} % {name}" for what, name in shown.items()]
     return "\n".join([f"{path} on {clips} test clips, loss {scores['loss']:.4f}", *lines])

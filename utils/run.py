@@ -6,11 +6,11 @@ Every process holds a Run with the same history; only the main one writes.
 """
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from dataset.errors import InputError
@@ -22,15 +22,19 @@ from utils.plots import plot_curves
 
 
 class Run:
-    """settings: the command line's, kept in args.json and in the checkpoints.
+    """settings: the command line's, kept in args.json and in the checkpoints, as are the `facts` of data and machine.
 
     split: what is evaluated after each epoch and chooses the best one: "test" (the paper's protocol) or "val".
+    shown: {what is measured: name of the figure}, fractions, e.g. {"joint": "accuracy"}; the first chooses the epoch.
     saved: the content of the last.pt that is resumed, whose history and clock go on.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, object], modalities: Sequence[str], split: str,
+    def __init__(self, folder: Path, settings: Mapping[str, object], facts: Mapping[str, object],
+                 modalities: Sequence[str], split: str, shown: Mapping[str, str], higher_is_better: bool = True,
                  events_folder: Path | None = None, saved: Mapping | None = None):
-        self.folder, self.settings, self.modalities, self.split = folder, dict(settings), tuple(modalities), split
+        self.folder, self.settings, self.facts = folder, dict(settings), dict(facts)
+        self.modalities, self.split, self.shown = tuple(modalities), split, shown
+        self.choose = max if higher_is_better else min
         saved = saved or {"history": [], "iterations": 0, "wall_seconds": 0.0}
         self.history: list[dict] = list(saved["history"])  # a record of figures an epoch
         self.iterations = saved["iterations"]
@@ -44,7 +48,7 @@ class Run:
 
     def save(self, name: str, content: Mapping) -> None:
         if distributed.is_main():
-            described = {"args": self.settings, "epoch": len(self.history)}
+            described = {"args": self.settings, "facts": self.facts, "epoch": len(self.history)}
             checkpoint.save(self.folder / name, {**content, **described})
 
     def log_iterations(self, rows: Tensor) -> None:
@@ -52,23 +56,25 @@ class Run:
         happened, when a loss is not finite."""
         names = row_names(self.modalities)
         averages = dict(zip(names[1:], (rows[:, 1:] / rows[:, :1]).T, strict=True))
-        self.check_finite(averages["loss"])
+        for place, loss in enumerate(averages["loss"].tolist(), self.iterations + 1):
+            self.check_finite({"loss": loss}, f"iteration {place} of the run")
         logged = {name: column for name, column in averages.items() if name == "loss" or name.startswith("logit")}
         self.events.iterations(logged, self.iterations + 1)
         self.iterations += len(rows)
 
-    def check_finite(self, losses: Tensor) -> None:
-        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
-        if bad:
-            raise InputError(f"the loss is {losses[bad[0]].item()} in epoch {len(self.history) + 1}, at iteration "
-                             f"{self.iterations + bad[0] + 1} of the run. {self.folder / 'last.pt'} holds the last "
-                             "whole epoch; try a lower --learning_rate, or --amp off")
+    def check_finite(self, figures: Mapping[str, float], where: str) -> None:
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                raise InputError(f"the {name} is {value} in epoch {len(self.history) + 1} ({where}). "
+                                 f"{self.folder / 'last.pt'} holds the last whole epoch before; try a lower "
+                                 "--learning_rate, or --amp off")
 
     def end_epoch(self, train: Mapping[str, float], held_out: Mapping[str, float], state: Mapping) -> None:
         """Adds the epoch's record; writes checkpoints, metrics.jsonl and events; prints a line.
 
         train: the epoch's figures, `lr`, `seconds`, `clips_per_second` and others among them. state: for last.pt.
         """
+        self.check_finite({**train, **held_out}, "at its end")
         record = {"epoch": len(self.history) + 1, **report.prefixed("train", train),
                   **report.prefixed(self.split, held_out)}
         self.history.append(record)
@@ -77,7 +83,7 @@ class Run:
         self.save_last(state)
         self.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
         self.events.epoch(train, held_out, record["epoch"])
-        distributed.say(report.epoch_line(record, self.split, self.modalities, self.settings["epochs"]))
+        distributed.say(report.epoch_line(record, self.split, self.shown, self.settings["epochs"]))
 
     def save_last(self, state: Mapping) -> None:
         """last.pt, all that --resume needs."""
@@ -85,22 +91,26 @@ class Run:
                               "wall_seconds": self.wall_seconds()})
 
     def best(self) -> dict:
-        """The record of the epoch with the highest joint accuracy, the first of equals."""
-        return max(self.history, key=lambda record: record[f"{self.split}_accuracy"])
+        """The record of the best epoch, the first of equals."""
+        name = next(iter(self.shown.values()))
+        return self.choose(self.history, key=lambda record: record[f"{self.split}_{name}"])
 
     def wall_seconds(self) -> float:
         return time.time() - self.start
 
-    def finish(self, scores: Mapping[str, float], facts: Mapping[str, object]) -> dict:
+    def finish(self, scores: Mapping[str, float]) -> dict:
         """Writes result.json and curves.png and prints the table -> what result.json holds.
 
-        scores: the test set's figures to report. facts: the counts of clips, the device, the precision.
+        scores: the test set's figures to report.
         """
-        result = report.result(self.settings, self.history, self.best(), self.split, scores)
-        result.update(facts, **report.environment(), wall_seconds=self.wall_seconds())
+        self.check_finite(scores, "evaluation of the best epoch")
+        named = {name: value for name, value in scores.items() if name in self.shown.values()}
+        result = report.result(self.settings, self.history[-1], self.best()["epoch"], self.split, named)
+        result.update(self.facts, **report.environment(), wall_seconds=self.wall_seconds())
         self.write("result.json", json.dumps(result, indent=2) + "\n")
         self.events.finish(self.settings, scores, result["best_epoch"])
         if distributed.is_main():
-            plot_curves(self.history, self.split, self.modalities, report.title(result), self.folder / "curves.png")
-        distributed.say(report.summary(result, self.modalities, self.split, self.folder))
+            plot_curves(self.history, self.split, self.shown, self.modalities, report.title(result),
+                        self.folder / "curves.png")
+        distributed.say(report.summary(result, self.shown, self.split, self.folder))
         return result
