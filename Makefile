@@ -1,4 +1,4 @@
-# make demo: install, make data, train, in minutes. make test: the tests. Both need Python 3.11 or newer and nothing else.
+# make demo: install, make data, train, in minutes. make test: the tests. Both need Python 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 
@@ -12,7 +12,7 @@ test: $(VENV)/installed-dev
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/python -m pip install --disable-pip-version-check -r requirements.txt
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt

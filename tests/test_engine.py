@@ -127,6 +127,15 @@ def test_learner_state_restores_model_optimizer_and_schedule(model, compute):
     assert learner.scheduler.state_dict() == other.scheduler.state_dict()
 
 
+def test_float16_trains_under_a_scaler_whose_state_is_kept(model):
+    compute = Compute(CPU, torch.float16, {"audio": nn.Identity(), "visual": nn.Identity()})
+    learner = make_learner(model, compute)
+    before = copy.deepcopy(model.state_dict())
+    train_one_epoch(learner, train_batches(), compute, classification_loss(0), lambda rows: None)
+    assert 0 < learner.state_dict()["scaler"]["scale"] <= 2.0**16
+    assert not torch.equal(before["audio_net.weight"], model.state_dict()["audio_net.weight"])
+
+
 def test_weight_norms_are_the_mean_lengths_of_the_class_rows(model):
     weight = model.fusion_module.fc_out.weight.detach()
     by_hand = sum(float(row.square().sum()) ** 0.5 for row in weight[:, 8:]) / CLASSES

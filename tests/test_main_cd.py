@@ -1,10 +1,12 @@
 """main_CD.py from its command line to its run folder."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,12 @@ import torch
 from conftest import REAL_DATA, SMALL, command, needs_real_data, shell
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import main_CD
 from dataset.errors import InputError
-from main_CD import DEMO, get_args_parser, load_splits, main
+from main_CD import load_splits, main, parse
 from models import AVClassifier
 from scripts.prepare_cremad import main as prepare_cremad
-from utils import checkpoint, options
+from utils import checkpoint
 
 FIGURES = ("accuracy", "accuracy_audio", "accuracy_visual")
 
@@ -116,8 +119,7 @@ def test_epoch_is_chosen_on_validation_data_when_there_is_some(train_argv, tmp_p
 
 
 def test_validation_speakers_are_not_trained_on(train_argv):
-    args = options.parse(get_args_parser(), [*train_argv, "--val_fraction", "0.3", "--val_by_speaker"], DEMO)
-    splits = load_splits(args)
+    splits = load_splits(parse([*train_argv, "--val_fraction", "0.3", "--val_by_speaker"]))
     train, val = ({clip.name.split("_")[0] for clip in part.clips} for part in (splits.train, splits.val))
     assert train
     assert val
@@ -134,6 +136,16 @@ def test_one_encoder_trains_alone_and_starts_another_run(train_argv, tmp_path, m
     name = f"{modality}_net.layer4.1.conv2.weight"
     assert torch.equal(alone[name], joint[name])
     assert other["n_train"] == 24
+
+
+def test_demo_makes_its_data_says_so_and_can_be_evaluated(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(main_CD, "make_demo", partial(main_CD.make_demo, train_per_class=3, test_per_class=1))
+    result = main(["--train", "--demo", "--data_root", str(tmp_path / "demo"), "--ckpt_path", str(tmp_path),
+                   "--run_name", "run", "--epochs", "1", *SMALL])
+    assert (result["dataset"], result["demo"], result["n_train"]) == ("demo", True, 18)
+    assert capsys.readouterr().out.count("DEMO DATA") == 2, "at the beginning and beside the result"
+    assert main(["--ckpt_path", str(tmp_path / "run" / "best.pt")])["accuracy"] == pytest.approx(result["accuracy"])
+    assert "DEMO DATA" in capsys.readouterr().out
 
 
 # ---- interruption
@@ -165,6 +177,9 @@ def test_interrupted_run_resumes_to_the_weights_of_the_uninterrupted_one(train_a
     resumed, whole = (checkpoint.load(tmp_path / name / "last.pt") for name in ("run", "whole"))
     for part in ("model", "optimizer", "scheduler", "iterations"):
         assert same_tensors(resumed[part], whole[part]), part
+    if stop == signal.SIGKILL:
+        steps = [event.step for event in EventAccumulator(str(tmp_path / "run")).Reload().Scalars("data/logit_a")]
+        assert steps == list(range(1, 13)), "iterations of the killed epoch are in the events twice"
     timeless = [[{name: value for name, value in record.items() if "second" not in name} for record in state["history"]]
                 for state in (resumed, whole)]
     assert timeless[0] == timeless[1]
@@ -179,6 +194,32 @@ def test_resume_refuses_other_settings_but_takes_more_epochs(train_argv, tmp_pat
         main(["--resume", str(tmp_path / "nowhere")])
 
 
+@pytest.mark.parametrize("change", [lambda root: (root / "test.csv").write_text("\n".join(
+    (root / "test.csv").read_text().splitlines()[:-2])), lambda root: (root / "stat.csv").write_text(
+        (root / "stat.csv").read_text() + "NEW\n")])
+def test_resume_and_evaluation_notice_other_data(damaged_argv, copied_data, tmp_path, change):
+    main([*damaged_argv, "--epochs", "1"])
+    change(copied_data)
+    with pytest.raises(InputError, match=r"other data|no training clip of class NEW"):
+        main(["--resume", str(tmp_path / "run"), "--epochs", "2"])
+
+
+def test_a_checkpoint_of_other_classes_is_refused(train_argv, copied_data, tmp_path):
+    main([*train_argv, "--epochs", "1"])
+    for name in ("stat.csv", "train.csv", "test.csv"):
+        path = copied_data / name
+        path.write_text(re.sub(r"\bANG$", "RAGE", path.read_text(), flags=re.MULTILINE))
+    with pytest.raises(InputError, match=r"trained on the classes ANG.*the data has DIS"):
+        main(["--ckpt_path", str(tmp_path / "run" / "best.pt"), "--data_root", str(copied_data)])
+
+
+def test_a_best_pt_is_no_last_pt(train_argv, tmp_path):
+    main([*train_argv, "--epochs", "1"])
+    shutil.copy(tmp_path / "run" / "best.pt", tmp_path / "run" / "last.pt")
+    with pytest.raises(InputError, match="cannot be resumed from: it lacks history"):
+        main(["--resume", str(tmp_path / "run")])
+
+
 def test_a_run_is_never_overwritten(train_argv, tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(InputError, match=f"--resume {tmp_path / 'run'}"):
@@ -190,11 +231,11 @@ def test_a_run_is_never_overwritten(train_argv, tmp_path):
 
 def test_two_processes_train_and_evaluate_every_clip_once(train_argv, tmp_path):
     argv = [*train_argv, "--epochs", "1", "--batch_size", "7"]  # 24 = 7 + 7 + 7 + 3: parts of unequal size
-    done = shell(*argv, processes=2)
+    done = shell(*argv, "--amp", "off", processes=2)
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["processes"], result["n_test"]) == (2, 12)
-    alone = main(["--ckpt_path", str(tmp_path / "run" / "last.pt"), "--num_workers", "0"])
+    alone = main(["--ckpt_path", str(tmp_path / "run" / "last.pt"), "--num_workers", "0", "--amp", "off"])
     line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
     for name in FIGURES:
         assert alone[name] == line[f"test_{name}"]
@@ -249,6 +290,9 @@ def test_without_data_one_message_names_folder_preparation_and_demo(tmp_path):
     (["--train", "--image_size", "1"], "at least 64"),
     (["--train", "--gpu_ids", "0,0"], "different card numbers"),
     (["--mmcosine"], "nothing to do: give --train"),
+    (["--train", "--run_name", "a/b"], "not the name of one folder"),
+    (["--train", "--lam", "1", "--modality", "audio"], "leave it out with --modality audio"),
+    (["--train", "--val_by_speaker"], "--val_fraction holds out"),
 ])
 def test_wrong_flags_are_refused_with_status_2(argv, part, capsys):
     with pytest.raises(SystemExit) as exit:
@@ -258,7 +302,7 @@ def test_wrong_flags_are_refused_with_status_2(argv, part, capsys):
 
 
 def test_mmcosine_false_is_false():
-    assert options.parse(get_args_parser(), ["--train", "--mmcosine", "False"], DEMO).mmcosine is False
+    assert parse(["--train", "--mmcosine", "False"]).mmcosine is False
 
 
 def test_missing_and_broken_clips_are_counted_before_training_and_skipped_only_on_demand(
@@ -294,6 +338,22 @@ def test_a_class_that_skipping_empties_is_refused(damaged_argv, copied_data):
         wav.unlink()
     with pytest.raises(InputError, match="no training clip of class ANG"):
         main([*damaged_argv, "--skip_missing"])
+
+
+def test_weights_that_the_last_step_ruined_are_not_saved(train_argv, tmp_path):
+    with pytest.raises(InputError, match=r"in epoch 1 \(at its end"):
+        main([*train_argv, "--learning_rate", "1e20", "--batch_size", "24"])  # one step an epoch, its loss is finite
+    state = checkpoint.load(tmp_path / "run" / "last.pt")["model"]
+    assert all(value.isfinite().all() for value in state.values())
+
+
+def test_validation_clips_that_cannot_be_used_do_not_turn_selection_to_the_test_set(damaged_argv, copied_data):
+    argv = [*damaged_argv, "--val_fraction", "0.25", "--skip_missing"]
+    splits = load_splits(parse(argv))
+    for clip in splits.val.clips:
+        clip.audio.unlink()
+    with pytest.raises(InputError, match="none of the 6 val clips can be used"):
+        main(argv)
 
 
 def test_a_diverging_run_stops_by_name_and_keeps_its_last_epoch(train_argv, tmp_path):

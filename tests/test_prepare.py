@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
+from conftest import REAL_DATA, REPO, needs_real_data
 
 from dataset import preparation as prep
 from dataset.cremad import EMOTIONS, find_clips
@@ -22,9 +23,6 @@ from dataset.errors import InputError
 from dataset.lists import read_lists
 from scripts import prepare_cremad, prepare_grid
 
-REPO = Path(__file__).resolve().parent.parent
-REAL = REPO.parent / "shared" / "realdata"
-needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no real media beside the repository")
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 265922\n"
 ALIGN = "0 20000 sil\n20000 23000 bin\n23000 26000 blue\n26000 28000 at\n28000 31000 f\n31000 31500 sp\n" \
         "31500 37500 two\n37500 44000 now\n44000 74500 sil\n"
@@ -318,17 +316,17 @@ def test_loud_stereo_is_averaged_not_clipped(tmp_path):
     np.testing.assert_allclose(mono[[4000, 12000]], [15000, 30000], atol=2)
 
 
-@needs_real
+@needs_real_data
 def test_sound_is_read_from_any_container_and_its_absence_is_said():
-    seconds = len(prep.read_sound(REAL / "clips" / "flipping_a_pancake.mkv", 16000)) / 16000
+    seconds = len(prep.read_sound(REAL_DATA / "clips" / "flipping_a_pancake.mkv", 16000)) / 16000
     assert seconds == pytest.approx(10.38, rel=0.01)
     with pytest.raises(InputError, match=r"demo.mp4 has no sound stream"):
-        prep.read_sound(REAL / "clips" / "demo.mp4", 16000)
+        prep.read_sound(REAL_DATA / "clips" / "demo.mp4", 16000)
 
 
-@needs_real
+@needs_real_data
 def test_real_cremad_clips_give_upright_faces_and_those_without_video_are_named(tmp_path):
-    shutil.copytree(REAL / "cremad", tmp_path, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    shutil.copytree(REAL_DATA / "cremad", tmp_path, dirs_exist_ok=True, copy_function=shutil.copyfile)
     with pytest.raises(InputError, match="class ANG has 1 clip"):
         prepare(tmp_path)
     assert sorted(failures(tmp_path)) == [f"1002_DFA_{emotion}_XX" for emotion in sorted(EMOTIONS)]
@@ -340,9 +338,9 @@ def test_real_cremad_clips_give_upright_faces_and_those_without_video_are_named(
         assert cv2.imread(str(path)).shape == (360, 480, 3)
 
 
-@needs_real
+@needs_real_data
 def test_real_cremad_clips_of_two_actors_get_lists(tmp_path):
-    for source in [*REAL.glob("cremad/AudioWAV/1001_*"), *REAL.glob("cremad/VideoFlash/1001_*")]:
+    for source in [*REAL_DATA.glob("cremad/AudioWAV/1001_*"), *REAL_DATA.glob("cremad/VideoFlash/1001_*")]:
         (tmp_path / source.parent.name).mkdir(exist_ok=True)
         for actor in ("1001", "1003"):
             (tmp_path / source.parent.name / source.name.replace("1001", actor)).symlink_to(source)
@@ -457,11 +455,11 @@ def test_box_outside_the_picture_is_refused(tmp_path, mpg):
         cut(tmp_path / "grid", tmp_path / "out", "--columns", "65", "0")
 
 
-@needs_real
+@needs_real_data
 def test_real_sentences_give_the_clips_of_grid_digits(tmp_path):
     with pytest.raises(InputError, match="class THREE has 1 clip"):  # of 12 sentences
-        prepare_grid.main(["--grid_root", str(REAL / "grid_raw"), "--data_root", str(tmp_path)])
-    reference = REAL / "grid_digits"
+        prepare_grid.main(["--grid_root", str(REAL_DATA / "grid_raw"), "--data_root", str(tmp_path)])
+    reference = REAL_DATA / "grid_digits"
     wavs = sorted(tmp_path.glob("AudioWAV/*.wav"))
     assert len(wavs) == 12
     for wav in wavs:

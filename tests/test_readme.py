@@ -14,8 +14,15 @@ COMMAND = re.compile(r"^ {4,}python ((?:main_CD|scripts/\w+)\.py)((?:.*\\\n)*.*)
 def documented_commands() -> list[tuple[str, str]]:
     """(script, arguments) of every command that the documents and the scripts' own docstrings show."""
     files = [*DOCUMENTS, "main_CD.py", *(f"scripts/{path.name}" for path in REPO.glob("scripts/*.py"))]
-    found = [match for name in files for match in COMMAND.findall((REPO / name).read_text(encoding="utf-8"))]
-    return [(script, arguments.split("#")[0].replace("\\\n", " ")) for script, arguments in found]
+    found = []
+    for name in files:
+        text = (REPO / name).read_text(encoding="utf-8")
+        variables = {"seed": "0", **dict(re.findall(r'^ *(\w+)="(.*)"$', text, re.MULTILINE))}
+        for script, arguments in COMMAND.findall(text):
+            for variable, value in variables.items():
+                arguments = arguments.replace(f"${variable}", value)
+            found.append((script, arguments.split("#")[0].replace("\\\n", " ")))
+    return found
 
 
 def test_documents_show_the_commands_users_know():

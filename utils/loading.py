@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dataset.errors import InputError
+from utils import distributed
 
 Key = tuple[int, int]  # (epoch, index of the clip)
 
@@ -90,9 +91,14 @@ def collate(items: Sequence[object]) -> object:
 
 
 def make_loader(dataset: Dataset, batches: Sized, seed: int, workers: int, device: torch.device) -> DataLoader:
-    """`batches` (TrainBatches or EvaluationBatches) of `dataset`, made in `workers` processes (0: in this one)."""
+    """`batches` (TrainBatches or EvaluationBatches) of `dataset`, made in `workers` processes (0: in this one).
+
+    Among several processes workers come from a fork server, some seconds slower to start: a fork of this process, with
+    the threads of gloo or NCCL in it, may inherit a lock that nobody ever opens (seen under torchrun).
+    """
     return DataLoader(SeededDataset(dataset, seed), batch_sampler=batches, collate_fn=collate, num_workers=workers,
                       pin_memory=device.type == "cuda", persistent_workers=workers > 0,
+                      multiprocessing_context="forkserver" if workers and distributed.size() > 1 else None,
                       generator=torch.Generator().manual_seed(seed))
 
 

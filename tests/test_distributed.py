@@ -1,0 +1,79 @@
+"""Several processes compute what one does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_engine import CLASSES, CLIPS, CPU, Vectors, make_learner
+from torch import nn
+
+from dataset.errors import InputError
+from models import MultimodalClassifier
+from utils.distributed import choose_device, together
+from utils.engine import Compute, classification_loss, evaluate, train_one_epoch
+from utils.loading import EvaluationBatches, TrainBatches, make_loader
+
+
+def train_and_evaluate(rank: int, processes: int) -> tuple[torch.Tensor, dict, dict]:
+    """(weights after an epoch, its figures, the evaluation's): batches of 4, 4 and 3 clips, MMCosine, no BatchNorm."""
+    torch.manual_seed(0)
+    compute = Compute(CPU, torch.float32, {"audio": nn.Identity(), "visual": nn.Identity()})
+    encoders = {"audio": nn.Linear(4, 8), "visual": nn.Linear(4, 8)}
+    learner = make_learner(MultimodalClassifier(encoders, CLASSES, mmcosine=True, dim=8), compute)
+    loader = make_loader(Vectors(), TrainBatches(CLIPS, 4, 0, rank, processes), 0, 0, CPU)
+    trained = train_one_epoch(learner, loader, compute, classification_loss(0), lambda rows: None)
+    test = make_loader(Vectors(), EvaluationBatches(CLIPS, 4, rank, processes), 0, 0, CPU)
+    weights = nn.utils.parameters_to_vector(learner.model.parameters()).detach()
+    return weights, trained, evaluate(learner.model, test, compute)
+
+
+def one_of(rank: int, processes: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=processes)
+    torch.save(train_and_evaluate(rank, processes), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_train_and_evaluate_as_one_does_also_on_ragged_batches(tmp_path, processes):
+    weights, trained, evaluated = train_and_evaluate(0, 1)
+    torch.multiprocessing.spawn(one_of, (processes, str(tmp_path)), nprocs=processes)
+    for rank in range(processes):
+        theirs, their_trained, their_evaluated = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(theirs, weights, rtol=1e-5, atol=1e-6)
+        assert their_trained == pytest.approx(trained, rel=1e-5)
+        assert their_evaluated == pytest.approx(evaluated, rel=1e-5)
+
+
+def fail_in_one(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2)
+
+    def work() -> None:
+        if rank == 1:
+            raise InputError("what the second process met")
+
+    try:
+        together(work)
+    except InputError as error:
+        Path(folder, "main.txt").write_text(f"{rank} {error}")
+    except SystemExit as exit:
+        Path(folder, "other.txt").write_text(f"{rank} {exit.code}")
+
+
+def test_an_error_of_one_process_ends_all_and_is_told_by_the_main_one(tmp_path):
+    torch.multiprocessing.spawn(fail_in_one, (str(tmp_path),), nprocs=2)
+    assert (tmp_path / "main.txt").read_text() == "0 what the second process met"
+    assert (tmp_path / "other.txt").read_text() == "1 2"
+
+
+def test_each_process_gets_its_own_card(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [choose_device("cuda", [], rank).index for rank in (0, 1)] == [0, 1]
+    assert [choose_device("auto", [3, 1], rank).index for rank in (0, 1)] == [3, 1]
+    assert choose_device("cuda:2", [], 0).index == 2
+    for device, cards, rank in (("cuda", [0, 1], 2), ("cuda:0", [], 1)):
+        with pytest.raises(InputError, match="more processes than cards"):
+            choose_device(device, cards, rank)
+    with pytest.raises(InputError, match="expected auto, cpu, cuda"):
+        choose_device("gpu", [], 0)
