@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+os.environ["OMP_NUM_THREADS"] = "1"  # a test process a core: threads of their own would fight over the cores
+
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
@@ -38,5 +40,4 @@ def command(*argv: str, processes: int = 1) -> list[str]:
 
 
 def shell(*argv: str, processes: int = 1, cwd: Path = REPO) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command(*argv, processes=processes), cwd=cwd, env=environment, capture_output=True, text=True)
+    return subprocess.run(command(*argv, processes=processes), cwd=cwd, capture_output=True, text=True)

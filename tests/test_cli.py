@@ -5,13 +5,11 @@ import math
 import subprocess
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
-from pathlib import Path
 
 import pytest
+from conftest import REPO
 
 from utils.cli import add_boolean, boolean, number
-
-REPO = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("text, value", [(word, True) for word in ("True", "true", "TRUE", "1", "yes", "Yes")]
