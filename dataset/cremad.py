@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from dataset.errors import InputError
-from dataset.files import check_audio, check_is_media, read_audio, read_image
+from dataset.files import check_audio, check_image, read_audio, read_image
 from dataset.lists import Clip, first_few
 
 EMOTIONS = {"NEU": "neutral", "HAP": "happy", "SAD": "sad", "FEA": "fear", "DIS": "disgust", "ANG": "angry"}
@@ -66,7 +66,7 @@ def find_frames(root: Path, name: str, fps: int) -> tuple[Path, ...]:
     if not frames:
         raise InputError(f"no frames: neither {folder}/*.jpg nor {single} exists")
     for path in frames:
-        check_is_media(path)
+        check_image(path)
     return frames
 
 

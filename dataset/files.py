@@ -13,6 +13,7 @@ from dataset.errors import InputError
 
 LFS_HEAD = b"version https://git-lfs"
 SHORTER_THAN_STATED = re.compile(r"data : (?P<stated>\d+) \(should be (?P<there>\d+)\)")  # libsndfile's log of a wav
+JPEG_END = b"\xff\xd9"
 STREAMED = (0xFFFFFFFF, 0x7FFFFFFF)  # bytes stated by a program that wrote the header before it knew the length
 
 
@@ -45,7 +46,7 @@ def check_is_media(path: Path) -> None:
 
 
 def check_audio(path: Path) -> None:
-    """Raises InputError unless the header of `path` is that of an audio file with at least one sample."""
+    """Raises InputError: missing, empty, not audio, without samples, cut off, or (float formats) NaN among them."""
     check_is_media(path)
     try:
         info = soundfile.info(str(path), verbose=True)
@@ -57,6 +58,8 @@ def check_audio(path: Path) -> None:
     if cut and int(cut["there"]) < int(cut["stated"]) not in STREAMED:
         raise InputError(f"{path} is cut off: its header states {cut['stated']} bytes of sound, {cut['there']} are "
                          "there. Download it again")
+    if info.subtype in ("FLOAT", "DOUBLE"):
+        read_samples(path)
 
 
 def read_audio(path: Path, sample_rate: int) -> np.ndarray:
@@ -65,13 +68,8 @@ def read_audio(path: Path, sample_rate: int) -> np.ndarray:
     Raises InputError: missing, empty, unreadable, no samples, NaN or infinite samples.
     """
     check_audio(path)
-    try:
-        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise InputError(f"{path} cannot be read as audio ({error}): download it again") from None
+    samples, rate = read_samples(path)
     wave = samples.mean(axis=1)
-    if not np.isfinite(wave).all():
-        raise InputError(f"{path} holds NaN or infinite samples: take the clip out of the lists or convert it again")
     if rate != sample_rate:
         import librosa  # here, because it costs a second and most data needs no resampling
 
@@ -79,10 +77,34 @@ def read_audio(path: Path, sample_rate: int) -> np.ndarray:
     return wave
 
 
+def read_samples(path: Path) -> tuple[np.ndarray, int]:
+    """(float32 (N, channels), sample rate) of an audio file. Raises InputError."""
+    try:
+        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise InputError(f"{path} cannot be read as audio ({error}): download it again") from None
+    if not np.isfinite(samples).all():
+        raise InputError(f"{path} holds NaN or infinite samples: take the clip out of the lists or convert it again")
+    return samples, rate
+
+
+def check_image(path: Path) -> None:
+    """Raises InputError: missing, empty, truncated. A JPEG with its end marker is not decoded, anything else is."""
+    check_is_media(path)
+    with path.open("rb") as file:
+        file.seek(-min(2, path.stat().st_size), os.SEEK_END)
+        whole = file.read() == JPEG_END
+    if not whole:
+        read_image(path)
+
+
 def read_image(path: Path) -> np.ndarray:
     """An image as uint8 RGB (H, W, 3). Raises InputError: missing, empty, truncated or not an image."""
     check_is_media(path)
-    image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
+    try:
+        image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:  # larger than OpenCV takes
+        image = None
     if image is None:
         raise InputError(f"{path} cannot be read as an image (truncated or damaged): extract it again")
     return image

@@ -82,7 +82,10 @@ def read_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
     for number, line in enumerate(text.splitlines(), 1):  # one by one: a stray quote must not swallow the lines behind
-        cells = [cell.strip() for cell in next(csv.reader([line]), [])]
+        try:
+            cells = [cell.strip() for cell in next(csv.reader([line]), [])]
+        except csv.Error as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
         if any(cells):
             yield number, cells
 

@@ -59,6 +59,7 @@ def fail_in_one(rank: int, folder: str) -> None:
         Path(folder, "main.txt").write_text(f"{rank} {error}")
     except SystemExit as exit:
         Path(folder, "other.txt").write_text(f"{rank} {exit.code}")
+    dist.destroy_process_group()
 
 
 def test_an_error_of_one_process_ends_all_and_is_told_by_the_main_one(tmp_path):

@@ -5,6 +5,7 @@ import re
 import wave
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import soundfile
@@ -12,7 +13,7 @@ from conftest import REAL_DATA, needs_real_data
 from PIL import Image
 
 from dataset.errors import InputError
-from dataset.files import check_audio, check_is_media, read_audio, read_image, write_whole
+from dataset.files import check_audio, check_image, check_is_media, read_audio, read_image, write_whole
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 
@@ -174,3 +175,15 @@ def test_a_recording_of_cremad_is_read_whole():
         samples = np.frombuffer(recording.readframes(recording.getnframes()), np.int16)
     assert np.ptp(samples) > 1000
     np.testing.assert_array_equal(read_audio(path, 16000), samples / 32768)
+
+
+def test_a_picture_without_its_end_is_found_without_training_on_it(tmp_path):
+    path = tmp_path / "frame.jpg"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    check_image(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\0" * 10)  # what follows the end marker does no harm
+    check_image(path)
+    path.write_bytes(whole[:-20])
+    with pytest.raises(InputError, match="truncated or damaged"):
+        check_image(path)

@@ -190,7 +190,9 @@ def test_resume_refuses_other_settings_but_takes_more_epochs(train_argv, tmp_pat
     with pytest.raises(InputError, match="leave out --scaling, --learning_rate"):
         main(["--resume", str(tmp_path / "run"), "--learning_rate", "0.5", "--scaling", "3"])
     assert main(["--resume", str(tmp_path / "run"), "--epochs", "2"])["epochs"] == 2
-    with pytest.raises(InputError, match=r"args\.json cannot be read"):
+    with pytest.raises(InputError, match=r"2 epochs behind it: --epochs 1 is less"):
+        main(["--resume", str(tmp_path / "run"), "--epochs", "1"])
+    with pytest.raises(InputError, match=r"it holds no last\.pt"):
         main(["--resume", str(tmp_path / "nowhere")])
 
 
@@ -311,23 +313,24 @@ def test_missing_and_broken_clips_are_counted_before_training_and_skipped_only_o
     wavs[0].unlink()
     wavs[1].write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     soundfile.write(wavs[2], np.zeros(0), 16000)
+    soundfile.write(wavs[4], np.full(16000, np.nan), 16000, subtype="FLOAT")
     for frame in (copied_data / "Image-01-FPS" / wavs[3].stem).iterdir():
         frame.unlink()
-    with pytest.raises(InputError, match="4 of 36 clips cannot be used") as error:
+    with pytest.raises(InputError, match="5 of 36 clips cannot be used") as error:
         main(damaged_argv)
     assert not (tmp_path / "run").exists(), "training had begun"
-    reasons = ("is missing", "git lfs pull", "no sound", "no frames", "--skip_missing")
+    reasons = ("is missing", "git lfs pull", "no sound", "no frames", "NaN", "--skip_missing")
     for part in (*reasons, *(wav.stem for wav in wavs[:4])):
         assert part in str(error.value)
     result = main([*damaged_argv, "--skip_missing", "--epochs", "1"])
-    assert result["n_train"] + result["n_test"] == 32
-    assert "4 of 36 clips cannot be used" in capsys.readouterr().out
+    assert result["n_train"] + result["n_test"] == 31
+    assert "5 of 36 clips cannot be used" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_file_that_breaks_in_mid_epoch_is_named_without_a_traceback(damaged_argv, copied_data, workers):
     for frame in copied_data.glob("Image-01-FPS/*/*.jpg"):
-        frame.write_bytes(frame.read_bytes()[:200])
+        frame.write_bytes(frame.read_bytes()[:200] + b"\xff\xd9")  # its end is there: decoding alone tells
     with pytest.raises(InputError, match=r"frame_0000\d\.jpg cannot be read as an image") as error:
         main([*damaged_argv, "--num_workers", workers])
     assert "Traceback" not in str(error.value)

@@ -99,8 +99,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
+        go_on = f", or go on with that run: --resume {folder}" if folder.exists() else ""
         raise InputError(f"the run's folder {folder} cannot be made ({error.strerror}): choose another --run_name or "
-                         f"--ckpt_path, or go on with that run: --resume {folder}") from None
+                         f"--ckpt_path{go_on}") from None
 
 
 def reported_scores(args: Namespace, splits: Splits, model: MultimodalClassifier, compute: Compute, run: Run) -> dict:
@@ -129,7 +130,8 @@ def evaluate_checkpoint(args: Namespace, splits: Splits, model: MultimodalClassi
     scores = evaluate(place(model, compute, args.compile), evaluation_loader(splits.test, args, compute), compute)
     if not math.isfinite(scores["loss"]):
         raise InputError(f"the loss of {args.ckpt_path} is {scores['loss']}: it holds the weights of a diverged run")
-    say(report.evaluation(scores, shown_figures(model), args.ckpt_path, len(splits.test)))
+    precision = str(compute.precision).removeprefix("torch.")
+    say(report.evaluation(scores, shown_figures(model), args.ckpt_path, len(splits.test), precision))
     return {**scores, "n_test": len(splits.test), "ckpt_path": str(args.ckpt_path)}
 
 

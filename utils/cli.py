@@ -42,12 +42,16 @@ def number(kind: Callable[[str], float], low: float, high: float = math.inf, exc
 
 
 def run(main: Callable[[list[str]], object]) -> None:
-    """Calls `main(sys.argv[1:])` as a command: InputError -> message and status 2, Ctrl-C -> 130, SIGTERM -> 143."""
+    """Calls `main(sys.argv[1:])`. Status 2 and a message for InputError, OSError; 130 for Ctrl-C, 143 for SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main(sys.argv[1:])
     except InputError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error.filename} cannot be read or written: {error.strerror}",
+              file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -43,9 +43,13 @@ def session(device: str, gpu_ids: list[int]) -> Iterator[torch.device]:
         torch.cuda.set_device(chosen)
     if is_launched():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    yield chosen
-    if dist.is_initialized():  # not after an error: the others may be waiting in it
-        dist.destroy_process_group()
+    failed = True
+    try:
+        yield chosen
+        failed = False
+    finally:  # after an error NCCL's end may wait for processes that are waiting for this one; gloo's does not
+        if dist.is_initialized() and not (failed and chosen.type == "cuda"):
+            dist.destroy_process_group()
 
 
 def choose_device(device: str, gpu_ids: list[int], local_rank: int) -> torch.device:

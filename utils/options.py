@@ -1,7 +1,6 @@
 """The flags that all entry scripts share, and how demo, resumed and evaluated runs fill them in."""
 
 import argparse
-import json
 import shlex
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from utils.precision import PRECISIONS
 FREE_ON_RESUME = {"resume", "train", "epochs", "data_root", "num_workers", "device", "gpu_ids", "use_tensorboard",
                   "tensorboard_path", "ckpt_path", "run_name"}
 # What an evaluation does not take over from the checkpoint's run.
-NOT_FROM_CHECKPOINT = {"train", "ckpt_path", "resume", "run_name", "num_workers", "device", "gpu_ids", "amp", "compile",
+NOT_FROM_CHECKPOINT = {"train", "ckpt_path", "resume", "run_name", "num_workers", "device", "gpu_ids", "compile",
                        "command"}
 
 
@@ -143,18 +142,22 @@ def evaluation_settings(path: Path) -> dict:
 
 
 def resumed(parser: ArgumentParser, argv: Sequence[str], folder: Path) -> Namespace:
-    """The run's own settings; of argv only what FREE_ON_RESUME names may differ from them."""
-    try:
-        saved = dict(json.loads((folder / "args.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"--resume {folder}: no run can be continued there, args.json cannot be read ({error}). "
-                         "Give the folder that the run printed") from None
+    """The run's own settings, as its last.pt has them; of argv only what FREE_ON_RESUME names may differ from them."""
+    if not (folder / "last.pt").is_file():
+        raise InputError(f"--resume {folder}: no run can be continued there, it holds no last.pt. Give the folder that "
+                         "the run printed")
+    content = checkpoint.load(folder / "last.pt")
+    saved = content.get("args")
+    if not isinstance(saved, dict):
+        raise InputError(f"{folder / 'last.pt'} cannot be resumed from: it holds no settings")
     args = over(parser, argv, saved)
     changed = [name for name, value in settings(args).items() if saved.get(name, value) != value]
     fixed = [name for name in changed if name not in FREE_ON_RESUME]
     if fixed:
         raise InputError(f"--resume continues a run as it was started: leave out --{', --'.join(fixed)}, or start a "
                          "new run with --train")
+    if args.epochs < content["epoch"]:
+        raise InputError(f"{folder} has {content['epoch']} epochs behind it: --epochs {args.epochs} is less")
     args.train = True
     return args
 

@@ -1,6 +1,7 @@
 """What a run says of itself: the line of an epoch, the result, the table at the end."""
 
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,17 +60,20 @@ def title(result: Mapping[str, object]) -> str:
     return f"{result['dataset']} · {result['fusion']} · {head} · seed {result['seed']}"
 
 
-def summary(result: Mapping[str, object], shown: Mapping[str, str], split: str, folder: Path) -> str:
+def summary(result: Mapping[str, object], shown: Mapping[str, str], split: str, folder: Path,
+            events_folder: Path | None) -> str:
     """The closing table, and where to look further."""
     measure = next(iter(shown.values()))
     lines = [f"\n{title(result)}{'  (DEMO DATA: rendered, not a benchmark)' if result['demo'] else ''}",
              f"{measure + ' %':10} {'test, epoch ' + str(result['best_epoch']):>16} {split + ', last epoch':>18}"]
     lines += [f"{what:10} {100 * result[name]:16.2f} {100 * result[f'last_{split}_{name}']:18.2f}"
               for what, name in shown.items()]
-    return "\n".join([*lines, f"chosen by: {result['selection']}", f"run:       {folder}",
-                      f"curves:    {folder / 'curves.png'}", f"look on:   tensorboard --logdir {folder.parent}"])
+    lines += [f"chosen by: {result['selection']}", f"run:       {folder}", f"curves:    {folder / 'curves.png'}"]
+    if events_folder:
+        lines.append(f"look on:   tensorboard --logdir {shlex.quote(str(events_folder.parent))}")
+    return "\n".join(lines)
 
 
-def evaluation(scores: Mapping[str, float], shown: Mapping[str, str], path: Path, clips: int) -> str:
+def evaluation(scores: Mapping[str, float], shown: Mapping[str, str], path: Path, clips: int, precision: str) -> str:
     lines = [f"{what:10} {100 * scores[name]:6.2f} % {name}" for what, name in shown.items()]
-    return "\n".join([f"{path} on {clips} test clips, loss {scores['loss']:.4f}", *lines])
+    return "\n".join([f"{path} on {clips} test clips in {precision}, loss {scores['loss']:.4f}", *lines])

@@ -39,6 +39,7 @@ class Run:
         self.history: list[dict] = list(saved["history"])  # a record of figures an epoch
         self.iterations = saved["iterations"]
         self.start = time.time() - saved["wall_seconds"]
+        self.events_folder = events_folder
         self.events = Events(events_folder if distributed.is_main() else None, self.iterations)
         self.write("args.json", json.dumps(self.settings, indent=2) + "\n")
 
@@ -112,5 +113,5 @@ class Run:
         if distributed.is_main():
             plot_curves(self.history, self.split, self.shown, self.modalities, report.title(result),
                         self.folder / "curves.png")
-        distributed.say(report.summary(result, self.shown, self.split, self.folder))
+        distributed.say(report.summary(result, self.shown, self.split, self.folder, self.events_folder))
         return result
