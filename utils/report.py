@@ -1,8 +1,11 @@
 """What a run says of itself: the line of an epoch, the result, the table at the end."""
 
+import os
 import platform
 import shlex
+import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -70,7 +73,10 @@ def summary(result: Mapping[str, object], shown: Mapping[str, str], split: str, 
               for what, name in shown.items()]
     lines += [f"chosen by: {result['selection']}", f"run:       {folder}", f"curves:    {folder / 'curves.png'}"]
     if events_folder:
-        lines.append(f"look on:   tensorboard --logdir {shlex.quote(str(events_folder.parent))}")
+        program = "tensorboard"
+        if not shutil.which(program):  # make demo does not activate its environment
+            program = os.path.relpath(Path(sys.executable).with_name(program))
+        lines.append(f"look on:   {program} --logdir {shlex.quote(str(events_folder.parent))}")
     return "\n".join(lines)
 
 
