@@ -3,7 +3,6 @@
 That is what makes a resumed run equal the uninterrupted one: there is no state of samplers and workers to restore.
 """
 
-import signal
 from collections.abc import Iterator, Sequence, Sized
 
 import numpy as np
@@ -99,14 +98,8 @@ def make_loader(dataset: Dataset, batches: Sized, seed: int, workers: int, devic
     """
     return DataLoader(SeededDataset(dataset, seed), batch_sampler=batches, collate_fn=collate, num_workers=workers,
                       pin_memory=device.type == "cuda", persistent_workers=workers > 0,
-                      worker_init_fn=ignore_sigterm,
                       multiprocessing_context="forkserver" if workers and distributed.size() > 1 else None,
                       generator=torch.Generator().manual_seed(seed))
-
-
-def ignore_sigterm(worker: int) -> None:
-    """A SIGTERM to the whole process group is the main process's to answer, which then ends its workers."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def check_batch(batch: object) -> dict[str, torch.Tensor]:
