@@ -66,3 +66,17 @@ def test_batch_normalisation_starts_near_one_and_without_bias(encoders):
     assert weights.mean().item() == pytest.approx(1, abs=0.0015)
     assert weights.std().item() == pytest.approx(0.02, rel=0.06)
     assert all((m.bias == 0).all() for m in fresh)
+
+
+@pytest.mark.parametrize(("channels", "height", "width"), [(1, 257, 38), (1, 257, 58), (3, 64, 64)])
+def test_bfloat16_features_stay_near_float32_at_the_least_input_sizes(channels, height, width):
+    torch.manual_seed(0)
+    net = ResNet18(channels).to(memory_format=torch.channels_last)
+    x = torch.randn(8, channels, height, width)
+    expected = net(x).detach()
+    for _ in range(3):  # freed NaNs are what a kernel that reads beyond its input would find
+        poison = [torch.full((2**k,), float("nan")) for k in range(8, 24)]
+        del poison
+        with torch.autocast("cpu", torch.bfloat16):
+            features = net(x).detach().float()
+        assert (features - expected).norm() < 0.05 * expected.norm()
