@@ -10,22 +10,21 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from dataset.cremad import EMOTIONS, MODALITIES, PAPER_COUNTS, ClipDataset, ClipFiles, find_clips
+from dataset.cremad import EMOTIONS, PAPER_COUNTS, ClipDataset, ClipFiles, find_clips
 from dataset.demo import make_demo
 from dataset.errors import InputError
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import Clip, check_every_class_has_a_clip, read_lists, split_by_speaker, split_stratified
 from models import AVClassifier
-from utils import classification, cli, distributed, options
+from utils import classification, cli, options, training
 from utils.classification import Splits
 from utils.cli import number
-from utils.distributed import say
-from utils.engine import Compute
-from utils.precision import choose_precision
+from utils.distributed import say, together
 
 # --image_size and --audio_seconds have least values because oneDNN's bfloat16 convolutions on AMX give garbage for 3x3
 # kernels of stride 2 on maps 1 or 2 wide (torch 2.11), which is what the last stage gets of 32 columns or fewer.
@@ -54,9 +53,6 @@ def get_args_parser() -> ArgumentParser:
 def parse(argv: Sequence[str]) -> Namespace:
     parser = get_args_parser()
     args = options.parse(parser, argv, DEMO)
-    args.data_root = args.data_root or Path("data") / args.dataset
-    if args.lam and args.modality != "both":
-        parser.error(f"--lam compares the modalities: leave it out with --modality {args.modality}")
     if args.val_by_speaker and not args.val_fraction:
         parser.error("--val_by_speaker says which clips --val_fraction holds out: give that too")
     return args
@@ -65,38 +61,16 @@ def parse(argv: Sequence[str]) -> Namespace:
 def main(argv: Sequence[str]) -> dict:
     """Trains or evaluates as argv says -> what result.json holds. Raises InputError for the user's mistakes."""
     args = parse(argv)
-    spread = classification.spread_over_cards(args, argv, __file__)
-    if spread:
-        return spread
-    with distributed.session(args.device, args.gpu_ids) as device:
-        distributed.together(lambda: prepare_demo(args))
-        splits = distributed.together(lambda: load_splits(args))
-        model = make_model(args, len(splits.classes))
-        front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
-        compute = Compute(device, choose_precision(args.amp, device),
-                          {name: front_ends[name].to(device) for name in model.modalities})
-        work = classification.train if args.train else classification.evaluate_checkpoint
-        return work(args, splits, model, compute)
+    return training.on_devices(args, argv, __file__, partial(work, args))
 
 
-def modalities_of(args: Namespace) -> tuple[str, ...]:
-    return MODALITIES if args.modality == "both" else (args.modality,)
-
-
-def make_model(args: Namespace, num_classes: int) -> AVClassifier:
-    torch.manual_seed(args.random_seed)
-    try:
-        return AVClassifier(num_classes, args.fusion_method, args.mmcosine, args.scaling, modalities_of(args))
-    except ValueError as error:
-        raise InputError(f"{error}: choose another --fusion_method for --modality {args.modality}") from None
-
-
-def prepare_demo(args: Namespace) -> None:
-    """Under --demo the data is made, by one process on each machine."""
-    if args.demo:
-        say(f"DEMO DATA, rendered into {args.data_root}: what is learnt from it says nothing about CREMA-D")
-        if distributed.is_first_here():
-            make_demo(args.data_root)
+def work(args: Namespace, device: torch.device) -> dict:
+    training.prepare_demo(args, make_demo, "CREMA-D")
+    splits = together(lambda: load_splits(args))
+    model = training.make_model(args, lambda: AVClassifier(
+        len(splits.classes), args.fusion_method, args.mmcosine, args.scaling, options.modalities(args)))
+    front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
+    return classification.run(args, splits, model, training.make_compute(args, device, front_ends, model))
 
 
 def load_splits(args: Namespace) -> Splits:
@@ -109,12 +83,12 @@ def load_splits(args: Namespace) -> Splits:
         train, val = [], []
     found, problems = {}, {}
     for name, clips in {"train": train, "val": val, "test": test}.items():
-        found[name], wrong = find_clips(args.data_root, clips, args.fps, modalities_of(args))
+        found[name], wrong = find_clips(args.data_root, clips, args.fps, options.modalities(args))
         problems.update(wrong)
         if clips and not found[name]:
             first = next(iter(wrong.values()))
             raise InputError(f"none of the {len(clips)} {name} clips can be used. The first: {first}")
-    classification.accept_problems(problems, len(train + val + test), args.skip_missing)
+    training.accept_problems(problems, len(train + val + test), args.skip_missing)
     if args.train:
         check_every_class_has_a_clip(classes, found["train"], f"{args.data_root} after --skip_missing")
     datasets = {name: make_dataset(args, clips, classes, name == "train") for name, clips in found.items() if clips}
@@ -136,9 +110,9 @@ def split_validation(args: Namespace, clips: list[Clip]) -> tuple[list[Clip], li
 
 
 def make_dataset(args: Namespace, clips: Sequence[ClipFiles], classes: Sequence[str], train: bool) -> ClipDataset:
-    frontend = AUDIO_FRONTENDS[args.audio_frontend]
-    return ClipDataset(clips, classes, train=train, sample_rate=frontend.sample_rate, num_frames=args.num_frames,
-                       audio_seconds=args.audio_seconds, image_size=args.image_size, modalities=modalities_of(args))
+    return ClipDataset(clips, classes, train=train, sample_rate=AUDIO_FRONTENDS[args.audio_frontend].sample_rate,
+                       num_frames=args.num_frames, audio_seconds=args.audio_seconds, image_size=args.image_size,
+                       modalities=options.modalities(args))
 
 
 if __name__ == "__main__":

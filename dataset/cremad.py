@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 
 from dataset.errors import InputError
-from dataset.files import check_audio, check_image, read_audio, read_image
-from dataset.lists import Clip, first_few
+from dataset.files import check_audio, check_image, read_audio
+from dataset.frames import frame_indices, image_transform, read_frames
+from dataset.lists import Clip
 
 EMOTIONS = {"NEU": "neutral", "HAP": "happy", "SAD": "sad", "FEA": "fear", "DIS": "disgust", "ANG": "angry"}
 PAPER_COUNTS = {"train": 6698, "test": 744}  # the lists of OGM-GE, which the paper uses
@@ -82,30 +82,6 @@ def find_clips(root: Path, clips: Iterable[Clip], fps: int = 1,
     return found, problems
 
 
-def report_problems(problems: dict[str, str], total: int) -> str:
-    """One message for all clips that cannot be used: their count, the first few with the reason."""
-    lines = [f"{len(problems)} of {total} clips cannot be used:"]
-    lines += [f"  {name}: {reason}" for name, reason in list(problems.items())[:5]]
-    if len(problems) > 5:
-        lines.append(f"  and {len(problems) - 5} more: {first_few(list(problems)[5:])}")
-    return "\n".join(lines)
-
-
-def frame_indices(available: int, wanted: int, train: bool) -> list[int]:
-    """`wanted` indices into `available` frames: one of each of `wanted` equal segments, a random one for training,
-    the middle one for evaluation. With fewer frames than segments some are repeated."""
-    offset = torch.rand(wanted) if train else torch.full((wanted,), 0.5)
-    places = (torch.arange(wanted) + offset) * available / wanted
-    return places.long().clamp(max=available - 1).tolist()
-
-
-def image_transform(image_size: int, train: bool) -> v2.Transform:
-    """(..., 3, H, W) uint8 -> (..., 3, S, S) uint8. All frames of a clip get the same crop and flip."""
-    if train:
-        return v2.Compose([v2.RandomResizedCrop(image_size, antialias=True), v2.RandomHorizontalFlip()])
-    return v2.Resize((image_size, image_size), antialias=True)
-
-
 class ClipDataset(Dataset):
     """Item i: {"audio": (N,) float32, "visual": (T, 3, S, S) uint8, "label": class index}, the asked modalities only.
 
@@ -135,8 +111,5 @@ class ClipDataset(Dataset):
         return torch.from_numpy(np.resize(wave, self.audio_samples))  # np.resize repeats, then cuts
 
     def read_frames(self, clip: ClipFiles) -> Tensor:  # (T, 3, S, S)
-        chosen = [clip.frames[i] for i in frame_indices(len(clip.frames), self.num_frames, self.train)]
-        images = [read_image(path) for path in chosen]
-        if len({image.shape for image in images}) > 1:
-            raise InputError(f"the frames of clip {clip.name} in {chosen[0].parent} differ in size: extract them again")
-        return self.transform(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
+        chosen = frame_indices(len(clip.frames), self.num_frames, self.train)
+        return self.transform(read_frames([clip.frames[i] for i in chosen]))

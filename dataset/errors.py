@@ -1,5 +1,21 @@
-"""The one exception that an entry script turns into a sentence and exit status 2."""
+"""The one exception that an entry script turns into a sentence and exit status 2, and how such sentences name many."""
+
+from collections.abc import Mapping, Sequence
 
 
 class InputError(ValueError):
     """The user's input cannot be used: the message names the file (or flag) and the next step."""
+
+
+def first_few(names: Sequence[str], count: int = 5) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def report_problems(problems: Mapping[str, str], total: int) -> str:
+    """One message for all clips that cannot be used: their count, the first few with the reason."""
+    lines = [f"{len(problems)} of {total} clips cannot be used:"]
+    lines += [f"  {name}: {reason}" for name, reason in list(problems.items())[:5]]
+    if len(problems) > 5:
+        lines.append(f"  and {len(problems) - 5} more: {first_few(list(problems)[5:])}")
+    return "\n".join(lines)

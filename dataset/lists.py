@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.errors import InputError
+from dataset.errors import InputError, first_few
 from dataset.files import write_whole
 
 
@@ -144,8 +144,3 @@ def partition(clips: Iterable[Clip], held_out: set[Clip]) -> tuple[list[Clip], l
     for clip in clips:
         (held if clip in held_out else rest).append(clip)
     return rest, held
-
-
-def first_few(names: Sequence[str], count: int = 5) -> str:
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more

@@ -22,14 +22,13 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from dataset.cremad import find_clips, report_problems
-from dataset.errors import InputError
+from dataset.cremad import find_clips
+from dataset.errors import InputError, first_few, report_problems
 from dataset.files import check_is_media, read_image, write_whole
 from dataset.lists import (
     Clip,
     Lists,
     check_every_class_has_a_clip,
-    first_few,
     read_lists,
     split_by_speaker,
     split_stratified,

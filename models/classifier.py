@@ -11,9 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.encoders import ResNet18
+from models.encoders import ResNet18, ResNet34
 from models.fusion import FUSIONS
 from models.mmcosine import mmcosine_logits
+from models.speaker import SEResNet34
 
 
 class ClassifierOutput(NamedTuple):
@@ -83,3 +84,15 @@ class AVClassifier(MultimodalClassifier):
         channels = {"audio": 1, "visual": 3}
         encoders = {name: ResNet18(channels[name]) for name in modalities}
         super().__init__(encoders, num_classes, fusion, mmcosine, scaling)
+
+
+class SpeakerClassifier(MultimodalClassifier):
+    """The paper's network of VoxCeleb: waveform (B, N) at 16 kHz and faces (B, 3, T, H, W) of C identities.
+
+    A 34-layer SE-ResNet for the voice, a ResNet-34 for the face, both from scratch.
+    """
+
+    def __init__(self, num_classes: int, fusion: str = "concat", mmcosine: bool = False, scaling: float = 10.0,
+                 modalities: Sequence[str] = ("audio", "visual")):
+        kinds = {"audio": SEResNet34, "visual": ResNet34}
+        super().__init__({name: kinds[name]() for name in modalities}, num_classes, fusion, mmcosine, scaling)

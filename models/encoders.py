@@ -1,17 +1,18 @@
-"""One encoder a modality: ResNet-18 from scratch, torchvision's network and state-dict keys without `fc`."""
+"""One encoder a modality: ResNets from scratch, torchvision's networks and state-dict keys without `fc`."""
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
 
-class ResNet18(ResNet):
+class FrameResNet(ResNet):
     """Images (B, K, H, W), or clips of T frames (B, K, T, H, W), of K channels -> features (B, 512).
 
     The frames of a clip go through the 2-D network one by one; features are the mean over T, H and W.
+    blocks: basic blocks of each of the four stages.
     """
 
-    def __init__(self, in_channels: int = 3):
-        super().__init__(BasicBlock, [2, 2, 2, 2])
+    def __init__(self, blocks: list[int], in_channels: int):
+        super().__init__(BasicBlock, blocks)
         self.fc = nn.Identity()
         self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         self.apply(initialise)
@@ -21,6 +22,16 @@ class ResNet18(ResNet):
             return super().forward(x)
         frames = x.transpose(1, 2)  # (B, T, K, H, W)
         return super().forward(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).mean(1)
+
+
+class ResNet18(FrameResNet):
+    def __init__(self, in_channels: int = 3):
+        super().__init__([2, 2, 2, 2], in_channels)
+
+
+class ResNet34(FrameResNet):
+    def __init__(self, in_channels: int = 3):
+        super().__init__([3, 4, 6, 3], in_channels)
 
 
 def initialise(module: nn.Module) -> None:

@@ -11,8 +11,9 @@ import torch
 from conftest import REAL_DATA, needs_real_data
 from PIL import Image
 
-from dataset.cremad import ClipDataset, ClipFiles, find_clip, find_clips, frame_indices, report_problems
-from dataset.errors import InputError
+from dataset.cremad import ClipDataset, ClipFiles, find_clip, find_clips
+from dataset.errors import InputError, report_problems
+from dataset.frames import frame_indices
 from dataset.lists import Clip, read_lists
 
 RATE = 16000
@@ -193,7 +194,7 @@ def test_labels_are_places_in_the_list_of_classes(root):
 
 @pytest.mark.parametrize("name, damage, message", [
     ("Image-01-FPS/a/0002.jpg", lambda path: path.write_bytes(path.read_bytes()[:300]), "0002.jpg cannot be read"),
-    ("Image-01-FPS/a/0002.jpg", lambda path: Image.new("RGB", (20, 20)).save(path), "clip a in .* differ in size"),
+    ("Image-01-FPS/a/0002.jpg", lambda path: Image.new("RGB", (20, 20)).save(path), "the frames in .*a differ in size"),
     ("AudioWAV/a.wav", lambda path: soundfile.write(path, [np.nan] * 99, RATE, subtype="FLOAT"), "a.wav holds NaN"),
     ("AudioWAV/a.wav", lambda path: path.unlink(), "a.wav is missing")])
 def test_media_that_cannot_be_decoded_are_refused_by_name(root, name, damage, message):

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dataset.errors import InputError
+from dataset.errors import InputError, first_few
 from dataset.files import check_is_media, write_whole
-from dataset.lists import first_few
 
 
 def save(path: Path, content: Mapping[str, object]) -> None:

@@ -122,8 +122,15 @@ def parse(parser: ArgumentParser, argv: Sequence[str], demo_defaults: Mapping[st
         if first.ckpt_path == parser.get_default("ckpt_path"):
             parser.error("nothing to do: give --train, or --ckpt_path FILE to evaluate a checkpoint")
         args = over(parser, argv, evaluation_settings(first.ckpt_path))
+    if args.lam and args.modality != "both":
+        parser.error(f"--lam compares the modalities: leave it out with --modality {args.modality}")
+    args.data_root = args.data_root or Path("data") / args.dataset
     args.command = getattr(args, "command", f"python {parser.prog} {shlex.join(argv)}")
     return args
+
+
+def modalities(args: Namespace) -> tuple[str, ...]:
+    return ("audio", "visual") if args.modality == "both" else (args.modality,)
 
 
 def over(parser: ArgumentParser, argv: Sequence[str], settings: Mapping[str, object]) -> Namespace:

@@ -25,6 +25,8 @@ def plot_curves(history: Sequence[Mapping[str, float]], split: str, shown: Mappi
         values = [record[f"{split}_{name}"] for record in history]
         figures.plot(epochs, values, color=COLOURS.get(what), label=what, **draw)
     for name, style in (("train", "--"), (split, "-")):
+        if f"{name}_loss" not in history[0]:  # trials have no loss
+            continue
         loss.plot(epochs, [record[f"{name}_loss"] for record in history], style, color="black", label=name, **draw)
     for name in modalities:
         norms = [record[f"train_weight_norm_{name}"] for record in history]

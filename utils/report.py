@@ -21,8 +21,10 @@ def prefixed(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
 
 def epoch_line(record: Mapping[str, float], split: str, shown: Mapping[str, str], epochs: int) -> str:
     figures = "  ".join(f"{what} {record[f'{split}_{name}']:6.1%}" for what, name in shown.items())
+    measure = next(iter(shown.values()))
+    loss = f"loss {record[f'{split}_loss']:7.4f}" if f"{split}_loss" in record else measure  # trials have no loss
     return (f"epoch {record['epoch']:3d}/{epochs}  train loss {record['train_loss']:7.4f} "
-            f"accuracy {record['train_accuracy']:6.1%}  |  {split} loss {record[f'{split}_loss']:7.4f}  {figures}"
+            f"accuracy {record['train_accuracy']:6.1%}  |  {split} {loss}  {figures}"
             f"  |  {record['train_clips_per_second']:.1f} clips/s")
 
 

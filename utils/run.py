@@ -105,8 +105,7 @@ class Run:
         scores: the test set's figures to report.
         """
         self.check_finite(scores, "evaluation of the best epoch")
-        named = {name: value for name, value in scores.items() if name in self.shown.values()}
-        result = report.result(self.settings, self.history[-1], self.best()["epoch"], self.split, named)
+        result = report.result(self.settings, self.history[-1], self.best()["epoch"], self.split, scores)
         result.update(self.facts, **report.environment(), wall_seconds=self.wall_seconds())
         self.write("result.json", json.dumps(result, indent=2) + "\n")
         self.events.finish(self.settings, scores, result["best_epoch"])

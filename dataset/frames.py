@@ -1,0 +1,35 @@
+"""Frames of a clip: which are taken, and how they are read and cropped. T frames of H x W pixels, S a side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from dataset.errors import InputError
+from dataset.files import read_image
+
+
+def frame_indices(available: int, wanted: int, train: bool) -> list[int]:
+    """`wanted` indices into `available` frames: one of each of `wanted` equal segments, a random one for training,
+    the middle one for evaluation. With fewer frames than segments some are repeated."""
+    offset = torch.rand(wanted) if train else torch.full((wanted,), 0.5)
+    places = (torch.arange(wanted) + offset) * available / wanted
+    return places.long().clamp(max=available - 1).tolist()
+
+
+def image_transform(image_size: int, train: bool) -> v2.Transform:
+    """(..., 3, H, W) uint8 -> (..., 3, S, S) uint8. All frames of a clip get the same crop and flip."""
+    if train:
+        return v2.Compose([v2.RandomResizedCrop(image_size, antialias=True), v2.RandomHorizontalFlip()])
+    return v2.Resize((image_size, image_size), antialias=True)
+
+
+def read_frames(paths: Sequence[Path]) -> Tensor:
+    """Images of one size -> (T, 3, H, W) uint8 RGB. Raises InputError: broken, or of different sizes."""
+    images = [read_image(path) for path in paths]
+    if len({image.shape for image in images}) > 1:
+        raise InputError(f"the frames in {paths[0].parent} differ in size: extract them again")
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -1,0 +1,203 @@
+"""From a network and its data to a finished run: what every entry script does after its own preparations."""
+
+import json
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from dataset.errors import InputError, report_problems
+from models import MultimodalClassifier, scale_lower_bound
+from utils import checkpoint, distributed, options, report
+from utils.distributed import say
+from utils.engine import Compute, Learner, classification_loss, fit
+from utils.loading import EvaluationBatches, TrainBatches, make_loader
+from utils.precision import choose_precision
+from utils.run import Run
+
+IN_LAST_PT = {"model", "optimizer", "scheduler", "scaler", "history", "iterations", "wall_seconds", "facts"}
+
+
+class Examination(NamedTuple):
+    """What is measured: after every epoch on held-out data, which chooses the best one, and once at the end.
+
+    split: the name of the held-out data, "test" (the paper's protocol) or "val".
+    shown: {what is measured: name of the figure}, the one that chooses first; figures are fractions.
+    """
+
+    split: str
+    shown: Mapping[str, str]
+    higher_is_better: bool
+    held_out: Callable[[], dict[str, float]]
+    final: Callable[[Run], dict[str, float]]
+
+
+def on_devices(args: Namespace, argv: Sequence[str], script: str, work: Callable[[torch.device], dict]) -> dict:
+    """work(device) in this process, or under --gpu_ids 0,1 in a process a card -> the result."""
+    if args.train and len(args.gpu_ids) > 1 and not distributed.is_launched():
+        return one_process_a_card(args, argv, script)
+    with distributed.session(args.device, args.gpu_ids) as device:
+        return work(device)
+
+
+def one_process_a_card(args: Namespace, argv: Sequence[str], script: str) -> dict:
+    for card in range(len(args.gpu_ids)):
+        distributed.choose_device(args.device, args.gpu_ids, card)  # told once, and here, when one is not there
+    name = args.run_name or options.default_run_name(args)
+    distributed.launch(script, [*argv, *([] if args.resume else ["--run_name", name])], len(args.gpu_ids))
+    folder = args.resume or args.ckpt_path / name
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def prepare_demo(args: Namespace, make_demo: Callable[[Path], object], about: str) -> None:
+    """Under --demo make_demo(--data_root) makes the data, in one process on each machine."""
+    if args.demo:
+        say(f"DEMO DATA, rendered into {args.data_root}: what is learnt from it says nothing about {about}")
+    distributed.together(lambda: make_demo(args.data_root) if args.demo and distributed.is_first_here() else None)
+
+
+def make_model(args: Namespace, build: Callable[[], MultimodalClassifier]) -> MultimodalClassifier:
+    """build() under --random_seed. Raises InputError: a fusion that this many modalities cannot have."""
+    torch.manual_seed(args.random_seed)
+    try:
+        return build()
+    except ValueError as error:
+        raise InputError(f"{error}: choose another --fusion_method for --modality {args.modality}") from None
+
+
+def make_compute(args: Namespace, device: torch.device, front_ends: Mapping[str, nn.Module],
+                 model: MultimodalClassifier) -> Compute:
+    """front_ends: {modality: module}, also of modalities that the model has not."""
+    placed = {name: front_ends[name].to(device) for name in model.modalities}
+    return Compute(device, choose_precision(args.amp, device), placed)
+
+
+def train(args: Namespace, dataset: Dataset, facts: Mapping[str, object], num_classes: int,
+          model: MultimodalClassifier, compute: Compute, examination: Examination) -> dict:
+    """Trains as the flags say, or goes on with --resume -> what result.json holds. facts: of the data."""
+    tell_of_method(args, num_classes, len(model.modalities))
+    load_pretrained(args, model)
+    learner = Learner(place(model, compute, args.compile), compute, args.optimizer, args.learning_rate,
+                      args.weight_decay, args.lr_decay_step, args.lr_decay_ratio)
+    run = open_run(args, learner, facts, compute, examination)
+    try:
+        fit(learner, train_loader(dataset, args, compute), examination.held_out, compute,
+            classification_loss(args.lam), run, args.epochs, args.random_seed)
+        return run.finish(examination.final(run))
+    except (KeyboardInterrupt, SystemExit):
+        say(f"\nstopped after {len(run.history)} whole epochs; go on with --resume {run.folder}")
+        raise
+
+
+def open_run(args: Namespace, learner: Learner, facts: Mapping[str, object], compute: Compute,
+             examination: Examination) -> Run:
+    """A new run's folder with a first last.pt in it, or the resumed run at the end of its last whole epoch."""
+    saved = restore(args.resume / "last.pt", learner, facts) if args.resume else None
+    folder = args.resume or new_folder(args)
+    events = args.tensorboard_path / folder.name if args.tensorboard_path else folder
+    machine = {"device": report.device_name(compute.device), "processes": distributed.size(),
+               "precision": str(compute.precision).removeprefix("torch.")}
+    run = Run(folder, options.settings(args), {**facts, **machine}, learner.model.modalities, examination.split,
+              examination.shown, examination.higher_is_better, events if args.use_tensorboard else None, saved)
+    if not saved:
+        run.save_last(learner.state_dict())
+    told = ", ".join(f"{name} {value}" for name, value in run.facts.items() if name != "classes")
+    say(f"run folder {folder}: {told}")
+    return run
+
+
+def restore(path: Path, learner: Learner, facts: Mapping[str, object]) -> dict:
+    """Puts `learner` where last.pt left it -> its content. Raises InputError: not a last.pt, or of other data."""
+    saved = checkpoint.load(path)
+    if not saved.keys() >= IN_LAST_PT:
+        raise InputError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(IN_LAST_PT - saved.keys()))}")
+    for name, now in facts.items():
+        if saved["facts"].get(name) != now:
+            raise InputError(f"{path} was trained on other data ({name} {saved['facts'].get(name)}, now {now}): put "
+                             "the data back as it was, or start a new run with --train")
+    checkpoint.load_model(learner.model, saved, path)
+    learner.load_state_dict(saved)
+    return saved
+
+
+def new_folder(args: Namespace) -> Path:
+    folder = args.ckpt_path / distributed.from_main(args.run_name or options.default_run_name(args))
+    distributed.together(lambda: make_folder(folder) if distributed.is_main() else None)
+    return folder
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        go_on = f", or go on with that run: --resume {folder}" if folder.exists() else ""
+        raise InputError(f"the run's folder {folder} cannot be made ({error.strerror}): choose another --run_name or "
+                         f"--ckpt_path{go_on}") from None
+
+
+def load_best(model: MultimodalClassifier, run: Run) -> None:
+    """The weights of the run's best epoch, in every process."""
+    if distributed.is_main():
+        path = run.folder / "best.pt"
+        checkpoint.load_model(model, checkpoint.load(path), path)
+    distributed.broadcast_model(model)
+
+
+def load_evaluated(args: Namespace, model: MultimodalClassifier, content: Mapping) -> None:
+    """The weights of the checkpoint --ckpt_path, whose content it is."""
+    if "args" not in content:
+        say(f"{args.ckpt_path} holds no settings: taken as --fusion_method {args.fusion_method} --mmcosine "
+            f"{args.mmcosine} --scaling {args.scaling:g}")
+    checkpoint.load_model(model, content, args.ckpt_path)
+
+
+def place(model: MultimodalClassifier, compute: Compute, compiled: bool) -> MultimodalClassifier:
+    model.to(compute.device, memory_format=torch.channels_last)
+    if compiled:
+        model.compile()  # in place: state-dict names stay as they are
+    return model
+
+
+def train_loader(dataset: Dataset, args: Namespace, compute: Compute) -> DataLoader:
+    batches = TrainBatches(len(dataset), args.batch_size, args.random_seed, distributed.rank(), distributed.size())
+    return make_loader(dataset, batches, args.random_seed, args.num_workers, compute.device)
+
+
+def evaluation_loader(dataset: Dataset, args: Namespace, compute: Compute) -> DataLoader:
+    batches = EvaluationBatches(len(dataset), args.batch_size, distributed.rank(), distributed.size())
+    return make_loader(dataset, batches, args.random_seed, args.num_workers, compute.device)
+
+
+def load_pretrained(args: Namespace, model: MultimodalClassifier) -> None:
+    for modality, path in (("audio", args.audio_pretrain), ("visual", args.visual_pretrain)):
+        if path and modality not in model.modalities:
+            raise InputError(f"--{modality}_pretrain {path} has no encoder to go to: --modality is {args.modality}")
+        if path and not args.resume:
+            checkpoint.load_encoder(model.encoder(modality), modality, path)
+            say(f"{modality} encoder starts from {path}")
+
+
+def tell_of_method(args: Namespace, classes: int, modalities: int) -> None:
+    """Notes on settings that do not do quite what they seem to."""
+    paper, tight = (scale_lower_bound(classes, modalities=modalities, tight=tight) for tight in (False, True))
+    undercut = f"{paper:.3f} by the paper's Eq. 4, {tight:.3f} exactly" if args.scaling < paper else f"{tight:.3f}"
+    if args.mmcosine and args.scaling < tight:
+        say(f"note: --scaling {args.scaling:g} is below the lower bound for {classes} classes ({undercut}): the true "
+            "class's posterior cannot reach 0.99")
+    if args.lam and distributed.size() > 1:
+        say("note: the contrastive loss compares the clips of each process's part of a batch, not of the whole batch")
+
+
+def accept_problems(problems: Mapping[str, str], total: int, skip_missing: bool) -> None:
+    """Tells which clips cannot be used; without --skip_missing raises InputError."""
+    if not problems:
+        return
+    text = report_problems(problems, total)
+    if not skip_missing:
+        raise InputError(f"{text}\nMend them (the scripts/prepare_*.py extract frames and check files), or go on "
+                         "without them: --skip_missing")
+    say(f"{text}\nGoing on without them (--skip_missing).")
