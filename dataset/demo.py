@@ -8,23 +8,20 @@ Alone, a ResNet-18 gets 85 to 89 % of the test voices and 64 to 68 % of the face
 This file makes the folder; dataset/demo_faces.py draws, dataset/demo_voices.py speaks.
 """
 
-import json
-import shutil
-import zlib
 from pathlib import Path
 
 import cv2
-import numpy as np
 import soundfile
 
 from dataset.cremad import AUDIO_FOLDER, EMOTIONS, audio_path, frames_folder
 from dataset.demo_faces import FRAMES, film, random_face
+from dataset.demo_folder import fill_folder, generator
 from dataset.demo_voices import SAMPLE_RATE, random_voice, speak
 from dataset.errors import InputError
 from dataset.files import write_whole
 from dataset.lists import Clip, Lists, write_lists
 
-MARKER = "demo.json"  # holds the parameters; a folder with it is ours to overwrite
+LISTS = ("stat.csv", "train.csv", "test.csv")
 MADE_BY = "dataset/demo.py, version 2"  # count up when the same parameters come to give other bytes
 TAKES = 5  # clips of one emotion by one speaker
 
@@ -46,17 +43,14 @@ def make_demo(root: Path, seed: int = 0, train_per_class: int = 50, test_per_cla
                   "test_per_class": test_per_class, "face_difficulty": face_difficulty,
                   "voice_difficulty": voice_difficulty}
     lists = demo_lists(seed, train_per_class, test_per_class)
+
+    def fill() -> None:
+        for clip in clips:
+            write_clip(root, clip, seed, face_difficulty, voice_difficulty)
+        write_lists(root, lists)
+
     clips = lists.train + lists.test
-    found = read_marker(root)
-    if found == {**parameters, "complete": True} and all(path.is_file() for path in demo_files(root, clips)):
-        return lists
-    if {**found, "complete": None} != {**parameters, "complete": None}:
-        remove_demo(root)  # not for equal parameters: two processes may then write the same bytes at the same time
-    write_marker(root, {**parameters, "complete": False})
-    for clip in clips:
-        write_clip(root, clip, seed, face_difficulty, voice_difficulty)
-    write_lists(root, lists)
-    write_marker(root, {**parameters, "complete": True})
+    fill_folder(root, parameters, demo_files(root, clips), [*LISTS, AUDIO_FOLDER, frames_folder(root).name], fill)
     return lists
 
 
@@ -73,38 +67,6 @@ def demo_lists(seed: int, train_per_class: int, test_per_class: int) -> Lists:
     return Lists(sorted(EMOTIONS), sorted(train), sorted(test))
 
 
-def generator(seed: int, purpose: str) -> np.random.Generator:
-    """A stream of its own for every purpose, so that no clip depends on which others are made, nor sound on image."""
-    return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
-
-
-def read_marker(root: Path) -> dict:
-    """What demo.json holds, {} for a missing or empty folder. Raises InputError: anything else is in the way."""
-    marker = root / MARKER
-    if marker.is_file():
-        try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError:
-            found = None
-        if isinstance(found, dict) and str(found.get("made_by")).startswith("dataset/demo.py"):
-            return found
-    elif not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return {}
-    raise InputError(f"{root} is there already and holds no demo data, so it is left alone: name another folder")
-
-
-def write_marker(root: Path, content: dict) -> None:
-    write_whole(root / MARKER, json.dumps(content, indent=2) + "\n")
-
-
-def remove_demo(root: Path) -> None:
-    """Removes the data of an earlier demo and nothing else."""
-    for name in ("stat.csv", "train.csv", "test.csv"):
-        (root / name).unlink(missing_ok=True)
-    for folder in (root / AUDIO_FOLDER, frames_folder(root)):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def frame_path(root: Path, name: str, number: int) -> Path:
     return frames_folder(root) / name / f"frame_{number:05d}.jpg"
 
@@ -113,7 +75,7 @@ def demo_files(root: Path, clips: list[Clip]) -> list[Path]:
     """Every file of a complete demo but its marker."""
     frames = [frame_path(root, clip.name, number) for clip in clips for number in range(1, FRAMES + 1)]
     sounds = [audio_path(root, clip.name) for clip in clips]
-    return [*(root / name for name in ("stat.csv", "train.csv", "test.csv")), *sounds, *frames]
+    return [*(root / name for name in LISTS), *sounds, *frames]
 
 
 def write_clip(root: Path, clip: Clip, seed: int, face_difficulty: float, voice_difficulty: float) -> None:

@@ -12,9 +12,9 @@ def first_few(names: Sequence[str], count: int = 5) -> str:
     return ", ".join(names[:count]) + more
 
 
-def report_problems(problems: Mapping[str, str], total: int) -> str:
+def report_problems(problems: Mapping[str, str], total: int, what: str = "clips") -> str:
     """One message for all clips that cannot be used: their count, the first few with the reason."""
-    lines = [f"{len(problems)} of {total} clips cannot be used:"]
+    lines = [f"{len(problems)} of {total} {what} cannot be used:"]
     lines += [f"  {name}: {reason}" for name, reason in list(problems.items())[:5]]
     if len(problems) > 5:
         lines.append(f"  and {len(problems) - 5} more: {first_few(list(problems)[5:])}")

@@ -1,5 +1,6 @@
 """Files written whole or not at all, media read with one clear error, git-lfs pointers recognised."""
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import soundfile
+import torch
 
 from dataset.errors import InputError
 
@@ -59,7 +61,7 @@ def check_audio(path: Path) -> None:
         raise InputError(f"{path} is cut off: its header states {cut['stated']} bytes of sound, {cut['there']} are "
                          "there. Download it again")
     if info.subtype in ("FLOAT", "DOUBLE"):
-        read_samples(path)
+        check_finite(read_samples(path)[0], path)
 
 
 def read_audio(path: Path, sample_rate: int) -> np.ndarray:
@@ -69,6 +71,32 @@ def read_audio(path: Path, sample_rate: int) -> np.ndarray:
     """
     check_audio(path)
     samples, rate = read_samples(path)
+    return to_mono(samples, rate, sample_rate, path)
+
+
+def read_excerpt(path: Path, sample_rate: int, samples: int, anywhere: bool) -> np.ndarray:
+    """`samples` samples of a file as float32 (N,), from its beginning or `anywhere` (torch's global generator).
+
+    Only these are read from the file. A shorter sound is repeated. Channels and rates as in `read_audio`.
+    Raises InputError: missing, empty, unreadable, no samples, NaN or infinite samples.
+    """
+    check_is_media(path)
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            wanted = math.ceil(samples * file.samplerate / sample_rate)
+            spare = max(file.frames - wanted, 0)
+            file.seek(int(torch.randint(spare + 1, ())) if anywhere else 0)
+            excerpt, rate = file.read(wanted, dtype="float32", always_2d=True), file.samplerate
+    except soundfile.SoundFileError as error:
+        raise InputError(f"{path} cannot be read as audio ({error}): download it again") from None
+    if not len(excerpt):
+        raise InputError(f"{path} holds no sound (0 samples)")
+    return np.resize(to_mono(excerpt, rate, sample_rate, path), samples)  # repeats, then cuts
+
+
+def to_mono(samples: np.ndarray, rate: int, sample_rate: int, path: Path) -> np.ndarray:
+    """(N, channels) at `rate` -> (N',) at `sample_rate` (soxr, as librosa.load). Raises InputError: not finite."""
+    check_finite(samples, path)
     wave = samples.mean(axis=1)
     if rate != sample_rate:
         import librosa  # here, because it costs a second and most data needs no resampling
@@ -77,15 +105,17 @@ def read_audio(path: Path, sample_rate: int) -> np.ndarray:
     return wave
 
 
+def check_finite(samples: np.ndarray, path: Path) -> None:
+    if not np.isfinite(samples).all():
+        raise InputError(f"{path} holds NaN or infinite samples: take the clip out of the lists or convert it again")
+
+
 def read_samples(path: Path) -> tuple[np.ndarray, int]:
     """(float32 (N, channels), sample rate) of an audio file. Raises InputError."""
     try:
-        samples, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        return soundfile.read(str(path), dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         raise InputError(f"{path} cannot be read as audio ({error}): download it again") from None
-    if not np.isfinite(samples).all():
-        raise InputError(f"{path} holds NaN or infinite samples: take the clip out of the lists or convert it again")
-    return samples, rate
 
 
 def check_image(path: Path) -> None:

@@ -40,6 +40,15 @@ def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
+def num_classes(path: Path) -> int:
+    """C of the classifier in a checkpoint: the rows of fc_out, or of fc_x under sum. Raises InputError."""
+    state = state_dict_of(load(path), path)
+    for name in ("fusion_module.fc_out.weight", "fusion_module.fc_x.weight"):
+        if name in state:
+            return len(state[name])
+    raise InputError(f"{path} holds no classifier (fusion_module.fc_out or fc_x): an encoder alone cannot be evaluated")
+
+
 def load_model(model: nn.Module, content: Mapping, path: Path) -> None:
     """Loads all weights of `model`. Raises InputError that names what does not fit."""
     fill(model, state_dict_of(content, path), path, "Give the --fusion_method and --modality it was trained with.")

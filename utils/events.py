@@ -7,6 +7,7 @@ train/loss_per_iteration; train/*, eval/* a point an epoch; the settings as the 
 from collections.abc import Mapping
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -36,6 +37,10 @@ class Events:
                 "train", "loss_per_iteration")
             for step, value in enumerate(column.tolist(), first):
                 self.scalars(group, {short: value}, step)
+
+    def figure(self, tag: str, figure: Figure) -> None:
+        if self.writer:
+            self.writer.add_figure(tag, figure)
 
     def epoch(self, train: Mapping[str, float], held_out: Mapping[str, float], epoch: int) -> None:
         self.scalars("train", train, epoch)

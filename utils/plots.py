@@ -3,12 +3,16 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from scipy.stats import norm
 
 from dataset.files import write_whole
+from utils.metrics import ErrorRates
 
+DET_TICKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 COLOURS = {"joint": "black", "audio": "tab:orange", "visual": "tab:blue"}
 
 
@@ -41,3 +45,32 @@ def plot_curves(history: Sequence[Mapping[str, float]], split: str, shown: Mappi
         axes.grid(alpha=0.3)
         axes.legend()
     write_whole(path, lambda temporary: canvas.print_png(temporary))
+
+
+def plot_det(curves: Mapping[str, ErrorRates], path: Path | None) -> Figure:
+    """Detection error trade-off {name: rates}: misses over false alarms, a PNG when `path` is given.
+
+    Both axes go by the normal quantile: normally distributed scores give a straight line. Dots mark equal error rates.
+    """
+    figure = Figure(figsize=(6.5, 6), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    low, high = norm.ppf((0.0005, 0.85))
+    axes.plot((low, high), (low, high), ":", color="grey")
+    for name, (miss, false_alarm) in curves.items():
+        x, y = norm.ppf(false_alarm.clip(1e-6, 1 - 1e-6)), norm.ppf(miss.clip(1e-6, 1 - 1e-6))
+        rate = float(np.interp(0, y - x, x))
+        line = axes.plot(x, y, label=f"{name} (EER {norm.cdf(rate):.2%})")[0]
+        axes.plot(rate, rate, "o", color=line.get_color())
+    for axis, limit, ticks, label in ((axes.xaxis, axes.set_xlim, axes.set_xticks, "false alarms (%)"),
+                                      (axes.yaxis, axes.set_ylim, axes.set_yticks, "misses (%)")):
+        limit(low, high)
+        ticks(norm.ppf(DET_TICKS), [f"{100 * tick:g}" for tick in DET_TICKS])
+        axis.set_label_text(label)
+    axes.set_title("detection error trade-off", fontsize=10)
+    axes.set_aspect("equal")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    if path:
+        write_whole(path, lambda temporary: canvas.print_png(temporary))
+    return figure

@@ -85,3 +85,17 @@ def summary(result: Mapping[str, object], shown: Mapping[str, str], split: str, 
 def evaluation(scores: Mapping[str, float], shown: Mapping[str, str], path: Path, clips: int, precision: str) -> str:
     lines = [f"{what:10} {100 * scores[name]:6.2f} % {name}" for what, name in shown.items()]
     return "\n".join([f"{path} on {clips} test clips in {precision}, loss {scores['loss']:.4f}", *lines])
+
+
+def verification(figures: Mapping[str, float], trials: Mapping[str, int]) -> str:
+    """A line a trial list: equal error rates in %, and minDCF. trials: {list: how many}, the first without a prefix
+    before its figures."""
+    lines = []
+    for place, (name, count) in enumerate(trials.items()):
+        before = f"{name}_" if place else ""
+        own = [key for key in ("eer", "eer_audio", "eer_visual", "min_dcf_0.01", "min_dcf_0.05")
+               if before + key in figures]
+        values = [f"{key} {figures[before + key]:.2%}" if "eer" in key else f"{key} {figures[before + key]:.4f}"
+                  for key in own]
+        lines.append(f"{name} ({count} trials): {', '.join(values)}")
+    return "\n".join(lines)

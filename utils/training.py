@@ -192,11 +192,11 @@ def tell_of_method(args: Namespace, classes: int, modalities: int) -> None:
         say("note: the contrastive loss compares the clips of each process's part of a batch, not of the whole batch")
 
 
-def accept_problems(problems: Mapping[str, str], total: int, skip_missing: bool) -> None:
+def accept_problems(problems: Mapping[str, str], total: int, skip_missing: bool, what: str = "clips") -> None:
     """Tells which clips cannot be used; without --skip_missing raises InputError."""
     if not problems:
         return
-    text = report_problems(problems, total)
+    text = report_problems(problems, total, what)
     if not skip_missing:
         raise InputError(f"{text}\nMend them (the scripts/prepare_*.py extract frames and check files), or go on "
                          "without them: --skip_missing")

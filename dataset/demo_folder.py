@@ -1,0 +1,64 @@
+"""A folder of made data: complete for its parameters or made again, and never in the way of anything else."""
+
+import json
+import shutil
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dataset.errors import InputError
+from dataset.files import write_whole
+
+MARKER = "demo.json"  # holds the parameters; a folder with it is ours to overwrite
+
+
+def fill_folder(root: Path, parameters: Mapping[str, object], files: Iterable[Path], own: Sequence[str],
+                fill: Callable[[], None]) -> None:
+    """Lets `fill` write `root`, unless all its `files` are there, made with the same parameters.
+
+    parameters: everything that the bytes depend on, `made_by` (a module and its version) among them. own: what in
+    `root` is removed before other parameters take over; other things in the folder stay.
+    Raises InputError: `root` is there and holds no demo data.
+    """
+    found = read_marker(root)
+    if found == {**parameters, "complete": True} and all(path.is_file() for path in files):
+        return
+    if {**found, "complete": None} != {**parameters, "complete": None}:
+        remove(root, own)  # not for equal parameters: two processes may then write the same bytes at the same time
+    write_marker(root, {**parameters, "complete": False})
+    fill()
+    write_marker(root, {**parameters, "complete": True})
+
+
+def read_marker(root: Path) -> dict:
+    """What demo.json holds, {} for a missing or empty folder. Raises InputError: anything else is in the way."""
+    marker = root / MARKER
+    if marker.is_file():
+        try:
+            found = json.loads(marker.read_text(encoding="utf-8"))
+        except ValueError:
+            found = None
+        if isinstance(found, dict) and str(found.get("made_by")).startswith("dataset/demo"):
+            return found
+    elif not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return {}
+    raise InputError(f"{root} is there already and holds no demo data, so it is left alone: name another folder")
+
+
+def write_marker(root: Path, content: Mapping[str, object]) -> None:
+    write_whole(root / MARKER, json.dumps(content, indent=2) + "\n")
+
+
+def remove(root: Path, own: Sequence[str]) -> None:
+    for path in (root / name for name in own):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def generator(seed: int, purpose: str) -> np.random.Generator:
+    """A stream of its own for every purpose, so that no clip depends on which others are made, nor sound on image."""
+    return np.random.default_rng([seed, zlib.crc32(purpose.encode())])

@@ -1,0 +1,132 @@
+"""Utterances in the VoxCeleb layout: who is speaking, from voice and face.
+
+    <root>/train.csv                              rows wav,faces,identity,n_frames
+    <root>/train/wav/<id>/<video>/<utt>.wav
+    <root>/train/faces/<id>/<video>/<utt>/0000000.png ...
+    <root>/test_pairs.csv                         trials label,utt1,utt2, or the official label utt1 utt2
+    <root>/test/wav/..., <root>/test/faces/...    as in train
+
+A folder of faces may also have the release's flat name, <id>#<video>#<utt>.txt#000.mp4. Paths in lists may begin
+with a slash. Shapes: U utterances, C identities, N samples, T frames, S the side of the square network input.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from dataset.errors import InputError
+from dataset.files import check_audio, check_image, read_excerpt
+from dataset.frames import frame_indices, read_frames
+
+SAMPLE_RATE = 16000  # Hz
+TEST_FRAME = 2  # the frame that is evaluated, or the last one of fewer
+CHECKED_AT_ONCE = 500  # utterances
+IMAGES = (".png", ".jpg", ".jpeg")
+
+
+class Utterance(NamedTuple):
+    """wav and faces are relative to the folders `wav` and `faces`; label: of the identity, or just a number."""
+
+    wav: str
+    faces: str
+    label: int
+
+
+class Utterances(Protocol):
+    """A sequence of utterances, which need not be a list: a million of them are kept in arrays."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Utterance: ...
+
+
+def samples_of(frames: int) -> int:
+    """The samples behind so many mel frames of 10 ms: 200 frames are 32,240 samples."""
+    return frames * 160 + 240
+
+
+def find_faces(folder: Path, name: str) -> list[Path]:
+    """The images of folder/name, or of the flat folder of that utterance, sorted. Raises InputError: there are none."""
+    flat = f"{name.replace('/', '#')}.txt#000.mp4"
+    for place in (folder / name, folder / flat):
+        if place.is_dir():
+            images = sorted(file for file in os.listdir(place) if file.endswith(IMAGES) and file[0] != ".")
+            if images:
+                return [place / file for file in images]
+            raise InputError(f"no images in {place}: prepare it again, or take the utterance out of the list")
+    raise InputError(f"no faces of {name}: neither {folder / name} nor {folder / flat} exists")
+
+
+def find_problems(root: Path, utterances: Utterances, modalities: Sequence[str]) -> dict[int, str]:
+    """{index: what is wrong} of the utterances whose files are missing, empty or damaged by their headers."""
+    parts = [range(start, min(start + CHECKED_AT_ONCE, len(utterances)))
+             for start in range(0, len(utterances), CHECKED_AT_ONCE)]
+
+    def check(part: range) -> dict[int, str]:
+        problems = {}
+        for index in part:
+            try:
+                check_utterance(root, utterances[index], modalities)
+            except InputError as error:
+                problems[index] = str(error)
+        return problems
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        checked = tqdm(pool.map(check, parts), total=len(parts), desc=f"checking {root}", leave=False, disable=None,
+                       unit=f" x {CHECKED_AT_ONCE} utterances")
+        return {index: reason for problems in checked for index, reason in problems.items()}
+
+
+def check_utterance(root: Path, utterance: Utterance, modalities: Sequence[str]) -> None:
+    """Raises InputError, naming the file. Of the faces the first is looked at."""
+    if "audio" in modalities:
+        check_audio(root / "wav" / utterance.wav)
+    if "visual" in modalities:
+        check_image(find_faces(root / "faces", utterance.faces)[0])
+
+
+def face_transform(image_size: int, train: bool) -> v2.Transform:
+    """(..., 3, H, W) uint8 -> (..., 3, S, S) uint8. Training crops keep most of the face, as it is aligned."""
+    if train:
+        return v2.Compose([v2.RandomResizedCrop(image_size, scale=(0.7, 1.0), ratio=(0.9, 1.1), antialias=True),
+                           v2.RandomHorizontalFlip()])
+    return v2.Resize((image_size, image_size), antialias=True)
+
+
+class UtteranceDataset(Dataset):
+    """Item i: {"audio": (N,) float32 at 16 kHz, "visual": (T, 3, S, S) uint8, "label": int}, the asked modalities.
+
+    Training: an excerpt of `audio_frames` from anywhere, one random face of each of `num_frames` equal parts of the
+    clip. Otherwise the first `audio_frames`, and the one face of number TEST_FRAME. Items raise InputError.
+    """
+
+    def __init__(self, root: Path, utterances: Utterances, *, train: bool, audio_frames: int, num_frames: int,
+                 image_size: int, modalities: Sequence[str]):
+        self.root, self.utterances, self.train, self.num_frames = root, utterances, train, num_frames
+        self.audio_samples = samples_of(audio_frames)
+        self.transform = face_transform(image_size, train)
+        self.read = {"audio": self.read_voice, "visual": self.read_faces}
+        self.modalities = modalities
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        utterance = self.utterances[index]
+        return {**{name: self.read[name](utterance) for name in self.modalities}, "label": utterance.label}
+
+    def read_voice(self, utterance: Utterance) -> Tensor:  # (N,)
+        path = self.root / "wav" / utterance.wav
+        return torch.from_numpy(read_excerpt(path, SAMPLE_RATE, self.audio_samples, anywhere=self.train))
+
+    def read_faces(self, utterance: Utterance) -> Tensor:  # (T, 3, S, S)
+        paths = find_faces(self.root / "faces", utterance.faces)
+        chosen = frame_indices(len(paths), self.num_frames, True) if self.train else [min(TEST_FRAME, len(paths) - 1)]
+        return self.transform(read_frames([paths[i] for i in chosen]))
