@@ -17,12 +17,14 @@ import soundfile
 from dataset.cremad import EMOTIONS
 from dataset.demo_faces import film, random_face
 from dataset.demo_folder import fill_folder, generator
-from dataset.demo_voices import SAMPLE_RATE, VOWELS, Voice, random_voice, speak
+from dataset.demo_voices import SAMPLE_RATE, VOWELS, Prosody, Voice, random_voice, speak
 from dataset.errors import InputError
 from dataset.files import write_whole
 from dataset.identities import Trials, identity_of, write_trials
 
 MADE_BY = "dataset/demo_identities.py, version 1"  # count up when the same parameters come to give other bytes
+# standard deviation of a speaker's way of speaking: rate, accent, tremor and breath tell people apart
+MANNER = Prosody(fall=0.1, accent=0.15, rate=1.2, attack=0.15, dark=0.2, breath=0.15, tremor=0.04)
 FACES = 2  # pictures of an utterance, as dataset.demo_faces.film makes them
 
 
@@ -74,7 +76,7 @@ def write_utterance(folder: Path, stem: str, seed: int) -> None:
     identity = identity_of(stem)
     wav, *faces = utterance_files(folder, stem)
     rng = generator(seed, f"sound {stem}")
-    sound = speak(rng.choice(list(EMOTIONS)), random_speaker(generator(seed, f"voice {identity}")), rng, 1.0)
+    sound = speak("NEU", random_speaker(generator(seed, f"voice {identity}")), rng, 0.5)
     write_whole(wav, lambda path: soundfile.write(path, sound, SAMPLE_RATE, subtype="PCM_16"))
     rng = generator(seed, f"image {stem}")
     pictures = film(rng.choice(list(EMOTIONS)), random_face(generator(seed, f"face {identity}")), rng, 1.0)
@@ -84,6 +86,8 @@ def write_utterance(folder: Path, stem: str, seed: int) -> None:
 
 
 def random_speaker(rng: np.random.Generator) -> Voice:
-    """A voice whose every formant is its own."""
+    """A voice whose every formant is its own, and its way of speaking."""
     voice = random_voice(rng)
-    return voice._replace(formants=voice.formants * (1 + 0.06 * rng.normal(size=VOWELS.shape[1])))
+    manner = rng.normal(0, MANNER)
+    return voice._replace(formants=voice.formants * (1 + 0.08 * rng.normal(size=VOWELS.shape[1])),
+                          manner=Prosody(*manner))

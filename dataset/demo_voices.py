@@ -41,7 +41,8 @@ class Voice(NamedTuple):
     """What stays the same in all clips of a speaker."""
 
     pitch: float  # Hz
-    formants: float  # times the VOWELS
+    formants: float | np.ndarray  # times the VOWELS: one factor for all formants, or one each
+    manner: Prosody = Prosody(*[0.0] * len(Prosody._fields))  # added to how anything is said
 
 
 def random_voice(rng: np.random.Generator) -> Voice:
@@ -53,7 +54,7 @@ def speak(label: str, voice: Voice, rng: np.random.Generator, difficulty: float)
     """A sound (N,) in [-1, 1] of 1.0 to 1.6 s: a few syllables said in the way of an emotion, in a noisy room."""
     strength = 1 - 0.3 * min(difficulty, 1) * rng.uniform()
     neutral = np.array(PROSODIES["NEU"])
-    mean = neutral + strength * (PROSODIES[label] - neutral)
+    mean = neutral + strength * (PROSODIES[label] - neutral) + voice.manner
     prosody = Prosody(*(mean + difficulty * rng.normal(0, PROSODY_SCATTER)))
     time = np.arange(round(rng.uniform(1.02, 1.6) * SAMPLE_RATE)) / SAMPLE_RATE
     source = sing(time, voice.pitch, prosody, rng)

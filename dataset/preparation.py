@@ -13,7 +13,8 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -165,27 +166,40 @@ def remove_leftovers(folder: Path) -> None:
             path.unlink()
 
 
-def run_parallel(work: Callable[[str], None], names: Sequence[str], workers: int, description: str) -> dict[str, str]:
+def run_parallel(work: Callable[[str], object], names: Sequence[str], workers: int, description: str,
+                 what: str = "clips") -> dict[str, str]:
     """Calls work(name) for every clip, `workers` at a time, under a progress bar: {name: reason} of the failed.
 
     A clip fails by InputError. A disk that is full or cannot be written stops the run with one InputError; so does
     Ctrl-C, by its own exception: clips that have not begun are given up, those that have are finished.
     """
-    problems = {}
+    problems: dict[str, str] = {}
+    waiting, running = iter(names), {}
     pool = ThreadPoolExecutor(workers)
     try:
-        running = {pool.submit(work, name): name for name in names}
-        for future in tqdm(as_completed(running), total=len(names), desc=description, unit=" clips"):
-            try:
-                future.result()
-            except InputError as error:
-                problems[running[future]] = str(error)
-            except (OSError, soundfile.SoundFileError) as error:
-                raise InputError(f"clip {running[future]} cannot be written ({error}). Run the same command again "
-                                 "when that is mended: finished clips are kept") from error
+        with tqdm(total=len(names), desc=description, unit=f" {what}") as bar:
+            while bar.n < len(names):
+                for name in islice(waiting, 4 * workers - len(running)):  # a million futures would fill the memory
+                    running[pool.submit(work, name)] = name
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    name = running.pop(future)
+                    problems |= problem_of(future, name)
+                    bar.update()
     finally:
         pool.shutdown(cancel_futures=True)
     return dict(sorted(problems.items()))
+
+
+def problem_of(future: Future, name: str) -> dict[str, str]:
+    """{name: reason} when the work on a clip failed, {} otherwise. Raises InputError for a disk that fails."""
+    try:
+        future.result()
+    except InputError as error:
+        return {name: str(error)}
+    except (OSError, soundfile.SoundFileError) as error:
+        raise InputError(f"clip {name} cannot be written ({error}). Run the same command again when that is mended: "
+                         "finished clips are kept") from error
+    return {}
 
 
 def check_some_usable(root: Path, names: Sequence[str], problems: dict[str, str]) -> None:

@@ -59,8 +59,8 @@ def plot_det(curves: Mapping[str, ErrorRates], path: Path | None) -> Figure:
     axes.plot((low, high), (low, high), ":", color="grey")
     for name, (miss, false_alarm) in curves.items():
         x, y = norm.ppf(false_alarm.clip(1e-6, 1 - 1e-6)), norm.ppf(miss.clip(1e-6, 1 - 1e-6))
-        rate = float(np.interp(0, y - x, x))
-        line = axes.plot(x, y, label=f"{name} (EER {norm.cdf(rate):.2%})")[0]
+        rate = float(np.interp(0, x - y, x))
+        line = axes.plot(x, y, label=f"{name} (EER {norm.cdf(rate):.2%})", color=COLOURS.get(name))[0]
         axes.plot(rate, rate, "o", color=line.get_color())
     for axis, limit, ticks, label in ((axes.xaxis, axes.set_xlim, axes.set_xticks, "false alarms (%)"),
                                       (axes.yaxis, axes.set_ylim, axes.set_yticks, "misses (%)")):

@@ -58,7 +58,7 @@ def examine(args: Namespace, test: TrialSet, val: TrialSet | None, model: Multim
         return figures(scores, test)
 
     held_out = val or test
-    shown = {f"{prefix(name, held_out)}{kind}".replace("_", " "): f"{prefix(name, held_out)}{figure}"
+    shown = {shown_name(name, kind, held_out): f"{prefix(name, held_out)}{figure}"
              for name in held_out.lists for kind, figure in kinds(model).items()}
     return Examination("val" if val else "test", shown, False,
                        lambda: figures(score(args, held_out, model, compute), held_out), final)
@@ -73,6 +73,11 @@ def kinds(model: MultimodalClassifier) -> dict[str, str]:
 def prefix(name: str, trial_set: TrialSet) -> str:
     """What the figures of a list begin with: nothing for the first one."""
     return "" if name == next(iter(trial_set.lists)) else f"{name}_"
+
+
+def shown_name(name: str, kind: str, trial_set: TrialSet) -> str:
+    """What a curve or a column is called: by its kind, for all lists but the first with the list's name before."""
+    return f"{name} {kind}" if prefix(name, trial_set) else kind
 
 
 def score(args: Namespace, trial_set: TrialSet, model: MultimodalClassifier, compute: Compute) -> Scores:
@@ -149,7 +154,8 @@ def write_scores(scores: Scores, trial_set: TrialSet, folder: Path) -> Figure:
         text = "".join(f"{value:.9g} {trials.names[a]} {trials.names[b]}\n" for value, (a, b) in rows)
         if distributed.is_main():
             write_whole(folder / f"{name}.scores.txt", text)
-        curves.update({f"{name}, {kind}": error_rates(values, trials.labels) for kind, values in by_kind.items()})
+        curves.update({shown_name(name, kind, trial_set): error_rates(values, trials.labels)
+                       for kind, values in by_kind.items()})
     return plot_det(curves, folder / "det.png" if distributed.is_main() else None)
 
 
