@@ -94,7 +94,7 @@ def load_data(args: Namespace) -> Data:
     digest = listed.digest()
     train, val = split_validation(args, listed)
     train = usable(args, train)
-    facts = {"n_identities": len(train.identities), "n_train": len(train), "n_val": len(val.utterances) if val else 0,
+    facts = {"score": args.score, "n_identities": len(train.identities), "n_train": len(train), "n_val": len(val.utterances) if val else 0,
              "n_test": len(test.utterances), "trials": test.counts(), "train_list": digest}
     return Data(train.identities, make_dataset(args, "train", train, train=True), val, test, facts)
 

@@ -15,7 +15,7 @@ from dataset.errors import InputError
 
 LFS_HEAD = b"version https://git-lfs"
 SHORTER_THAN_STATED = re.compile(r"data : (?P<stated>\d+) \(should be (?P<there>\d+)\)")  # libsndfile's log of a wav
-JPEG_END = b"\xff\xd9"
+IMAGE_ENDS = (b"\xff\xd9", b"IEND\xaeB`\x82")  # the last bytes of a whole JPEG or PNG
 STREAMED = (0xFFFFFFFF, 0x7FFFFFFF)  # bytes stated by a program that wrote the header before it knew the length
 
 
@@ -119,12 +119,12 @@ def read_samples(path: Path) -> tuple[np.ndarray, int]:
 
 
 def check_image(path: Path) -> None:
-    """Raises InputError: missing, empty, truncated. A JPEG with its end marker is not decoded, anything else is."""
+    """Raises InputError: missing, empty, truncated. A JPEG or PNG with its end is not decoded, anything else is."""
     check_is_media(path)
     with path.open("rb") as file:
-        file.seek(-min(2, path.stat().st_size), os.SEEK_END)
-        whole = file.read() == JPEG_END
-    if not whole:
+        file.seek(-min(8, path.stat().st_size), os.SEEK_END)
+        end = file.read()
+    if not end.endswith(IMAGE_ENDS):
         read_image(path)
 
 

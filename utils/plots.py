@@ -52,7 +52,7 @@ def plot_det(curves: Mapping[str, ErrorRates], path: Path | None) -> Figure:
 
     Both axes go by the normal quantile: normally distributed scores give a straight line. Dots mark equal error rates.
     """
-    figure = Figure(figsize=(6.5, 6), layout="constrained")
+    figure = Figure(figsize=(6.5, 6.7), layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     low, high = norm.ppf((0.0005, 0.85))
@@ -70,7 +70,7 @@ def plot_det(curves: Mapping[str, ErrorRates], path: Path | None) -> Figure:
     axes.set_title("detection error trade-off", fontsize=10)
     axes.set_aspect("equal")
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center")  # below: names of files are long
     if path:
         write_whole(path, lambda temporary: canvas.print_png(temporary))
     return figure

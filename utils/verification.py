@@ -30,7 +30,7 @@ from utils.training import Examination, evaluation_loader, place
 
 SCORES = ("logits", "embedding")
 P_TARGETS = (0.01, 0.05)  # priors of minDCF: the paper's and VoxSRC's
-TRIALS_AT_ONCE = 2048  # the memory of so many pairs of embeddings is touched at a time
+TRIALS_AT_ONCE = 512  # pairs of embeddings that are in memory at a time
 
 Scores = Mapping[str, Mapping[str, np.ndarray]]  # {list: {"joint", "audio", "visual": (N,)}}
 

@@ -1,0 +1,104 @@
+"""Evaluates score files against a trial list: equal error rate, minDCF, DET curve. Scores of any system will do.
+
+    python scripts/score.py --trials data/VoxCeleb/test_pairs.csv --scores runs/NAME/test_pairs.scores.txt
+    python scripts/score.py --trials vox1_o.txt --scores ours.txt theirs.txt --p_target 0.01 0.05 --det det.png
+
+Trials   label,utt1,utt2 or label utt1 utt2, label 1 for the same identity
+Scores   score utt1 utt2 (or utt1 utt2 score), a line a trial in any order, higher for the same identity
+
+Every trial needs a score; scores of other pairs are counted and left out. Exit status 2 when something cannot be used.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from dataset.errors import InputError, first_few
+from dataset.identities import Trials, read_lines, read_trials
+from utils import cli
+from utils.metrics import equal_error_rate, error_rates, min_dcf
+from utils.plots import plot_det
+
+Pair = tuple[str, str]
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=Path, required=True, help="the trial list")
+    parser.add_argument("--scores", type=Path, nargs="+", required=True, help="a score file a system")
+    parser.add_argument("--p_target", type=cli.number(float, 0, 1, exclusive=True), nargs="+", default=[0.01, 0.05],
+                        help="prior probabilities of a target for minDCF")
+    parser.add_argument("--c_miss", type=cli.number(float, 0, exclusive=True), default=1.0, help="cost of a miss")
+    parser.add_argument("--c_fa", type=cli.number(float, 0, exclusive=True), default=1.0, help="of a false alarm")
+    parser.add_argument("--det", type=Path, metavar="PNG", help="draw the detection error trade-off of all systems")
+    return parser
+
+
+def read_scores(path: Path) -> dict[Pair, float]:
+    """{(utt1, utt2): score}. Raises InputError: missing, a malformed row, two different scores of a pair."""
+    if not path.is_file():
+        raise InputError(f"no score file {path}: main_Vox.py writes <list>.scores.txt into a run's folder")
+    scores: dict[Pair, float] = {}
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        cells = line.replace(",", " ").split()
+        score, pair = parse_row(cells, f"{path}, line {number}")
+        if scores.setdefault(pair, score) != score:
+            raise InputError(f"{path}, line {number}: {' '.join(pair)} was scored {scores[pair]} before, now {score}")
+    return scores
+
+
+def parse_row(cells: list[str], where: str) -> tuple[float, Pair]:
+    """(score, pair) of `score utt1 utt2` or `utt1 utt2 score`; the score must be a finite number."""
+    if len(cells) == 3:
+        for score, *pair in (cells, [cells[2], *cells[:2]]):
+            try:
+                value = float(score)
+            except ValueError:
+                continue
+            if not np.isfinite(value):
+                raise InputError(f"{where}: the score is {score}: these are the scores of a diverged network")
+            return value, (pair[0].lstrip("/"), pair[1].lstrip("/"))
+    raise InputError(f"{where}: expected score utt1 utt2 but found {' '.join(cells)!r}")
+
+
+def match(scores: dict[Pair, float], trials: Trials, path: Path) -> np.ndarray:
+    """The scores in the order of the trials, (N,). Raises InputError: a trial has none."""
+    pairs = [(trials.names[a], trials.names[b]) for a, b in trials.pairs.tolist()]
+    missing = [" ".join(pair) for pair in pairs if pair not in scores]
+    if missing:
+        raise InputError(f"{path} lacks {len(missing)} of {len(pairs)} trials: {first_few(missing, 3)}. Score them "
+                         "too, or give the list that was scored")
+    others = len(scores) - len(set(pairs))
+    if others:
+        print(f"note: {path} has {others} scores of pairs that are no trials, left out")
+    return np.array([scores[pair] for pair in pairs])
+
+
+def main(argv: list[str]) -> dict[str, dict[str, float]]:
+    """{score file: {eer, min_dcf_<p>}}, fractions, printed as a table. Raises InputError."""
+    args = get_args_parser().parse_args(argv)
+    trials = read_trials(args.trials, "Give the trial list with --trials.")
+    print(f"{args.trials}: {len(trials.labels):,} trials, {trials.labels.sum():,} targets")
+    results, curves = {}, {}
+    for path in args.scores:
+        scores = match(read_scores(path), trials, path)
+        costs = {f"min_dcf_{p:g}": min_dcf(scores, trials.labels, p, args.c_miss, args.c_fa) for p in args.p_target}
+        results[str(path)] = {"eer": equal_error_rate(scores, trials.labels), **costs}
+        curves[str(path)] = error_rates(scores, trials.labels)
+        print(f"{path}: EER {100 * results[str(path)]['eer']:.4f} %, "
+              + ", ".join(f"{name} {cost:.5f}" for name, cost in costs.items()))
+    if args.det:
+        plot_det(curves, args.det)
+        print(f"curves: {args.det}")
+    return results
+
+
+if __name__ == "__main__":
+    cli.run(main)
