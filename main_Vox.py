@@ -84,18 +84,17 @@ def work(args: Namespace, device: torch.device) -> dict:
 def load_data(args: Namespace) -> Data:
     """The lists, held against the files: utterances that cannot be used stop here, or are counted and left out."""
     trials = read_trial_lists(args)
-    test = make_trial_set(args, "test", trials, lists.trial_utterances(next(iter(trials.values())).names), "trial")
-    if not args.train:
-        return Data((), None, None, test, {})
-    path = args.data_root / "train.csv"
-    listed = lists.read_train_list(path, HOW_TO_GET)
-    for name, one in trials.items():
+    listed = lists.read_train_list(args.data_root / "train.csv", HOW_TO_GET) if args.train else None
+    for name, one in trials.items() if listed else ():
         lists.check_no_leak(listed.identities, one, name)
-    digest = listed.digest()
+    test = make_trial_set(args, "test", trials, lists.trial_utterances(next(iter(trials.values())).names), "trial")
+    if not listed:
+        return Data((), None, None, test, {})
     train, val = split_validation(args, listed)
     train = usable(args, train)
-    facts = {"score": args.score, "n_identities": len(train.identities), "n_train": len(train), "n_val": len(val.utterances) if val else 0,
-             "n_test": len(test.utterances), "trials": test.counts(), "train_list": digest}
+    facts = {"score": args.score, "n_identities": len(train.identities), "n_train": len(train),
+             "n_val": len(val.utterances) if val else 0, "n_test": len(test.utterances), "trials": test.counts(),
+             "train_list": listed.digest()}
     return Data(train.identities, make_dataset(args, "train", train, train=True), val, test, facts)
 
 

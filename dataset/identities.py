@@ -200,27 +200,28 @@ def hold_out_identities(listed: TrainList, fraction: float, seed: int) -> tuple[
 
 
 def make_trials(names: Sequence[str], identities: Sequence[object], per_utterance: int, seed: int) -> Trials:
-    """Pairs each utterance with `per_utterance` others of its identity (or all there are) and as many of other ones,
-    by chance, as VoxCeleb1-O does with 4. No pair comes twice. Raises InputError: no pair of one of the kinds."""
+    """Pairs each utterance with `per_utterance` others of its identity (or all there are) and, by chance, with others;
+    as many non-targets as targets, and no pair twice. VoxCeleb1-O is made so, with 4.
+
+    Raises InputError: no pair of one of the kinds.
+    """
     rng = np.random.default_rng(seed)
     members = defaultdict(list)
     for number, identity in enumerate(identities):
         members[identity].append(number)
-    pairs: dict[tuple[int, int], bool] = {}
+    targets, others = set(), set()
     for number, identity in enumerate(identities):
         same = [other for other in members[identity] if other != number]
-        for other in rng.permutation(same)[:per_utterance].tolist():
-            pairs[min(number, other), max(number, other)] = True
-        for other in draw_others(rng, identities, identity, len(same[:per_utterance])):
-            pairs[min(number, other), max(number, other)] = False
-    labels = np.array(list(pairs.values()), dtype=bool)
-    if not len(labels) or labels.all() or not labels.any():
+        targets.update(pair_of(number, other) for other in rng.permutation(same)[:per_utterance].tolist())
+        others.update(pair_of(number, other) for other in rng.integers(len(names), size=4 * per_utterance).tolist()
+                      if identities[other] != identity)
+    others = rng.permutation(sorted(others))[:len(targets)].tolist()
+    if not targets or not others:
         raise InputError(f"no trials can be made of {len(names)} utterances of {len(members)} identities: at least two "
                          "identities, one of them with two utterances, are needed")
-    return Trials(list(names), np.array(list(pairs)), labels)
+    pairs = [*sorted(targets), *others]
+    return Trials(list(names), np.array(pairs), np.arange(len(pairs)) < len(targets))
 
 
-def draw_others(rng: np.random.Generator, identities: Sequence[object], identity: object, count: int) -> list[int]:
-    """`count` numbers of utterances of other identities; fewer when they are hard to find by chance."""
-    drawn = rng.integers(len(identities), size=20 * count + 20)
-    return [number for number in drawn.tolist() if identities[number] != identity][:count]
+def pair_of(first: int, second: int) -> tuple[int, int]:
+    return min(first, second), max(first, second)

@@ -33,11 +33,22 @@ def train_argv(tiny_data, tmp_path) -> list[str]:
             "--ckpt_path", str(tmp_path), "--run_name", "run", *SMALL]
 
 
-def command(*argv: str, processes: int = 1) -> list[str]:
+@pytest.fixture(scope="session")
+def tiny_voices(tmp_path_factory) -> Path:
+    """Eight training utterances of four identities, the trials of six utterances of three others."""
+    from dataset.demo_identities import make_demo
+
+    root = tmp_path_factory.mktemp("data") / "voices"
+    make_demo(root, train_identities=4, train_utterances=2, test_identities=3, test_utterances=2)
+    return root
+
+
+def command(*argv: str, processes: int = 1, script: str = "main_CD.py") -> list[str]:
     """`python main_CD.py argv...`, under torchrun with several processes."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    return [sys.executable, *launcher, str(REPO / "main_CD.py"), *argv]
+    return [sys.executable, *launcher, str(REPO / script), *argv]
 
 
-def shell(*argv: str, processes: int = 1, cwd: Path = REPO) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*argv, processes=processes), cwd=cwd, capture_output=True, text=True)
+def shell(*argv: str, processes: int = 1, cwd: Path = REPO,
+          script: str = "main_CD.py") -> subprocess.CompletedProcess:
+    return subprocess.run(command(*argv, processes=processes, script=script), cwd=cwd, capture_output=True, text=True)

@@ -1,0 +1,202 @@
+"""main_Vox.py from its command line to its run folder."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import REAL_DATA, needs_real_data, shell
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import main_Vox
+from dataset.errors import InputError
+from main_Vox import load_data, main
+from scripts.score import main as score_files
+from utils import checkpoint, options
+
+SMALL = ["--image_size", "64", "--audio_frames", "33", "--test_frames", "40", "--batch_size", "4", "--num_workers", "0",
+         "--device", "cpu"]
+FIGURES = ("eer", "eer_audio", "eer_visual", "min_dcf_0.01", "min_dcf_0.05")
+
+
+@pytest.fixture
+def train_argv(tiny_voices, tmp_path) -> list[str]:
+    return ["--train", "--dataset", "tiny", "--data_root", str(tiny_voices), "--epochs", "1", "--learning_rate", "0.01",
+            "--ckpt_path", str(tmp_path), "--run_name", "run", *SMALL]
+
+
+@pytest.fixture
+def damaged(tiny_voices, tmp_path) -> Path:
+    """A copy of the tiny data, to be damaged."""
+    return Path(shutil.copytree(tiny_voices, tmp_path / "copy"))
+
+
+def load(train_argv: list[str], root: Path, *more: str) -> main_Vox.Data:
+    argv = [*train_argv, "--data_root", str(root), *more]
+    return load_data(options.parse(main_Vox.get_args_parser(), argv, main_Vox.DEMO))
+
+
+# ---- what a run leaves
+
+
+def test_run_leaves_what_its_checkpoint_gives_again(train_argv, tmp_path, tiny_voices, capsys):
+    result = main([*train_argv, "--fusion_method", "gated", "--mmcosine", "True", "--scaling", "7.5"])
+    folder = tmp_path / "run"
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert result.keys() >= {*FIGURES, *(f"last_test_{name}" for name in FIGURES), "best_epoch", "selection"}
+    assert (result["n_identities"], result["n_train"], result["n_test"], result["trials"]) == (
+        4, 8, 6, {"test_pairs": 15})
+    assert (result["mmcosine"], result["scaling"], result["score"], result["n_val"]) == (True, 7.5, "logits", 0)
+    epoch = json.loads((folder / "metrics.jsonl").read_text())
+    assert epoch["test_eer"] == result["eer"] and epoch["train_loss"] > 0 and "test_loss" not in epoch
+    scores = folder / "test_pairs.scores.txt"
+    alone = score_files(["--trials", str(tiny_voices / "test_pairs.csv"), "--scores", str(scores)])[str(scores)]
+    assert alone == pytest.approx({name: result[name] for name in alone})
+    assert min((folder / name).stat().st_size for name in ("det.png", "curves.png")) > 10_000
+    tags = EventAccumulator(str(folder)).Reload().Tags()
+    assert "result/det" in tags["images"]
+    assert {"data/logit_a", "data/logit_v", "eval/eer", "result/eer", "result/min_dcf_0.01"} <= set(tags["scalars"])
+
+    again = main(["--ckpt_path", str(folder / "best.pt"), "--num_workers", "0",
+                  "--scores_path", str(tmp_path / "again")])
+    assert {name: again[name] for name in FIGURES} == {name: result[name] for name in FIGURES}
+    assert (tmp_path / "again/test_pairs.scores.txt").read_bytes() == scores.read_bytes()
+    assert "test_pairs (15 trials): eer" in capsys.readouterr().out
+
+
+def test_several_lists_are_scored_in_one_run_each_with_its_name(train_argv, tmp_path, tiny_voices):
+    rows = (tiny_voices / "test_pairs.csv").read_text().splitlines()
+    official = tmp_path / "official.txt"
+    official.write_text("\n".join(row.replace(",", " /") for row in rows[:8]))
+    result = main([*train_argv, "--trials", "test_pairs.csv", f"o={official}"])
+    assert result["trials"] == {"test_pairs": 15, "o": 8} and result.keys() >= {"eer", "o_eer", "o_min_dcf_0.05"}
+    both = {path.name for path in (tmp_path / "run").glob("*.scores.txt")}
+    assert both == {"test_pairs.scores.txt", "o.scores.txt"}
+    alone = main(["--ckpt_path", str(tmp_path / "run/best.pt"), "--num_workers", "0", "--trials", str(official),
+                  "--score", "embedding"])
+    assert alone["trials"] == {"official": 8}
+    with pytest.raises(InputError, match="two lists of the name official"):
+        load(train_argv, tiny_voices, "--trials", str(official), f"official={official}")
+
+
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_one_encoder_trains_alone_and_starts_another_run(train_argv, tmp_path, modality):
+    result = main([*train_argv, "--modality", modality])
+    assert "eer" in result and f"eer_{modality}" not in result
+    main([*train_argv, "--run_name", "joint", "--learning_rate", "1e-30", "--weight_decay", "0",
+          f"--{modality}_pretrain", str(tmp_path / "run/best.pt")])
+    alone, joint = (checkpoint.load(tmp_path / name / "last.pt")["model"] for name in ("run", "joint"))
+    first = next(name for name in alone if name.startswith(f"{modality}_net") and name.endswith("conv2.weight"))
+    assert torch.equal(alone[first], joint[first])
+
+
+def test_epoch_is_chosen_on_trials_of_held_out_identities(train_argv, tmp_path):
+    result = main([*train_argv, "--val_fraction", "0.5"])
+    epoch = json.loads((tmp_path / "run/metrics.jsonl").read_text())
+    assert (result["n_identities"], result["n_train"], result["n_val"]) == (2, 4, 4)
+    assert "validation" in result["selection"] and "val_eer" in epoch and "test_eer" not in epoch
+
+
+def test_resumed_run_ends_with_the_weights_and_figures_of_the_uninterrupted_one(train_argv, tmp_path):
+    argv = [*train_argv, "--lr_decay_step", "1"]
+    whole = main([*argv, "--epochs", "2"])
+    main([*argv, "--run_name", "part"])
+    resumed = main(["--resume", str(tmp_path / "part"), "--epochs", "2"])
+    a, b = (checkpoint.load(tmp_path / name / "last.pt")["model"] for name in ("run", "part"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert {name: resumed[name] for name in FIGURES} == {name: whole[name] for name in FIGURES}
+
+
+def test_two_processes_give_the_figures_of_one_on_the_same_weights(train_argv, tmp_path):
+    main(train_argv)
+    argv = ["--ckpt_path", str(tmp_path / "run/best.pt"), "--num_workers", "0", "--scores_path"]
+    for processes in (1, 2):
+        run = shell(*argv, str(tmp_path / str(processes)), processes=processes, script="main_Vox.py")
+        assert run.returncode == 0, run.stderr
+    assert (tmp_path / "1/test_pairs.scores.txt").read_bytes() == (tmp_path / "2/test_pairs.scores.txt").read_bytes()
+
+
+def test_demo_makes_its_data_and_says_so(tmp_path, monkeypatch, capsys):
+    few = partial(main_Vox.make_demo, train_identities=3, train_utterances=2, test_identities=2, test_utterances=2)
+    monkeypatch.setattr(main_Vox, "make_demo", few)
+    result = main(["--train", "--demo", "--data_root", str(tmp_path / "demo"), "--ckpt_path", str(tmp_path),
+                   "--run_name", "run", "--epochs", "1", *SMALL])
+    assert (result["dataset"], result["demo"], result["n_train"]) == ("demo_identities", True, 6)
+    assert capsys.readouterr().out.count("DEMO DATA") == 2
+
+
+# ---- bad input
+
+
+def test_missing_files_are_counted_and_named_and_left_out_only_when_asked(train_argv, damaged, capsys):
+    (damaged / "train/wav/id10000/v0/00000.wav").unlink()
+    shutil.rmtree(damaged / "train/faces/id10001")
+    with pytest.raises(InputError, match=r"(?s)3 of 8 training utterances cannot.*id10000/v0/00000\.wav.*no faces"):
+        load(train_argv, damaged)
+    data = load(train_argv, damaged, "--skip_missing")
+    assert len(data.train) == 5 and list(data.identities) == ["id10000", "id10002", "id10003"]
+    assert "3 of 8 training utterances" in capsys.readouterr().out
+    assert len(load(train_argv, damaged, "--skip_missing", "--modality", "audio").train) == 7
+
+
+def test_trials_of_an_utterance_that_is_not_there_are_counted_and_left_out_only_when_asked(train_argv, damaged, capsys):
+    path = damaged / "test_pairs.csv"
+    path.write_text(path.read_text() + "0,id20000/v0/00000.wav,id20009/v0/00000.wav\n")
+    with pytest.raises(InputError, match=r"(?s)1 of 7 trial utterances cannot.*id20009/v0/00000\.wav is missing"):
+        load(train_argv, damaged)
+    assert len(load(train_argv, damaged, "--skip_missing").test.lists["test_pairs"].labels) == 15
+    assert "trials test_pairs: 15 of 16 left" in capsys.readouterr().out
+    shutil.rmtree(damaged / "test/faces/id20000")
+    shutil.rmtree(damaged / "test/faces/id20001")
+    with pytest.raises(InputError, match="1 of 16 are left without 5 utterances, not of both kinds"):
+        load(train_argv, damaged, "--skip_missing")
+
+
+def test_identities_in_training_and_trials_are_refused(train_argv, damaged):
+    path = damaged / "test_pairs.csv"
+    path.write_text(path.read_text().replace("id20001/v0/00001", "id10002/v0/00001"))
+    with pytest.raises(InputError, match="1 identities of the trials test_pairs are in the training list: id10002"):
+        load(train_argv, damaged)
+
+
+def test_too_few_identities_are_refused(train_argv, damaged):
+    for identity in ("id10000", "id10001", "id10002"):
+        shutil.rmtree(damaged / "train/wav" / identity)
+    with pytest.raises(InputError, match="1 training identities are left"):
+        load(train_argv, damaged, "--skip_missing")
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--train"], "no data/VoxCeleb/test_pairs.csv"), (["--ckpt_path", "gone.pt"], "gone.pt is missing"),
+    (["--train", "--audio_frames", "20"], "out of range"), (["--train", "--modality", "audio", "--lam", "1"], "--lam")])
+def test_mistakes_are_one_sentence_and_status_2(tmp_path, argv, message, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((InputError, SystemExit)) as caught:
+        main(argv)
+    assert message in f"{caught.value} {capsys.readouterr().err}"
+
+
+def test_a_file_that_breaks_after_the_check_is_named(train_argv, damaged, monkeypatch):
+    monkeypatch.setattr(main_Vox, "find_problems", lambda *_: {})
+    soundfile.write(damaged / "train/wav/id10000/v0/00000.wav", np.full(40000, np.nan, np.float32), 16000,
+                    subtype="FLOAT")
+    with pytest.raises(InputError, match=r"00000\.wav holds NaN"):
+        main([*train_argv, "--data_root", str(damaged)])
+
+
+def test_checkpoint_of_an_encoder_alone_cannot_be_evaluated(tmp_path, tiny_voices):
+    checkpoint.save(tmp_path / "encoder.pt", {"conv1.weight": torch.zeros(2, 2)})
+    with pytest.raises(InputError, match="holds no classifier"):
+        main(["--ckpt_path", str(tmp_path / "encoder.pt"), "--data_root", str(tiny_voices), *SMALL])
+
+
+@needs_real_data
+def test_real_identities_are_read_whole(train_argv):
+    data = load(train_argv, REAL_DATA / "identities")
+    trials = data.test.lists["test_pairs"]
+    assert (len(data.identities), len(data.train), len(trials.labels), trials.labels.sum()) == (30, 120, 4950, 450)
+    assert data.train[5]["visual"].shape == (2, 3, 64, 64) and data.test.utterances[7]["visual"].shape[0] == 1

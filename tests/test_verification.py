@@ -1,0 +1,150 @@
+"""Embedding every utterance once and scoring trials by a matrix operation, against a loop over pairs of utterances."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils.data import Dataset
+
+from dataset.errors import InputError
+from dataset.identities import Trials
+from models import MultimodalClassifier
+from utils.engine import Compute
+from utils.metrics import equal_error_rate
+from utils.verification import TrialSet, cosines, figures, kinds, score, write_scores
+
+UTTERANCES, CLASSES = 23, 5
+COMPUTE = Compute(torch.device("cpu"), torch.float32, {"audio": nn.Identity(), "visual": nn.Identity()})
+
+
+class Vectors(Dataset):
+    """Utterance i: two vectors of its own. Counts how often each is read."""
+
+    def __init__(self, value: float = 1.0):
+        generator = torch.Generator().manual_seed(3)
+        self.x = value * torch.randn(2, UTTERANCES, 4, generator=generator)
+        self.read = [0] * UTTERANCES
+
+    def __len__(self) -> int:
+        return UTTERANCES
+
+    def __getitem__(self, index: int) -> dict:
+        self.read[index] += 1
+        return {"audio": self.x[0, index], "visual": self.x[1, index], "label": index}
+
+
+def trial_set(value: float = 1.0) -> TrialSet:
+    rng = np.random.default_rng(1)
+    names = [f"id{i % 4}/{i}.wav" for i in range(UTTERANCES)]
+    lists = {name: Trials(names, rng.integers(UTTERANCES, size=(count, 2)), np.arange(count) % 3 == 0)
+             for name, count in (("first", 200), ("second", 30))}
+    return TrialSet(lists, Vectors(value))
+
+
+def make_model(mmcosine: bool, fusion: str = "gated") -> MultimodalClassifier:
+    torch.manual_seed(0)
+    encoders = {"audio": nn.Linear(4, 8), "visual": nn.Linear(4, 8)}
+    return MultimodalClassifier(encoders, CLASSES, fusion, mmcosine, dim=8)
+
+
+def arguments(kind: str = "logits") -> Namespace:
+    return Namespace(score=kind, batch_size=12, random_seed=0, num_workers=0)
+
+
+@torch.inference_mode()
+def naive_scores(model: MultimodalClassifier, trials: TrialSet, kind: str) -> dict[str, list[float]]:
+    """The first list's scores, two forward passes a trial."""
+    expected = {"joint": [], "audio": [], "visual": []}
+    model.eval()
+    for pair in trials.lists["first"].pairs:
+        outputs = [model(*(trials.utterances.x[m, [i]] for m in range(2))) for i in pair]
+        if kind == "logits":
+            vectors = {"joint": [out.logits[0] for out in outputs]}
+            each = [out.modality_logits for out in outputs]
+        else:
+            each = [out.fused for out in outputs]
+            parts = [[x / x.norm() if model.mmcosine else x for x in one[:, 0]] for one in each]
+            vectors = {"joint": [torch.cat(part) for part in parts]}
+        vectors |= {name: [one[m, 0] for one in each] for m, name in enumerate(("audio", "visual"))}
+        for name, (a, b) in vectors.items():
+            expected[name].append(float(a @ b / (a.norm() * b.norm())))
+    return expected
+
+
+@pytest.mark.parametrize("kind", ["logits", "embedding"])
+@pytest.mark.parametrize("mmcosine", [False, True])
+def test_scores_are_the_cosines_of_the_two_utterances_vectors(kind, mmcosine):
+    model, trials = make_model(mmcosine), trial_set()
+    found = score(arguments(kind), trials, model, COMPUTE)
+    expected = naive_scores(model, trials, kind)
+    assert found["first"].keys() == expected.keys()
+    for name, scores in found["first"].items():
+        assert scores == pytest.approx(np.array(expected[name]), abs=1e-5)
+
+
+def test_every_utterance_is_embedded_once_however_many_trials_need_it():
+    trials = trial_set()
+    score(arguments(), trials, make_model(True), COMPUTE)
+    assert trials.utterances.read == [1] * UTTERANCES
+
+
+def test_figures_are_named_by_list_and_modality():
+    model, trials = make_model(True), trial_set()
+    scores = score(arguments(), trials, model, COMPUTE)
+    found = figures(scores, trials)
+    assert list(found) == ["eer", "eer_audio", "eer_visual", "min_dcf_0.01", "min_dcf_0.05"] + [
+        f"second_{name}" for name in ("eer", "eer_audio", "eer_visual", "min_dcf_0.01", "min_dcf_0.05")]
+    assert found["second_eer_audio"] == equal_error_rate(scores["second"]["audio"], trials.lists["second"].labels)
+
+
+def test_one_modality_alone_has_no_joint_figure():
+    torch.manual_seed(0)
+    model = MultimodalClassifier({"audio": nn.Linear(4, 8)}, CLASSES, "concat", dim=8)
+    compute = COMPUTE._replace(front_ends={"audio": nn.Identity()})
+    found = figures(score(arguments(), trial_set(), model, compute), trial_set())
+    assert kinds(model) == {"audio": "eer"} and "eer" in found and "eer_audio" not in found
+
+
+def test_a_network_that_diverged_is_told_by_name():
+    trials = trial_set(value=float("nan"))
+    with pytest.raises(InputError, match="trials first cannot be scored: 200 of 200 scores are NaN"):
+        figures(score(arguments(), trials, make_model(False), COMPUTE), trials)
+
+
+def test_zero_vectors_score_zero():
+    vectors = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    assert cosines(vectors, np.array([[0, 1], [0, 0]])).tolist() == [0.0, 1.0]
+
+
+def test_scores_file_has_a_line_a_trial_in_order(tmp_path):
+    trials = trial_set()
+    scores = score(arguments(), trials, make_model(True), COMPUTE)
+    write_scores(scores, trials, tmp_path)
+    lines = [line.split() for line in (tmp_path / "second.scores.txt").read_text().splitlines()]
+    names = trials.lists["second"].names
+    assert [(a, b) for _, a, b in lines] == [(names[a], names[b]) for a, b in trials.lists["second"].pairs]
+    assert np.array([float(line[0]) for line in lines]) == pytest.approx(scores["second"]["joint"], rel=1e-7)
+    assert (tmp_path / "det.png").stat().st_size > 10_000
+
+
+def one_of(rank: int, processes: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=processes)
+    torch.save(score(arguments(), trial_set(), make_model(True), COMPUTE), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_processes_score_as_one_does_to_the_last_bit(tmp_path):
+    """23 utterances in batches of 12: the third process has none."""
+    processes = 3
+    torch.set_num_threads(1)
+    expected = score(arguments(), trial_set(), make_model(True), COMPUTE)
+    torch.multiprocessing.spawn(one_of, (processes, str(tmp_path)), processes)
+    for rank in range(processes):
+        found = torch.load(Path(tmp_path) / f"{rank}.pt", weights_only=False)
+        assert all(np.array_equal(found[name][kind], values) for name, by_kind in expected.items()
+                   for kind, values in by_kind.items())
