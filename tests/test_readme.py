@@ -7,13 +7,15 @@ import shlex
 import pytest
 from conftest import REPO
 
-DOCUMENTS = ("README.md", "docs/cremad.md", "data/CREMAD/README.md")
-COMMAND = re.compile(r"^ {4,}python ((?:main_CD|scripts/\w+)\.py)((?:.*\\\n)*.*)$", re.MULTILINE)
+DOCUMENTS = ("README.md", *(f"docs/{path.name}" for path in REPO.glob("docs/*.md")),
+             *(f"data/{path.parent.name}/README.md" for path in REPO.glob("data/*/README.md")))
+COMMAND = re.compile(r"^ {4,}python ((?:main_\w+|scripts/\w+)\.py)((?:.*\\\n)*.*)$", re.MULTILINE)
 
 
 def documented_commands() -> list[tuple[str, str]]:
     """(script, arguments) of every command that the documents and the scripts' own docstrings show."""
-    files = [*DOCUMENTS, "main_CD.py", *(f"scripts/{path.name}" for path in REPO.glob("scripts/*.py"))]
+    scripts = [*REPO.glob("main_*.py"), *REPO.glob("scripts/*.py")]
+    files = [*DOCUMENTS, *(path.relative_to(REPO).as_posix() for path in scripts)]
     found = []
     for name in files:
         text = (REPO / name).read_text(encoding="utf-8")
