@@ -2,12 +2,14 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch.utils.data import Dataset
 
+from dataset.clips import ClipFiles
 from dataset.errors import InputError
+from dataset.lists import check_every_class_has_a_clip
 from models import MultimodalClassifier
 from utils import checkpoint, report, training
 from utils.distributed import say
@@ -27,6 +29,30 @@ class Splits(NamedTuple):
     def facts(self) -> dict[str, object]:
         counts = {f"n_{name}": len(getattr(self, name) or ()) for name in ("train", "val", "test")}
         return {"classes": list(self.classes), **counts}
+
+
+def usable_splits(args: Namespace, classes: Sequence[str], listed: Mapping[str, Sequence],
+                  find: Callable[[Sequence], tuple[list[ClipFiles], dict[str, str]]],
+                  make_dataset: Callable[[Namespace, Sequence[str], Sequence[ClipFiles], bool], Dataset]) -> Splits:
+    """The lists, held against the files: clips that cannot be used stop here, or are counted and left out.
+
+    listed: {"train", "val", "test": clips}. find(clips): those with files, and what is wrong with the others.
+    make_dataset(args, classes, clips, whether to train on them). Raises InputError.
+    """
+    if not args.train:
+        listed = {**listed, "train": [], "val": []}
+    found, problems = {}, {}
+    for name, clips in listed.items():
+        found[name], wrong = find(clips)
+        problems.update(wrong)
+        if clips and not found[name]:
+            first = next(iter(wrong.values()))
+            raise InputError(f"none of the {len(clips)} {name} clips can be used. The first: {first}")
+    training.accept_problems(problems, sum(map(len, listed.values())), args.skip_missing)
+    if args.train:
+        check_every_class_has_a_clip(classes, found["train"], f"{args.data_root} after --skip_missing")
+    datasets = {name: make_dataset(args, classes, clips, name == "train") for name, clips in found.items() if clips}
+    return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"])
 
 
 def run(args: Namespace, splits: Splits, model: MultimodalClassifier, compute: Compute) -> dict:
