@@ -8,23 +8,21 @@ Alone, a ResNet-18 gets 85 to 89 % of the test voices and 64 to 68 % of the face
 This file makes the folder; dataset/demo_faces.py draws, dataset/demo_voices.py speaks.
 """
 
-import json
 import shutil
-import zlib
+from functools import partial
 from pathlib import Path
 
 import cv2
-import numpy as np
 import soundfile
 
 from dataset.cremad import AUDIO_FOLDER, EMOTIONS, audio_path, frames_folder
 from dataset.demo_faces import FRAMES, film, random_face
+from dataset.demo_folder import fill_folder, generator
 from dataset.demo_voices import SAMPLE_RATE, random_voice, speak
 from dataset.errors import InputError
 from dataset.files import write_whole
 from dataset.lists import Clip, Lists, write_lists
 
-MARKER = "demo.json"  # holds the parameters; a folder with it is ours to overwrite
 MADE_BY = "dataset/demo.py, version 2"  # count up when the same parameters come to give other bytes
 TAKES = 5  # clips of one emotion by one speaker
 
@@ -47,16 +45,13 @@ def make_demo(root: Path, seed: int = 0, train_per_class: int = 50, test_per_cla
                   "voice_difficulty": voice_difficulty}
     lists = demo_lists(seed, train_per_class, test_per_class)
     clips = lists.train + lists.test
-    found = read_marker(root)
-    if found == {**parameters, "complete": True} and all(path.is_file() for path in demo_files(root, clips)):
-        return lists
-    if {**found, "complete": None} != {**parameters, "complete": None}:
-        remove_demo(root)  # not for equal parameters: two processes may then write the same bytes at the same time
-    write_marker(root, {**parameters, "complete": False})
-    for clip in clips:
-        write_clip(root, clip, seed, face_difficulty, voice_difficulty)
-    write_lists(root, lists)
-    write_marker(root, {**parameters, "complete": True})
+
+    def write() -> None:
+        for clip in clips:
+            write_clip(root, clip, seed, face_difficulty, voice_difficulty)
+        write_lists(root, lists)
+
+    fill_folder(root, parameters, demo_files(root, clips), partial(remove_demo, root), write)
     return lists
 
 
@@ -71,30 +66,6 @@ def demo_lists(seed: int, train_per_class: int, test_per_class: int) -> Lists:
         train += clips[:train_per_class]
         test += clips[train_per_class:]
     return Lists(sorted(EMOTIONS), sorted(train), sorted(test))
-
-
-def generator(seed: int, purpose: str) -> np.random.Generator:
-    """A stream of its own for every purpose, so that no clip depends on which others are made, nor sound on image."""
-    return np.random.default_rng([seed, zlib.crc32(purpose.encode())])
-
-
-def read_marker(root: Path) -> dict:
-    """What demo.json holds, {} for a missing or empty folder. Raises InputError: anything else is in the way."""
-    marker = root / MARKER
-    if marker.is_file():
-        try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError:
-            found = None
-        if isinstance(found, dict) and str(found.get("made_by")).startswith("dataset/demo.py"):
-            return found
-    elif not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return {}
-    raise InputError(f"{root} is there already and holds no demo data, so it is left alone: name another folder")
-
-
-def write_marker(root: Path, content: dict) -> None:
-    write_whole(root / MARKER, json.dumps(content, indent=2) + "\n")
 
 
 def remove_demo(root: Path) -> None:

@@ -41,3 +41,35 @@ def plot_curves(history: Sequence[Mapping[str, float]], split: str, shown: Mappi
         axes.grid(alpha=0.3)
         axes.legend()
     write_whole(path, lambda temporary: canvas.print_png(temporary))
+
+
+def plot_classes(by_class: Sequence[Mapping], pairs: Sequence[Mapping], path: Path, shown: int = 20) -> None:
+    """The accuracy of every class and modality, sorted, and the `shown` most confused pairs of classes -> a PNG.
+
+    by_class, pairs: rows of utils/confusion.py.
+    """
+    rows = sorted((row for row in by_class if row["clips"]), key=lambda row: row[measures(by_class)[0]])
+    pairs = [pair for pair in pairs[:shown] if pair["confused"]][::-1]
+    figure = Figure(figsize=(15, 3 + 0.17 * max(len(rows), 1.6 * len(pairs))), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    accuracy, confused = figure.subplots(1, 2)
+    places = range(len(rows))
+    for name in measures(by_class):
+        what = name.removeprefix("accuracy_")
+        accuracy.plot([row[name] for row in rows], places, "o", color=COLOURS.get(what), label=what, markersize=4)
+    accuracy.set_yticks(places, [row["class"] for row in rows], fontsize=7)
+    accuracy.xaxis.set_major_formatter(PercentFormatter(1.0))
+    accuracy.set_title("accuracy of each class", fontsize=10)
+    confused.barh([f"{pair['class_a']} / {pair['class_b']}" for pair in pairs],
+                  [pair["confused"] / pair["clips"] for pair in pairs], color="gray")
+    confused.xaxis.set_major_formatter(PercentFormatter(1.0))
+    confused.set_title("most confused pairs: share of their clips taken for the other", fontsize=10)
+    for axes in (accuracy, confused):
+        axes.grid(alpha=0.3)
+        axes.tick_params(axis="y", labelsize=7)
+    accuracy.legend(loc="lower right")
+    write_whole(path, lambda temporary: canvas.print_png(temporary))
+
+
+def measures(by_class: Sequence[Mapping]) -> list[str]:
+    return [name for name in by_class[0] if name.startswith("accuracy_")]
