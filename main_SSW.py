@@ -17,9 +17,19 @@ import torch
 
 from dataset.clips import ClipDataset, ClipFiles, find_each
 from dataset.demo_birds import make_demo
+from dataset.errors import InputError
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip, split_stratified
-from dataset.ssw60 import OF_MODALITY, SPLITS, Asset, find_asset, read_assets, read_taxa, reliable_only
+from dataset.ssw60 import (
+    OF_MODALITY,
+    SPLITS,
+    Asset,
+    check_prepared,
+    find_asset,
+    read_assets,
+    read_taxa,
+    reliable_only,
+)
 from models import AVClassifier
 from utils import classification, cli, options, training
 from utils.classification import Splits
@@ -89,6 +99,9 @@ def load_splits(args: Namespace) -> Splits:
     listed = {split: [asset for asset in assets if asset.split == split] for split in SPLITS}
     where = f"{', '.join(collections)} of {args.data_root}"
     check_every_class_has_a_clip(list(taxa.values()), listed["train"], where)
+    if not listed["test"]:
+        raise InputError(f"no test clip in {where}: the split column names none")
+    check_prepared(args.data_root, collections[0], args.fps, sample_rate(args), options.modalities(args))
     if args.val_fraction:
         listed["train"], held_out = split_stratified(listed["train"], args.val_fraction, args.random_seed)
         listed["val"] += held_out

@@ -109,7 +109,7 @@ def write_asset(root: Path, asset: Asset, birds: list[Species], seed: int, look_
 
 
 def write_song(path: Path, bird: Species, birds: list[Species], rng: np.random.Generator, difficulty: float) -> None:
-    others = [birds[i].song for i in rng.integers(len(birds), size=2)]
+    others = [birds[i].song for i in rng.integers(len(birds), size=3)]
     wave = record_song(bird.song, others, rng, difficulty)
     write_whole(path, lambda temporary: soundfile.write(temporary, wave, SAMPLE_RATE, subtype="PCM_16"))
 

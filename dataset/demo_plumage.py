@@ -55,12 +55,12 @@ def sister_look(look: Look, rng: np.random.Generator) -> Look:
 
 def film_bird(look: Look, frames: int, rng: np.random.Generator, difficulty: float) -> list[np.ndarray]:
     """The pictures, (S, S, 3) uint8 RGB, of one bird in one place that moves a little in between."""
-    tint = np.clip(1 + difficulty * rng.normal(0, 0.06, 4), 0.5, 1.5)  # age, season
+    tint = np.clip(1 + difficulty * rng.normal(0, 0.03, 4), 0.5, 1.5)  # age, season
     look = look._replace(back=look.back * tint[0], belly=look.belly * tint[1], head=look.head * tint[2],
                          wing=look.wing * tint[3], height=look.height * np.exp(0.08 * difficulty * rng.normal()))
-    pose = rng.normal(0, [0.12, 7, 7, 2.5])  # rotation in radians, shift and growth in pixels
+    pose = rng.normal(0, [0.08, 4, 4, 1.5])  # rotation in radians, shift and growth in pixels
     place = draw_place(rng, difficulty)
-    light = 1 + difficulty * rng.normal(0, [0.12, 0.03, 0.05])  # together, then red and blue
+    light = 1 + difficulty * rng.normal(0, [0.06, 0.02, 0.02])  # together, then red and blue
     left = rng.uniform() < 0.5
     pictures = []
     for _ in range(frames):
@@ -75,7 +75,7 @@ def film_bird(look: Look, frames: int, rng: np.random.Generator, difficulty: flo
 
 def pose_matrix(rotation: float, right: float, down: float, growth: float) -> np.ndarray:
     """(2, 3), from bird units to pixels of the finished picture."""
-    scale = 19 + growth
+    scale = 23 + growth
     across, along = scale * np.cos(rotation), scale * np.sin(rotation)
     middle = IMAGE_SIDE / 2
     return np.array([[across, -along, middle + right], [along, across, middle + down]])
@@ -87,7 +87,7 @@ def draw_place(rng: np.random.Generator, difficulty: float) -> np.ndarray:
     blobs = rng.normal(0, 1, (7, 7, 1)) + 0.4 * rng.normal(0, 1, (7, 7, 3))
     side = IMAGE_SIDE * OVERSAMPLING
     smooth = cv2.resize(blobs, (side, side), interpolation=cv2.INTER_CUBIC)
-    return np.clip(tone + 28 * difficulty * smooth, 0, 255).astype(np.uint8)
+    return np.clip(tone + 12 * difficulty * smooth, 0, 255).astype(np.uint8)
 
 
 def draw_bird(picture: np.ndarray, look: Look, matrix: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -47,7 +47,7 @@ def sister_song(song: Song, rng: np.random.Generator) -> Song:
 def record_song(song: Song, others: list[Song], rng: np.random.Generator, difficulty: float) -> np.ndarray:
     """A sound (N,) in [-1, 1]: the bird from any moment on, others farther away, wind."""
     near = 0.3 * sing(song, rng, difficulty)
-    far = sum(min(difficulty, 2) * rng.uniform(0.02, 0.12) * sing(other, rng, difficulty) for other in others)
+    far = sum(min(difficulty, 2) * rng.uniform(0.08, 0.25) * sing(other, rng, difficulty) for other in others)
     wind = np.convolve(rng.normal(size=near.size), np.full(12, 1 / 12), "same")
     hiss = rng.normal(size=near.size)
     return np.clip(near + far + difficulty * (rng.uniform(0.01, 0.08) * wind + rng.uniform(0.002, 0.02) * hiss), -1, 1)
@@ -55,7 +55,7 @@ def record_song(song: Song, others: list[Song], rng: np.random.Generator, diffic
 
 def sing(song: Song, rng: np.random.Generator, difficulty: float) -> np.ndarray:
     """The motif over and over (N,), each bird in its own pitch and tempo."""
-    pitch, tempo = 2 ** (difficulty * rng.normal(0, 0.05)), 2 ** (difficulty * rng.normal(0, 0.12))
+    pitch, tempo = 2 ** (difficulty * rng.normal(0, 0.12)), 2 ** (difficulty * rng.normal(0, 0.2))
     count = round(DURATION * SAMPLE_RATE)
     silence = np.zeros(round(song.gap / tempo * SAMPLE_RATE))
     motif = np.concatenate([part for syllable in song.syllables for part in (tone(syllable, pitch, tempo), silence)])

@@ -144,6 +144,16 @@ def reliable_only(root: Path, videos: Sequence[Asset]) -> list[Asset]:
     return [video for video in videos if video.reliable_audio]
 
 
+def check_prepared(root: Path, collection: str, fps: int, sample_rate: int, modalities: Sequence[str]) -> None:
+    """Raises InputError when a folder that the preparation makes is not there: one message, not thousands."""
+    example = Asset(f"{collection}/x", "", "", None)
+    needed = {"audio": example.sound(root, sample_rate).parent, "visual": example.frames(root, fps).parent}
+    for modality in modalities if collection.endswith("_ml") else ():  # photographs are read as they are
+        if not needed[modality].is_dir():
+            raise InputError(f"there is no folder {needed[modality]}. Run python scripts/prepare_ssw60.py --data_root "
+                             f"{root} --sample_rate {sample_rate} --fps {fps}")
+
+
 def find_asset(asset: Asset, root: Path, fps: int, sample_rate: int, modalities: Sequence[str]) -> ClipFiles:
     """The files of an asset, their presence and headers checked. Raises InputError."""
     audio = find_sound(asset, root, sample_rate) if "audio" in modalities else None

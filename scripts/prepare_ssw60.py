@@ -12,8 +12,8 @@ Writes   <root>/video_ml-<fps>fps/<asset_id>/frame_00001.jpg ...    the shorter 
          <root>/prepare_failures.csv    clip,reason; only when some failed
 
 Frames: a video is divided into n = max(1, round(seconds * fps)) equal parts, the middle frame of each is taken. How
-long it is, its own stream says: the `frame_count` of the table is not read. Of several streams the first sound and the
-video that FFmpeg holds for the best one are taken.
+long it is, its own header says: the `frame_count` of the table is not read. Of several streams the first sound and the
+default video are taken.
 An interrupted or killed run goes on where it was: start the same command again.
 Exit status 0 when every asset is usable, 2 otherwise (everything else is written all the same).
 """
