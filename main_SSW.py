@@ -36,8 +36,8 @@ from utils.classification import Splits
 from utils.cli import number
 from utils.distributed import say, together
 
-DEMO = {"dataset": "demo_birds", "data_root": Path("data/demo_birds"), "epochs": 10, "image_size": 64,
-        "audio_seconds": 0.6, "num_frames": 1, "learning_rate": 0.01, "lr_decay_step": 8}
+DEMO = {"dataset": "demo_birds", "data_root": Path("data/demo_birds"), "epochs": 8, "image_size": 64,
+        "audio_seconds": 0.6, "num_frames": 1, "batch_size": 16, "learning_rate": 0.01, "lr_decay_step": 6}
 HOW_TO_GET = ("data/SSW60/README.md tells where to get SSW60. Name another folder with --data_root, or add --demo to "
               "go without data.")
 
@@ -92,7 +92,7 @@ def load_splits(args: Namespace) -> Splits:
     A collection's own `val` clips choose the epoch, with those that --val_fraction holds out of the training clips.
     """
     taxa = read_taxa(args.data_root, HOW_TO_GET)
-    collections = args.pretrain_on or ["video_ml"]
+    collections = list(dict.fromkeys(args.pretrain_on or ["video_ml"]))
     assets = [asset for name in collections for asset in read_assets(args.data_root, name, taxa, HOW_TO_GET)]
     if args.reliable_audio_only:
         assets = keep_reliable(args, assets)

@@ -93,8 +93,8 @@ def read_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
 def check_every_class_has_a_clip(classes: Sequence[str], clips: Iterable[Clip], where: object) -> None:
     empty = sorted(set(classes) - {clip.label for clip in clips})
     if empty:
-        raise InputError(f"no training clip of class {', '.join(empty)} in {where}: add some, or take the class "
-                         "out of stat.csv")
+        raise InputError(f"no training clip of class {', '.join(empty)} in {where}: add some, or take it "
+                         "out of the list of classes")
 
 
 def write_lists(root: Path, lists: Lists) -> None:
