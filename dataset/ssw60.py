@@ -10,6 +10,8 @@
 Other columns are not read: `frame_count` is not fps x duration, the media themselves say how long they are.
 """
 
+import csv
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +20,7 @@ from dataset.clips import ClipFiles
 from dataset.errors import InputError, first_few
 from dataset.files import check_audio, check_image
 from dataset.frames import find_frames
-from dataset.lists import read_rows
+from dataset.lists import read_text
 
 MEDIA = {"video_ml": "mp4", "audio_ml": "wav", "images_inat": "jpg", "images_nabirds": "jpg"}  # as distributed
 OF_MODALITY = {"audio": ("audio_ml",), "visual": ("images_inat", "images_nabirds")}  # to pretrain its encoder on
@@ -124,7 +126,7 @@ def read_table(path: Path, columns: Sequence[str], how_to_get: str) -> Iterator[
     """(line number, {column: cell}) of the rows of a csv file with a header, which must have `columns`."""
     if not path.is_file():
         raise InputError(f"{path} is missing. {how_to_get}")
-    rows = iter(read_rows(path))
+    rows = read_cells(path)
     header = next(rows, (1, []))[1]
     missing = [name for name in columns if name not in header]
     if missing:
@@ -134,6 +136,17 @@ def read_table(path: Path, columns: Sequence[str], how_to_get: str) -> Iterator[
         if len(cells) != len(header):
             raise InputError(f"{path}, line {line}: {len(cells)} cells, the header names {len(header)} columns")
         yield line, dict(zip(header, cells, strict=True))
+
+
+def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number of its last line, stripped cells) of every row that is not empty; quoted cells may hold line ends."""
+    rows = csv.reader(io.StringIO(read_text(path), newline=""))
+    try:
+        for row in rows:
+            if any(cells := [cell.strip() for cell in row]):
+                yield rows.line_num, cells
+    except csv.Error as error:
+        raise InputError(f"{path}, line {rows.line_num}: {error}") from None
 
 
 def reliable_only(root: Path, videos: Sequence[Asset]) -> list[Asset]:

@@ -38,7 +38,8 @@ from utils import cli
 
 HOW_TO_GET = "data/SSW60/README.md tells where the tarball is: unpack it and name the folder that has taxa.csv with " \
              "--data_root, or the parts that you have with --collections."
-OFFICIAL = {"video_ml": {"train": 3462, "test": 1938}, "audio_ml": {"all": 3861}}  # clips by split, as published
+OFFICIAL = {"video_ml": {"train": 3462, "test": 1938, "all": 5400}, "audio_ml": {"all": 3861},
+            "images_inat": {"all": 21600}, "images_nabirds": {"all": 10221}}  # assets by split, as published
 REPORT = "prepare_report.csv"
 JPEG_QUALITY = 95
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -295,3 +296,26 @@ def make_official_layout(root: Path) -> None:
         (root / f"audio_ml/{i}.wav").symlink_to(sounds[i])
         for table in ("images_inat", "images_nabirds"):
             cv2.imwrite(str(root / table / f"{i}.jpg"), frames[i % 4])
+
+
+# ---- the recipe
+
+
+def test_the_recipe_runs_from_preparation_to_the_joint_runs_in_commands_that_are_accepted(tmp_path):
+    python = tmp_path / "python"  # writes down what it is asked to run; the last step's own code it runs
+    python.write_text(f'#!/bin/sh\n[ "$1" = - ] && exec {sys.executable} "$@"\necho "$@" >> {tmp_path}/asked\n')
+    python.chmod(0o755)
+    where = {"PYTHON": str(python), "DATA": str(tmp_path / "data"), "RUNS": str(tmp_path / "runs")}
+    done = subprocess.run(["bash", str(REPO / "scripts/ssw60.sh"), "--epochs", "3"], env={**os.environ, **where},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    asked = [line.split() for line in (tmp_path / "asked").read_text().splitlines()]
+    assert asked[0] == ["scripts/prepare_ssw60.py", "--data_root", str(tmp_path / "data")]
+    runs = [parse(command[1:]) for command in asked[1:] if command[0] == "main_SSW.py"]
+    assert [run.pretrain_on for run in runs[:2]] == [["audio_ml"], ["images_inat", "images_nabirds"]]
+    assert [(run.fusion_method, run.mmcosine) for run in runs[2:]] == [
+        (fusion, mmcosine) for fusion in ("concat", "film", "gated") for mmcosine in (False, True)]
+    for run in runs[2:]:
+        assert run.audio_pretrain == tmp_path / "runs/audio/best.pt"
+        assert run.visual_pretrain == tmp_path / "runs/visual/best.pt"
+        assert (run.scaling, run.epochs) == (20.0, 3)

@@ -7,13 +7,13 @@ import shlex
 import pytest
 from conftest import REPO
 
-DOCUMENTS = ("README.md", "docs/cremad.md", "data/CREMAD/README.md")
-COMMAND = re.compile(r"^ {4,}python ((?:main_CD|scripts/\w+)\.py)((?:.*\\\n)*.*)$", re.MULTILINE)
+DOCUMENTS = ("README.md", "docs/cremad.md", "docs/ssw60.md", "data/CREMAD/README.md", "data/SSW60/README.md")
+COMMAND = re.compile(r"^ {4,}python ((?:main_\w+|scripts/\w+)\.py)((?:.*\\\n)*.*)$", re.MULTILINE)
 
 
 def documented_commands() -> list[tuple[str, str]]:
     """(script, arguments) of every command that the documents and the scripts' own docstrings show."""
-    files = [*DOCUMENTS, "main_CD.py", *(f"scripts/{path.name}" for path in REPO.glob("scripts/*.py"))]
+    files = [*DOCUMENTS, "main_CD.py", "main_SSW.py", *(f"scripts/{path.name}" for path in REPO.glob("scripts/*.py"))]
     found = []
     for name in files:
         text = (REPO / name).read_text(encoding="utf-8")

@@ -29,7 +29,7 @@ def test_taxa_are_in_the_order_of_their_labels_whatever_the_order_of_rows_and_co
 
 
 def test_rows_become_assets_and_other_columns_are_not_read(tmp_path):
-    write_table(tmp_path, "12,1,test,25,99999,0.1,True", "7.5,0,train,0,nonsense,,False")
+    write_table(tmp_path, "12,1,test,25,99999,0.1,1", "7.5,0,train,0,nonsense,,False")
     assert read_assets(tmp_path, "video_ml", TAXA, "") == [Asset("video_ml/12", "Wood Duck", "test", True),
                                                            Asset("video_ml/7.5", "Snow Goose", "train", False)]
 
@@ -37,6 +37,19 @@ def test_rows_become_assets_and_other_columns_are_not_read(tmp_path):
 def test_bom_crlf_and_a_missing_reliable_audio_are_fine(tmp_path):
     (tmp_path / "audio_ml.csv").write_bytes(b"\xef\xbb\xbfasset_id,label,split\r\n3,1,val\r\n\r\n")
     assert read_assets(tmp_path, "audio_ml", TAXA, "") == [Asset("audio_ml/3", "Wood Duck", "val", None)]
+
+
+def test_line_ends_and_commas_in_quoted_cells_are_of_their_cell(tmp_path):
+    write_table(tmp_path, '5,0,train,"A. Photographer\nand ""Co"", Ithaca"', "6,1,test,\u2028", name="images_inat",
+                header="asset_id,label,split,rights_holder")
+    assert [found.name for found in read_assets(tmp_path, "images_inat", TAXA, "")] == ["images_inat/5",
+                                                                                        "images_inat/6"]
+
+
+def test_a_table_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / "video_ml.csv").write_bytes(b"asset_id,label,split\n\xff\xfe,0,train\n")
+    with pytest.raises(InputError, match=r"video_ml\.csv is not UTF-8 text"):
+        read_assets(tmp_path, "video_ml", TAXA, "")
 
 
 @pytest.mark.parametrize(("row", "message"), [

@@ -108,7 +108,8 @@ def open_run(args: Namespace, learner: Learner, facts: Mapping[str, object], ori
               events if args.use_tensorboard else None, saved)
     if not saved:
         run.save_last(learner.state_dict())
-    told = ", ".join(f"{name} {value}" for name, value in run.facts.items() if name not in {"classes", "pretrained"})
+    told = ", ".join(f"{name} {value}" for name, value in run.facts.items()
+                     if name not in {"classes", "pretrained"} and value is not None)
     say(f"run folder {folder}: {told}")
     return run
 
