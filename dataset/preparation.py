@@ -138,12 +138,6 @@ def write_frames(folder: Path, images: Iterable[np.ndarray], quality: int) -> No
     write_folder_whole(folder, fill)
 
 
-def shrink(image: np.ndarray, short_side: int) -> np.ndarray:
-    """(H, W, 3) -> the same with its shorter side at most `short_side` pixels, the shape of the picture kept."""
-    factor = short_side / min(image.shape[:2])
-    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1 else image
-
-
 def write_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
     """Lets `fill(path)` write into an empty temporary folder beside `folder`, then puts it in the place of `folder`."""
     temporary = folder.with_name(f".{os.getpid()}.{folder.name}")  # the form that remove_leftovers knows

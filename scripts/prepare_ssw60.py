@@ -28,6 +28,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset import preparation as prep
@@ -71,13 +74,19 @@ def prepare_frames(video: Asset, args: argparse.Namespace) -> None:
     folder, path = video.frames(args.data_root, args.fps), video.file(args.data_root)
     if not prep.has_frames(folder):
         images = prep.read_frames(path, prep.middle_times(prep.read_duration(path), args.fps))
-        prep.write_frames(folder, (prep.shrink(image, args.short_side) for image in images), JPEG_QUALITY)
+        prep.write_frames(folder, (shrink(image, args.short_side) for image in images), JPEG_QUALITY)
+
+
+def shrink(image: np.ndarray, short_side: int) -> np.ndarray:
+    """(H, W, 3) -> the same with its shorter side at most `short_side` pixels, the shape of the picture kept."""
+    factor = short_side / min(image.shape[:2])
+    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1 else image
 
 
 def prepare_sound(asset: Asset, args: argparse.Namespace) -> None:
     """The wav of a video or a recording, or the note that the video has none."""
-    wav, silent, path = asset.sound(args.data_root, args.sample_rate), asset.silent(
-        args.data_root, args.sample_rate), asset.file(args.data_root)
+    wav, silent = asset.sound(args.data_root, args.sample_rate), asset.silent(args.data_root, args.sample_rate)
+    path = asset.file(args.data_root)
     if silent.exists() or is_sound(wav):
         return
     if asset.collection == "audio_ml":

@@ -90,6 +90,11 @@ def test_nothing_but_training_splits_is_trained_on(birds, tmp_path, modality, co
     assert found == expected
 
 
+def test_a_collection_named_twice_is_taken_once(birds, tmp_path):
+    argv = flags(birds, tmp_path, "run", "--modality", "audio", "--pretrain_on", "audio_ml", "audio_ml")
+    assert len(load_splits(parse(argv)).train.clips) == 24
+
+
 def test_validation_clips_are_held_out_of_training_on_demand(birds, tmp_path):
     splits = load_splits(parse(flags(birds, tmp_path, "run", "--val_fraction", "0.5")))
     assert [len(part.clips) for part in splits.parts().values()] == [4, 4, 4]

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -82,6 +83,20 @@ def test_a_video_of_a_second_gives_one_frame(root, videos):
     path.symlink_to(videos["short"])
     prepare(root, "--collections", "video_ml")
     assert levels(root / "video_ml-1fps/train2") == [12]
+
+
+def test_a_sound_stream_without_sound_is_silence_too(root):
+    path = root / "video_ml/train2.mp4"
+    path.unlink()
+    with av.open(str(path), "w", format="matroska") as container:
+        stream = container.add_stream("mpeg4", rate=25, width=64, height=64, pix_fmt="yuv420p")
+        container.add_stream("pcm_s16le", rate=16000, layout="mono")
+        for _ in range(25):
+            frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert prepare(root, "--collections", "video_ml")["without_sound"] == 3
+    assert "is empty" in (root / "video_ml-16000Hz/train2.silent").read_text()
 
 
 def test_other_rates_and_sizes_go_into_folders_of_their_own(root):
