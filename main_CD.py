@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from dataset.cremad import EMOTIONS, PAPER_COUNTS, ClipDataset, ClipFiles, find_clips
+from dataset.clips import ClipDataset, ClipFiles
+from dataset.cremad import EMOTIONS, PAPER_COUNTS, find_clips
 from dataset.demo import make_demo
-from dataset.errors import InputError
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import Clip, check_every_class_has_a_clip, read_lists, split_by_speaker, split_stratified
 from models import AVClassifier
@@ -79,20 +79,8 @@ def load_splits(args: Namespace) -> Splits:
     tell_of_other_lists(args, classes, len(listed), len(test))
     train, val = split_validation(args, listed)
     check_every_class_has_a_clip(classes, train, "what --val_by_speaker leaves to train on")
-    if not args.train:
-        train, val = [], []
-    found, problems = {}, {}
-    for name, clips in {"train": train, "val": val, "test": test}.items():
-        found[name], wrong = find_clips(args.data_root, clips, args.fps, options.modalities(args))
-        problems.update(wrong)
-        if clips and not found[name]:
-            first = next(iter(wrong.values()))
-            raise InputError(f"none of the {len(clips)} {name} clips can be used. The first: {first}")
-    training.accept_problems(problems, len(train + val + test), args.skip_missing)
-    if args.train:
-        check_every_class_has_a_clip(classes, found["train"], f"{args.data_root} after --skip_missing")
-    datasets = {name: make_dataset(args, clips, classes, name == "train") for name, clips in found.items() if clips}
-    return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"])
+    find = partial(find_clips, args.data_root, fps=args.fps, modalities=options.modalities(args))
+    return classification.usable_splits(args, classes, {"train": train, "val": val, "test": test}, find, make_dataset)
 
 
 def tell_of_other_lists(args: Namespace, classes: Sequence[str], train: int, test: int) -> None:
@@ -109,7 +97,7 @@ def split_validation(args: Namespace, clips: list[Clip]) -> tuple[list[Clip], li
     return split(clips, args.val_fraction, args.random_seed)
 
 
-def make_dataset(args: Namespace, clips: Sequence[ClipFiles], classes: Sequence[str], train: bool) -> ClipDataset:
+def make_dataset(args: Namespace, classes: Sequence[str], clips: Sequence[ClipFiles], train: bool) -> ClipDataset:
     return ClipDataset(clips, classes, train=train, sample_rate=AUDIO_FRONTENDS[args.audio_frontend].sample_rate,
                        num_frames=args.num_frames, audio_seconds=args.audio_seconds, image_size=args.image_size,
                        modalities=options.modalities(args))

@@ -9,13 +9,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from dataset.demo_drawing import Canvas, Colour, between, darker, ellipse, mix
+
 IMAGE_SIDE = 128  # pixels
 FRAMES = 2  # at one frame a second: 0 s and 1 s of a clip that is over one second long
 OVERSAMPLING = 3  # faces are drawn this many times larger, then averaged down
-POINT_BITS = 4  # opencv takes points in 1/16 pixel
-
-Colour = np.ndarray  # (3,) red, green, blue, 0 to 255
-
 
 class Expression(NamedTuple):
     """How far a face is from rest, in face units unless said otherwise."""
@@ -64,26 +62,6 @@ class Face(NamedTuple):
     hairline: float  # y of its middle
     hair_end: float  # y down to which the hair falls beside the face
     rest: np.ndarray  # of Expression: the face when it expresses nothing
-
-
-class Canvas:
-    """Draws antialiased shapes, given as (P, 2) points in face units, on a picture (S, S, 3)."""
-
-    def __init__(self, picture: np.ndarray, matrix: np.ndarray):
-        """picture: uint8, drawn on in place; matrix: (2, 3), face units -> pixels."""
-        self.picture, self.matrix = picture, matrix
-        self.scale = np.sqrt(np.linalg.det(matrix[:, :2]))  # pixels per face unit
-
-    def fill(self, points: np.ndarray, colour: Colour) -> None:
-        cv2.fillPoly(self.picture, [self.pixels(points)], colour.tolist(), cv2.LINE_AA, POINT_BITS)
-
-    def line(self, points: np.ndarray, colour: Colour, width: float) -> None:
-        thickness = max(1, round(width * self.scale))
-        cv2.polylines(self.picture, [self.pixels(points)], False, colour.tolist(), thickness, cv2.LINE_AA, POINT_BITS)
-
-    def pixels(self, points: np.ndarray) -> np.ndarray:
-        placed = points @ self.matrix[:, :2].T + self.matrix[:, 2]
-        return np.round(placed * 2**POINT_BITS).astype(np.int32)
 
 
 def random_face(rng: np.random.Generator) -> Face:
@@ -237,26 +215,8 @@ def expose(picture: np.ndarray, matrix: np.ndarray, light: np.ndarray, rng: np.r
     return np.clip(lit + rng.normal(0, 3, picture.shape), 0, 255).astype(np.uint8)
 
 
-def ellipse(x: float, y: float, half_width: float, half_height: float) -> np.ndarray:  # (P, 2)
-    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    return np.stack([x + half_width * np.cos(angle), y + half_height * np.sin(angle)], 1)
-
-
 def box(half_width: float, top: float, bottom: float) -> np.ndarray:  # (4, 2)
     return np.array([[-half_width, top], [half_width, top], [half_width, bottom], [-half_width, bottom]])
-
-
-def between(x: np.ndarray, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
-    """The outline (2P, 2) of the area between two curves over the same x."""
-    return np.concatenate([np.stack([x, upper], 1), np.stack([x, lower], 1)[::-1]])
-
-
-def mix(first: Colour, second: Colour, share: float) -> Colour:
-    return first + share * (second - first)
-
-
-def darker(colour: Colour, factor: float) -> Colour:
-    return colour * factor
 
 
 def fold(face: Face, depth: float) -> Colour:

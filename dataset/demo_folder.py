@@ -18,11 +18,11 @@ def fill_folder(root: Path, parameters: Mapping[str, object], files: Iterable[Pa
                 fill: Callable[[], None]) -> None:
     """Lets `fill` write `root`, unless all its `files` are there, made with the same parameters.
 
-    parameters: everything that the bytes depend on, `made_by` (a module and its version) among them. own: what in
-    `root` is removed before other parameters take over; other things in the folder stay.
-    Raises InputError: `root` is there and holds no demo data.
+    parameters: everything that the bytes depend on; `made_by` is "<module>, version <n>". own: what in `root` is
+    removed before other parameters take over; other things in the folder stay.
+    Raises InputError: `root` is there and holds no demo data of this module.
     """
-    found = read_marker(root)
+    found = read_marker(root, str(parameters["made_by"]).split(",")[0])
     if found == {**parameters, "complete": True} and all(path.is_file() for path in files):
         return
     if {**found, "complete": None} != {**parameters, "complete": None}:
@@ -32,7 +32,7 @@ def fill_folder(root: Path, parameters: Mapping[str, object], files: Iterable[Pa
     write_marker(root, {**parameters, "complete": True})
 
 
-def read_marker(root: Path) -> dict:
+def read_marker(root: Path, maker: str) -> dict:
     """What demo.json holds, {} for a missing or empty folder. Raises InputError: anything else is in the way."""
     marker = root / MARKER
     if marker.is_file():
@@ -40,7 +40,7 @@ def read_marker(root: Path) -> dict:
             found = json.loads(marker.read_text(encoding="utf-8"))
         except ValueError:
             found = None
-        if isinstance(found, dict) and str(found.get("made_by")).startswith("dataset/demo"):
+        if isinstance(found, dict) and str(found.get("made_by")).startswith(f"{maker},"):
             return found
     elif not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return {}

@@ -9,7 +9,15 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from dataset.errors import InputError
-from dataset.files import read_image
+from dataset.files import check_image, read_image
+
+
+def find_frames(folder: Path) -> tuple[Path, ...]:
+    """The images of a folder, sorted by name, presence and ends checked; () without any. Raises InputError."""
+    frames = tuple(sorted(folder.glob("[!.]*.jpg")))
+    for path in frames:
+        check_image(path)
+    return frames
 
 
 def frame_indices(available: int, wanted: int, train: bool) -> list[int]:

@@ -77,11 +77,7 @@ def read_clips(path: Path, classes: Sequence[str]) -> list[Clip]:
 
 def read_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
     """(line number, stripped cells) of every row that is not empty."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    for number, line in enumerate(text.splitlines(), 1):  # one by one: a stray quote must not swallow the lines behind
+    for number, line in enumerate(read_text(path).splitlines(), 1):  # a stray quote must not swallow the lines behind
         try:
             cells = [cell.strip() for cell in next(csv.reader([line]), [])]
         except csv.Error as error:
@@ -90,11 +86,19 @@ def read_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
             yield number, cells
 
 
+def read_text(path: Path) -> str:
+    """UTF-8 with or without BOM. Raises InputError: it is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
 def check_every_class_has_a_clip(classes: Sequence[str], clips: Iterable[Clip], where: object) -> None:
     empty = sorted(set(classes) - {clip.label for clip in clips})
     if empty:
         raise InputError(f"no training clip of class {', '.join(empty)} in {where}: add some, or take the class "
-                         "out of stat.csv")
+                         "out of stat.csv (of SSW60: taxa.csv)")
 
 
 def write_lists(root: Path, lists: Lists) -> None:

@@ -46,19 +46,25 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
+class NoSoundError(InputError):
+    """A video without a sound stream, or with an empty one."""
+
+
 def read_sound(path: Path, sample_rate: int) -> np.ndarray:
     """The first sound stream of a video or sound file as int16 (N,): channels averaged, resampled (libswresample).
 
     Averaged in 16 bits: libswresample mixes floats louder by sqrt(2), which clips loud stereo.
-    Raises InputError: missing, empty, no sound stream, cannot be decoded.
+    Raises NoSoundError without a sound stream; InputError: missing, empty, cannot be decoded.
     """
     check_is_media(path)
     resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate)
     try:
         with av.open(str(path)) as container:
             if not container.streams.audio:
-                raise InputError(f"{path} has no sound stream")
+                raise NoSoundError(f"{path} has no sound stream")
             parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
+        if not parts:
+            raise NoSoundError(f"the sound stream of {path} is empty")
         parts += resampler.resample(None)  # what the filter still holds
     except av.FFmpegError as error:
         raise InputError(f"the sound of {path} cannot be decoded ({error}): download it again") from None

@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dataset.cremad import ClipDataset, audio_path, find_clips, frames_folder
+from dataset.clips import ClipDataset
+from dataset.cremad import audio_path, find_clips, frames_folder
 from dataset.frontends import NormaliseFrames, Spectrogram
 from dataset.lists import Clip
 from models import AVClassifier

@@ -11,7 +11,8 @@ import torch
 from conftest import REAL_DATA, needs_real_data
 from PIL import Image
 
-from dataset.cremad import ClipDataset, ClipFiles, find_clip, find_clips
+from dataset.clips import ClipDataset, ClipFiles
+from dataset.cremad import find_clip, find_clips
 from dataset.errors import InputError, report_problems
 from dataset.frames import frame_indices
 from dataset.lists import Clip, read_lists

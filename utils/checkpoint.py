@@ -54,14 +54,17 @@ def load_model(model: nn.Module, content: Mapping, path: Path) -> None:
     fill(model, state_dict_of(content, path), path, "Give the --fusion_method and --modality it was trained with.")
 
 
-def load_encoder(encoder: nn.Module, modality: str, path: Path) -> None:
+def load_encoder(encoder: nn.Module, modality: str, path: Path) -> dict:
     """Loads an encoder from a checkpoint of a whole model (keys `<modality>_net.*`) or of an encoder alone, such as
-    torchvision's ResNet-18; a head of its own (`fc.*`) is left out. Raises InputError that names what does not fit."""
-    state = state_dict_of(load(path), path)
+    torchvision's ResNet-18; a head of its own (`fc.*`) is left out -> the checkpoint's content. Raises InputError that
+    names what does not fit."""
+    content = load(path)
+    state = state_dict_of(content, path)
     prefix = f"{modality}_net."
     inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     alone = {name: value for name, value in state.items() if not name.startswith("fc.")}
     fill(encoder, inside or alone, path, f"It should hold {prefix}* or the encoder's weights alone.")
+    return content
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, next_step: str) -> None:

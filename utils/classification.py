@@ -2,14 +2,16 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch.utils.data import Dataset
 
+from dataset.clips import ClipFiles
 from dataset.errors import InputError
+from dataset.lists import check_every_class_has_a_clip
 from models import MultimodalClassifier
-from utils import checkpoint, report, training
+from utils import checkpoint, confusion, report, training
 from utils.distributed import say
 from utils.engine import Compute, evaluate
 from utils.run import Run
@@ -17,39 +19,79 @@ from utils.training import Examination, evaluation_loader, place
 
 
 class Splits(NamedTuple):
-    """The data sets: val is None without a validation set, train too when a checkpoint is only evaluated."""
+    """The data sets: val is None without a validation set, train too when a checkpoint is only evaluated.
+
+    more: what the result is to say of the data beside classes and counts.
+    """
 
     classes: Sequence[str]
     train: Dataset | None
     val: Dataset | None
     test: Dataset
+    more: Mapping[str, object] = {}
+
+    def parts(self) -> dict[str, Dataset]:
+        """Those that are there."""
+        return {name: part for name, part in self._asdict().items() if isinstance(part, Dataset)}
 
     def facts(self) -> dict[str, object]:
-        counts = {f"n_{name}": len(getattr(self, name) or ()) for name in ("train", "val", "test")}
-        return {"classes": list(self.classes), **counts}
+        counts = {f"n_{name}": len(self.parts().get(name, ())) for name in ("train", "val", "test")}
+        return {"classes": list(self.classes), **counts, **self.more}
 
 
-def run(args: Namespace, splits: Splits, model: MultimodalClassifier, compute: Compute) -> dict:
-    """Trains, or evaluates --ckpt_path -> what result.json holds, or the checkpoint's figures."""
+def usable_splits(args: Namespace, classes: Sequence[str], listed: Mapping[str, Sequence],
+                  find: Callable[[Sequence], tuple[list[ClipFiles], dict[str, str]]],
+                  make_dataset: Callable[[Namespace, Sequence[str], Sequence[ClipFiles], bool], Dataset]) -> Splits:
+    """The lists, held against the files: clips that cannot be used stop here, or are counted and left out.
+
+    listed: {"train", "val", "test": clips}. find(clips): those with files, and what is wrong with the others.
+    make_dataset(args, classes, clips, whether to train on them). Raises InputError.
+    """
     if not args.train:
-        return evaluate_checkpoint(args, splits, model, compute)
+        listed = {**listed, "train": [], "val": []}
+    found, problems = {}, {}
+    for name, clips in listed.items():
+        found[name], wrong = find(clips)
+        problems.update(wrong)
+        if clips and not found[name]:
+            first = next(iter(wrong.values()))
+            raise InputError(f"none of the {len(clips)} {name} clips can be used. The first: {first}")
+    training.accept_problems(problems, sum(map(len, listed.values())), args.skip_missing)
+    if args.train:
+        check_every_class_has_a_clip(classes, found["train"], f"{args.data_root} after --skip_missing")
+    datasets = {name: make_dataset(args, classes, clips, name == "train") for name, clips in found.items() if clips}
+    return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"])
+
+
+def run(args: Namespace, splits: Splits, model: MultimodalClassifier, compute: Compute,
+        confusions: bool = False) -> dict:
+    """Trains, or evaluates --ckpt_path -> what result.json holds, or the checkpoint's figures.
+
+    confusions: accuracy of every class and the most confused pairs are written too (utils/confusion.py).
+    """
+    if not args.train:
+        return evaluate_checkpoint(args, splits, model, compute, confusions)
     return training.train(args, splits.train, splits.facts(), len(splits.classes), model, compute,
-                          examine(args, splits, model, compute))
+                          examine(args, splits, model, compute, confusions))
 
 
-def examine(args: Namespace, splits: Splits, model: MultimodalClassifier, compute: Compute) -> Examination:
+def examine(args: Namespace, splits: Splits, model: MultimodalClassifier, compute: Compute,
+            confusions: bool) -> Examination:
     """Accuracy on the test set after every epoch; or on the validation set, and at the end once on the test set."""
-    held_out = evaluation_loader(splits.val or splits.test, args, compute)
+    test = evaluation_loader(splits.test, args, compute)
+    held_out = evaluation_loader(splits.val, args, compute) if splits.val else test
 
-    def best_test_epoch(run: Run) -> dict[str, float]:
+    def of_best_epoch(run: Run) -> dict[str, float]:
+        if splits.val or confusions:
+            training.load_best(model, run)
+        if confusions:
+            say(confusion.report(model, test, compute, splits.classes, run.folder))
+        if splits.val:
+            return evaluate(model, test, compute)
         return {name.removeprefix("test_"): value for name, value in run.best().items() if name.startswith("test_")}
 
-    def test_of_best_epoch(run: Run) -> dict[str, float]:  # with its weights, which `model` then holds
-        training.load_best(model, run)
-        return evaluate(model, evaluation_loader(splits.test, args, compute), compute)
-
-    split, final = ("val", test_of_best_epoch) if splits.val else ("test", best_test_epoch)
-    return Examination(split, shown_figures(model), True, lambda: evaluate(model, held_out, compute), final)
+    return Examination("val" if splits.val else "test", shown_figures(model), True,
+                       lambda: evaluate(model, held_out, compute), of_best_epoch)
 
 
 def shown_figures(model: MultimodalClassifier) -> dict[str, str]:
@@ -58,7 +100,8 @@ def shown_figures(model: MultimodalClassifier) -> dict[str, str]:
     return {"joint": "accuracy", **each} if len(each) > 1 else {model.modalities[0]: "accuracy"}
 
 
-def evaluate_checkpoint(args: Namespace, splits: Splits, model: MultimodalClassifier, compute: Compute) -> dict:
+def evaluate_checkpoint(args: Namespace, splits: Splits, model: MultimodalClassifier, compute: Compute,
+                        confusions: bool) -> dict:
     """Evaluates --ckpt_path on the test set -> its figures."""
     content = checkpoint.load(args.ckpt_path)
     classes = content.get("facts", {}).get("classes", list(splits.classes))
@@ -66,9 +109,13 @@ def evaluate_checkpoint(args: Namespace, splits: Splits, model: MultimodalClassi
         raise InputError(f"{args.ckpt_path} was trained on the classes {', '.join(classes)}, the data has "
                          f"{', '.join(splits.classes)}: name other data with --data_root")
     training.load_evaluated(args, model, content)
-    scores = evaluate(place(model, compute, args.compile), evaluation_loader(splits.test, args, compute), compute)
+    test = evaluation_loader(splits.test, args, compute)
+    scores = evaluate(place(model, compute, args.compile), test, compute)
     if not math.isfinite(scores["loss"]):
         raise InputError(f"the loss of {args.ckpt_path} is {scores['loss']}: it holds the weights of a diverged run")
     precision = str(compute.precision).removeprefix("torch.")
     say(report.evaluation(scores, shown_figures(model), args.ckpt_path, len(splits.test), precision))
+    if confusions:
+        folder = args.ckpt_path.with_name(f"{args.ckpt_path.stem}_evaluated")
+        say(confusion.report(model, test, compute, splits.classes, folder))
     return {**scores, "n_test": len(splits.test), "ckpt_path": str(args.ckpt_path)}

@@ -1,7 +1,7 @@
 """Training and evaluation, shared by every entry script. B clips, M modalities."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
@@ -110,15 +110,22 @@ def flush(pending: list[Tensor], log: Callable[[Tensor], None]) -> Tensor:
 @torch.inference_mode()
 def evaluate(model: MultimodalClassifier, loader: DataLoader, compute: Compute) -> dict[str, float]:
     """{loss, accuracy, accuracy_<modality>, loss_<modality>, logit_<modality>}: means over every clip of `loader`."""
-    model.eval()
     names = row_names(model.modalities)
     total = torch.zeros(len(names), device=compute.device)
+    for output, labels in outputs(model, loader, compute):
+        total += batch_sums(output, labels, F.cross_entropy(output.logits, labels))
+    return means(distributed.sum_over_processes(total), names)
+
+
+def outputs(model: MultimodalClassifier, loader: DataLoader,
+            compute: Compute) -> Iterator[tuple[ClassifierOutput, Tensor]]:
+    """(output, labels (B,)) of every batch of `loader`, by the model in evaluation mode."""
+    model.eval()
     for batch in progress(loader, "evaluation"):
         inputs, labels = compute.prepare(check_batch(batch))
         with compute.autocast():
             output = model(*inputs)
-        total += batch_sums(output, labels, F.cross_entropy(output.logits, labels))
-    return means(distributed.sum_over_processes(total), names)
+        yield output, labels
 
 
 def progress(loader: DataLoader, title: str) -> tqdm:

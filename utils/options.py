@@ -83,6 +83,7 @@ def add_method_flags(parser: ArgumentParser) -> None:
                        help="train the joint network, or one encoder alone")
     group.add_argument("--audio_pretrain", type=Path, metavar="FILE", help="checkpoint to start the audio encoder from")
     group.add_argument("--visual_pretrain", type=Path, metavar="FILE", help="the same for the visual encoder")
+    add_boolean(group, "--imagenet", False, "start the visual encoder from torchvision's ImageNet weights")
 
 
 def add_optimisation_flags(parser: ArgumentParser) -> None:
@@ -124,6 +125,8 @@ def parse(parser: ArgumentParser, argv: Sequence[str], demo_defaults: Mapping[st
         args = over(parser, argv, evaluation_settings(first.ckpt_path))
     if args.lam and args.modality != "both":
         parser.error(f"--lam compares the modalities: leave it out with --modality {args.modality}")
+    if args.imagenet and (args.visual_pretrain or args.modality == "audio"):
+        parser.error("--imagenet starts the visual encoder: leave it out with --visual_pretrain or --modality audio")
     args.data_root = args.data_root or Path("data") / args.dataset
     args.command = getattr(args, "command", f"python {parser.prog} {shlex.join(argv)}")
     return args

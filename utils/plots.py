@@ -74,3 +74,32 @@ def plot_det(curves: Mapping[str, ErrorRates], path: Path | None) -> Figure:
     if path:
         write_whole(path, lambda temporary: canvas.print_png(temporary))
     return figure
+
+
+def plot_classes(by_class: Sequence[Mapping], pairs: Sequence[Mapping], path: Path, shown: int = 20) -> None:
+    """The accuracy of every class and modality, sorted, and the `shown` most confused pairs of classes -> a PNG.
+
+    by_class, pairs: rows of utils/confusion.py.
+    """
+    names = [name for name in by_class[0] if name.startswith("accuracy_")]
+    rows = sorted((row for row in by_class if row["clips"]), key=lambda row: row[names[0]])
+    pairs = [pair for pair in pairs[:shown] if pair["confused"]][::-1]
+    figure = Figure(figsize=(15, 2 + 0.17 * max(len(rows), 1.6 * len(pairs))), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    accuracy, confused = figure.subplots(1, 2)
+    for number, name in enumerate(names):
+        places = [place + 0.25 * (number - 1) for place in range(len(rows))]  # beside, not on, each other
+        what = name.removeprefix("accuracy_")
+        accuracy.plot([row[name] for row in rows], places, ".", color=COLOURS.get(what), label=what)
+    accuracy.set_yticks(range(len(rows)), [row["class"] for row in rows])
+    accuracy.set_title("accuracy of each class", fontsize=10, loc="right")
+    accuracy.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(names), frameon=False)
+    confused.barh([f"{pair['class_a']} / {pair['class_b']}" for pair in pairs],
+                  [pair["confused"] / pair["clips"] for pair in pairs], height=0.5, color="gray")
+    confused.set_title("most confused pairs: share of their clips taken for the other", fontsize=10)
+    for axes in (accuracy, confused):
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid(alpha=0.3)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.margins(y=0.01)
+    write_whole(path, lambda temporary: canvas.print_png(temporary))

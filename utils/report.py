@@ -62,7 +62,8 @@ def device_name(device: torch.device) -> str:
 
 def title(result: Mapping[str, object]) -> str:
     head = f"MMCosine s={result['scaling']:g}" if result["mmcosine"] else "plain"
-    return f"{result['dataset']} · {result['fusion']} · {head} · seed {result['seed']}"
+    what = result["fusion"] if result["modality"] == "both" else f"{result['modality']} alone"
+    return f"{result['dataset']} · {what} · {head} · seed {result['seed']}"
 
 
 def summary(result: Mapping[str, object], shown: Mapping[str, str], split: str, folder: Path,

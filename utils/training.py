@@ -17,6 +17,7 @@ from utils.distributed import say
 from utils.engine import Compute, Learner, classification_loss, fit
 from utils.loading import EvaluationBatches, TrainBatches, make_loader
 from utils.precision import choose_precision
+from utils.pretraining import Origin, load_pretrained
 from utils.run import Run
 
 IN_LAST_PT = {"model", "optimizer", "scheduler", "scaler", "history", "iterations", "wall_seconds", "facts"}
@@ -80,10 +81,10 @@ def train(args: Namespace, dataset: Dataset, facts: Mapping[str, object], num_cl
           model: MultimodalClassifier, compute: Compute, examination: Examination) -> dict:
     """Trains as the flags say, or goes on with --resume -> what result.json holds. facts: of the data."""
     tell_of_method(args, num_classes, len(model.modalities))
-    load_pretrained(args, model)
+    origins = load_pretrained(args, model)
     learner = Learner(place(model, compute, args.compile), compute, args.optimizer, args.learning_rate,
                       args.weight_decay, args.lr_decay_step, args.lr_decay_ratio)
-    run = open_run(args, learner, facts, compute, examination)
+    run = open_run(args, learner, facts, origins, compute, examination)
     try:
         fit(learner, train_loader(dataset, args, compute), examination.held_out, compute,
             classification_loss(args.lam), run, args.epochs, args.random_seed)
@@ -93,19 +94,22 @@ def train(args: Namespace, dataset: Dataset, facts: Mapping[str, object], num_cl
         raise
 
 
-def open_run(args: Namespace, learner: Learner, facts: Mapping[str, object], compute: Compute,
-             examination: Examination) -> Run:
+def open_run(args: Namespace, learner: Learner, facts: Mapping[str, object], origins: Mapping[str, Origin],
+             compute: Compute, examination: Examination) -> Run:
     """A new run's folder with a first last.pt in it, or the resumed run at the end of its last whole epoch."""
     saved = restore(args.resume / "last.pt", learner, facts) if args.resume else None
+    origins = saved["facts"].get("pretrained", {}) if saved else origins
     folder = args.resume or new_folder(args)
     events = args.tensorboard_path / folder.name if args.tensorboard_path else folder
     machine = {"device": report.device_name(compute.device), "processes": distributed.size(),
                "precision": str(compute.precision).removeprefix("torch.")}
-    run = Run(folder, options.settings(args), {**facts, **machine}, learner.model.modalities, examination.split,
-              examination.shown, examination.higher_is_better, events if args.use_tensorboard else None, saved)
+    run = Run(folder, options.settings(args), {**facts, "pretrained": origins, **machine}, learner.model.modalities,
+              examination.split, examination.shown, examination.higher_is_better,
+              events if args.use_tensorboard else None, saved)
     if not saved:
         run.save_last(learner.state_dict())
-    told = ", ".join(f"{name} {value}" for name, value in run.facts.items() if name != "classes")
+    told = ", ".join(f"{name} {value}" for name, value in run.facts.items()
+                     if name not in {"classes", "pretrained"} and value is not None)
     say(f"run folder {folder}: {told}")
     return run
 
@@ -170,15 +174,6 @@ def train_loader(dataset: Dataset, args: Namespace, compute: Compute) -> DataLoa
 def evaluation_loader(dataset: Dataset, args: Namespace, compute: Compute) -> DataLoader:
     batches = EvaluationBatches(len(dataset), args.batch_size, distributed.rank(), distributed.size())
     return make_loader(dataset, batches, args.random_seed, args.num_workers, compute.device)
-
-
-def load_pretrained(args: Namespace, model: MultimodalClassifier) -> None:
-    for modality, path in (("audio", args.audio_pretrain), ("visual", args.visual_pretrain)):
-        if path and modality not in model.modalities:
-            raise InputError(f"--{modality}_pretrain {path} has no encoder to go to: --modality is {args.modality}")
-        if path and not args.resume:
-            checkpoint.load_encoder(model.encoder(modality), modality, path)
-            say(f"{modality} encoder starts from {path}")
 
 
 def tell_of_method(args: Namespace, classes: int, modalities: int) -> None:

@@ -21,8 +21,7 @@ from models import MultimodalClassifier
 from models.mmcosine import unit
 from utils import checkpoint, distributed, report, training
 from utils.distributed import say
-from utils.engine import Compute, progress
-from utils.loading import check_batch
+from utils.engine import Compute, outputs
 from utils.metrics import equal_error_rate, error_rates, min_dcf
 from utils.plots import plot_det
 from utils.run import Run
@@ -97,14 +96,10 @@ def score(args: Namespace, trial_set: TrialSet, model: MultimodalClassifier, com
 @torch.inference_mode()
 def embed(model: MultimodalClassifier, utterances: Dataset, args: Namespace, compute: Compute) -> Tensor:
     """(M, U, C) modality logits, or (M, U, D) fused features with --score embedding, in every process."""
-    model.eval()
     modalities, classes, dim = model.class_weights().shape
     shape = (modalities, len(utterances), classes if args.score == "logits" else dim)
     rows = torch.zeros(shape, device=compute.device)
-    for batch in progress(evaluation_loader(utterances, args, compute), "utterances"):
-        inputs, places = compute.prepare(check_batch(batch))
-        with compute.autocast():
-            output = model(*inputs)
+    for output, places in outputs(model, evaluation_loader(utterances, args, compute), compute):
         rows[:, places] = (output.modality_logits if args.score == "logits" else output.fused).float()
     return distributed.sum_over_processes(rows)
 

@@ -1,0 +1,80 @@
+"""Clips whatever their dataset: where their media lie, and what a network gets of them.
+
+Shapes: N samples, T frames of H x W pixels, S the side of the square network input.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dataset.errors import InputError
+from dataset.files import read_audio
+from dataset.frames import frame_indices, image_transform, read_frames
+
+MODALITIES = ("audio", "visual")
+Listed = TypeVar("Listed")  # a clip as a list names it; has a `name`
+
+
+class ClipFiles(NamedTuple):
+    """A clip's name and label, and where its media lie; audio is None for a video without a sound stream."""
+
+    name: str
+    label: str
+    audio: Path | None
+    frames: tuple[Path, ...]
+
+
+def find_each(find: Callable[[Listed], ClipFiles], listed: Iterable[Listed]) -> tuple[list[ClipFiles], dict[str, str]]:
+    """(the clips whose files `find` gets, {name: what is wrong} of the others), in list order."""
+    found, problems = [], {}
+    for clip in listed:
+        try:
+            found.append(find(clip))
+        except InputError as error:
+            problems[clip.name] = str(error)
+    return found, problems
+
+
+class ClipDataset(Dataset):
+    """Item i: {"audio": (N,) float32, "visual": (T, 3, S, S) uint8, "label": class index}, the asked modalities only.
+
+    Sound is repeated until `audio_seconds` and cut there; with `move_sound` it is any part of a longer one in training
+    and the middle in evaluation, not the beginning. Without a sound stream it is silence. Randomness (training only)
+    comes from torch's global generator. Items raise InputError for media that cannot be decoded.
+    """
+
+    def __init__(self, clips: Sequence[ClipFiles], classes: Sequence[str], *, train: bool, sample_rate: int = 16000,
+                 audio_seconds: float = 3.0, num_frames: int = 1, image_size: int = 224,
+                 modalities: Sequence[str] = MODALITIES, move_sound: bool = False):
+        self.clips, self.train, self.sample_rate, self.num_frames = clips, train, sample_rate, num_frames
+        self.labels = [classes.index(clip.label) for clip in clips]
+        self.audio_samples, self.move_sound = round(audio_seconds * sample_rate), move_sound
+        self.transform = image_transform(image_size, train)
+        self.read = {"audio": self.read_sound, "visual": self.read_frames}
+        self.modalities = modalities
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        item = {name: self.read[name](self.clips[index]) for name in self.modalities}
+        return {**item, "label": self.labels[index]}
+
+    def read_sound(self, clip: ClipFiles) -> Tensor:  # (N,)
+        if clip.audio is None:
+            return torch.zeros(self.audio_samples)
+        wave = read_audio(clip.audio, self.sample_rate)
+        spare = len(wave) - self.audio_samples
+        if self.move_sound and spare > 0:
+            begin = int(torch.randint(spare + 1, ())) if self.train else spare // 2
+            wave = wave[begin:]
+        return torch.from_numpy(np.resize(wave, self.audio_samples))  # np.resize repeats, then cuts
+
+    def read_frames(self, clip: ClipFiles) -> Tensor:  # (T, 3, S, S)
+        chosen = frame_indices(len(clip.frames), self.num_frames, self.train)
+        return self.transform(read_frames([clip.frames[i] for i in chosen]))

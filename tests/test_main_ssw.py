@@ -1,0 +1,326 @@
+"""main_SSW.py from its command line to its run folder: pretraining, joint run, confusions, what users get wrong."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from conftest import REAL_DATA, REPO, SMALL, needs_real_data
+from torchvision.models import resnet18, resnet34
+
+import main_SSW
+from dataset.demo_birds import make_demo
+from dataset.errors import InputError
+from main_SSW import load_splits, main, parse
+from models import AVClassifier
+from scripts.prepare_ssw60 import main as prepare_ssw60
+from utils import checkpoint
+
+
+@pytest.fixture(scope="session")
+def birds(tmp_path_factory) -> Path:
+    """Four species: 8 training and 4 test videos, and something of every collection."""
+    root = tmp_path_factory.mktemp("data") / "birds"
+    make_demo(root, species=4, train_per_class=2, test_per_class=1)
+    return root
+
+
+@pytest.fixture
+def copied(birds, tmp_path) -> Path:
+    """A copy, to be damaged."""
+    return Path(shutil.copytree(birds, tmp_path / "copy"))
+
+
+def flags(root: Path, tmp_path: Path, name: str = "run", *more: str) -> list[str]:
+    return ["--train", "--dataset", "birds", "--data_root", str(root), "--epochs", "1", "--learning_rate", "0.01",
+            "--ckpt_path", str(tmp_path), "--run_name", name, "--num_frames", "2", *SMALL, *more]
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def weight(path: Path, modality: str) -> torch.Tensor:
+    return checkpoint.load(path)["model"][f"{modality}_net.layer4.1.conv2.weight"]
+
+
+# ---- pretraining and the joint run
+
+
+def test_encoders_are_pretrained_apart_and_the_joint_run_says_on_what(birds, tmp_path, capsys):
+    audio = main(flags(birds, tmp_path, "audio", "--modality", "audio", "--pretrain_on", "audio_ml"))
+    visual = main(flags(birds, tmp_path, "visual", "--modality", "visual", "--pretrain_on", "images_inat",
+                        "images_nabirds"))
+    assert (audio["n_train"], audio["n_val"], audio["n_test"], audio["pretrain_on"]) == (24, 0, 8, ["audio_ml"])
+    assert (visual["n_train"], visual["n_val"], visual["n_test"]) == (24, 4, 8)
+    assert "validation" in visual["selection"], "images_inat has validation clips of its own"
+    pretrained = ["--audio_pretrain", str(tmp_path / "audio/best.pt"), "--visual_pretrain",
+                  str(tmp_path / "visual/best.pt"), "--learning_rate", "1e-30", "--weight_decay", "0"]
+    joint = main(flags(birds, tmp_path, "joint", *pretrained))
+    told = capsys.readouterr().out
+    for name, on in (("audio", "birds audio_ml"), ("visual", "birds images_inat + images_nabirds")):
+        assert joint["pretrained"][name] == {"file": str(tmp_path / name / "best.pt"), "pretrained_on": on, "epoch": 1,
+                                             "started_from": None}
+        assert torch.equal(weight(tmp_path / name / "best.pt", name), weight(tmp_path / "joint/last.pt", name))
+        assert f"pretrained on {on}; no head is taken over" in told
+    assert json.loads((tmp_path / "joint/result.json").read_text())["pretrained"] == joint["pretrained"]
+    for name in ("audio", "visual"):
+        shutil.rmtree(tmp_path / name)  # a resumed run needs them no more, and still knows
+    assert main(["--resume", str(tmp_path / "joint"), "--epochs", "2"])["pretrained"] == joint["pretrained"]
+
+
+@pytest.mark.parametrize(("modality", "collections"), [("audio", ["audio_ml"]), ("both", None),
+                                                       ("visual", ["images_inat", "images_nabirds"])])
+def test_nothing_but_training_splits_is_trained_on(birds, tmp_path, modality, collections):
+    argv = flags(birds, tmp_path, "run", "--modality", modality)
+    splits = load_splits(parse([*argv, "--pretrain_on", *collections] if collections else argv))
+    expected = {}
+    for collection in collections or ["video_ml"]:
+        for row in read_csv(birds / f"{collection}.csv"):
+            expected.setdefault(row["split"], set()).add(f"{collection}/{row['asset_id']}")
+    found = {name: {clip.name for clip in part.clips} for name, part in splits.parts().items()}
+    assert found == expected
+
+
+def test_a_collection_named_twice_is_taken_once(birds, tmp_path):
+    argv = flags(birds, tmp_path, "run", "--modality", "audio", "--pretrain_on", "audio_ml", "audio_ml")
+    assert len(load_splits(parse(argv)).train.clips) == 24
+
+
+def test_validation_clips_are_held_out_of_training_on_demand(birds, tmp_path):
+    splits = load_splits(parse(flags(birds, tmp_path, "run", "--val_fraction", "0.5")))
+    assert [len(part.clips) for part in splits.parts().values()] == [4, 4, 4]
+    assert not {clip.name for clip in splits.train.clips} & {clip.name for clip in splits.val.clips}
+
+
+@pytest.mark.parametrize("content", ["other head", "torchvision", "bare"])
+def test_encoders_come_from_checkpoints_with_any_head(birds, tmp_path, content, capsys):
+    torch.manual_seed(1)
+    model = AVClassifier(7, "gated") if content != "torchvision" else resnet18(num_classes=3)
+    state = model.state_dict()
+    torch.save({"model": state} if content == "other head" else state, tmp_path / "start.pt")
+    result = main(flags(birds, tmp_path, "run", "--visual_pretrain", str(tmp_path / "start.pt"), "--learning_rate",
+                        "1e-30", "--weight_decay", "0"))
+    assert result["pretrained"] == {"visual": {"file": str(tmp_path / "start.pt"), "pretrained_on": None}}
+    source = state["layer4.1.conv2.weight" if content == "torchvision" else "visual_net.layer4.1.conv2.weight"]
+    assert torch.equal(source, weight(tmp_path / "run/last.pt", "visual"))
+    assert "pretrained on unknown data (it holds no settings); no head is taken over" in capsys.readouterr().out
+
+
+def test_an_encoder_of_another_shape_is_refused_by_name(birds, tmp_path):
+    torch.save(resnet34().state_dict(), tmp_path / "large.pt")
+    with pytest.raises(InputError, match=r"large\.pt does not fit the model: .*not expected"):
+        main(flags(birds, tmp_path, "run", "--visual_pretrain", str(tmp_path / "large.pt")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_imagenet_weights_come_from_torchvisions_place_and_are_told_through_two_runs(birds, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    (tmp_path / "hub/checkpoints").mkdir(parents=True)
+    state = resnet18().state_dict()
+    torch.save(state, tmp_path / "hub/checkpoints/resnet18-f37072fd.pth")
+    frozen = ["--learning_rate", "1e-30", "--weight_decay", "0"]
+    first = main(flags(birds, tmp_path, "visual", "--modality", "visual", "--pretrain_on", "images_inat", "--imagenet",
+                       *frozen))
+    assert first["pretrained"]["visual"]["pretrained_on"].startswith("ImageNet (ResNet18_Weights.IMAGENET1K_V1")
+    assert torch.equal(weight(tmp_path / "visual/last.pt", "visual"), state["layer4.1.conv2.weight"])
+    second = main(flags(birds, tmp_path, "joint", "--visual_pretrain", str(tmp_path / "visual/best.pt")))
+    assert second["pretrained"]["visual"]["started_from"] == first["pretrained"]["visual"]
+
+
+@pytest.mark.parametrize("error", [OSError("no network"), RuntimeError("invalid hash value")])
+def test_imagenet_weights_that_cannot_be_downloaded_are_a_sentence(birds, tmp_path, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with pytest.raises(InputError, match=rf"--imagenet: https.*\.pth cannot be downloaded \({error}\)") as told:
+        main(flags(birds, tmp_path, "run", "--imagenet"))
+    for part in (str(tmp_path / "hub/checkpoints/resnet18-f37072fd.pth"), "--visual_pretrain FILE"):
+        assert part in str(told.value)
+
+
+# ---- what a run leaves
+
+
+def test_confusions_agree_with_the_accuracies_in_training_and_evaluation(birds, tmp_path):
+    result = main(flags(birds, tmp_path, "run", "--mmcosine"))
+    assert (result["scaling"], result["n_without_sound"], result["pretrained"]) == (20.0, 0, {})
+    evaluated = main(["--ckpt_path", str(tmp_path / "run/best.pt"), "--num_workers", "0"])
+    assert evaluated["accuracy"] == pytest.approx(result["accuracy"])
+    for folder in (tmp_path / "run", tmp_path / "run/best_evaluated"):
+        rows = read_csv(folder / "per_class.csv")
+        assert [row["class"] for row in rows] == result["classes"] == [
+            "Lookalike 01 A", "Lookalike 01 B", "Soundalike 01 A", "Soundalike 01 B"]
+        for what, name in (("joint", "accuracy"), ("audio", "accuracy_audio"), ("visual", "accuracy_visual")):
+            assert sum(float(row[f"accuracy_{what}"]) for row in rows) / 4 == pytest.approx(result[name])
+        pairs = read_csv(folder / "confusions.csv")
+        assert sum(int(pair["confused"]) for pair in pairs) == round(4 * (1 - result["accuracy"]))
+        assert (folder / "confusions.png").stat().st_size > 10_000
+
+
+def test_silent_videos_are_counted_and_stay(copied, tmp_path, capsys):
+    for name in ("train000", "test001"):
+        wav = copied / f"video_ml-16000Hz/{name}.wav"
+        wav.unlink()
+        wav.with_suffix(".silent").touch()
+    result = main(flags(copied, tmp_path))
+    assert (result["n_train"], result["n_test"], result["n_without_sound"]) == (8, 4, 2)
+    assert "2 of 12 videos have no sound stream: silence in its place" in capsys.readouterr().out
+
+
+def test_reliable_audio_only_leaves_videos_out_and_says_so(copied, tmp_path, capsys):
+    table = copied / "video_ml.csv"
+    table.write_text(table.read_text().replace("train000,0,train,True", "train000,0,train,False"))
+    splits = load_splits(parse(flags(copied, tmp_path, "run", "--reliable_audio_only")))
+    assert [len(part.clips) for part in splits.parts().values()] == [7, 4]
+    assert "1 of 12 videos left out, 0 of them test videos" in capsys.readouterr().out
+
+
+def test_demo_makes_its_data_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(main_SSW, "make_demo", partial(make_demo, species=4, train_per_class=1, test_per_class=1))
+    result = main(["--train", "--demo", "--data_root", str(tmp_path / "demo"), "--ckpt_path", str(tmp_path),
+                   "--run_name", "run", *SMALL, "--epochs", "1"])
+    assert (result["dataset"], result["demo"], result["n_train"]) == ("demo_birds", True, 4)
+    assert capsys.readouterr().out.count("DEMO DATA") == 2
+
+
+def test_two_processes_count_every_clip_once(birds, tmp_path):
+    script = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main_SSW.py"]
+    done = subprocess.run([*script, *flags(birds, tmp_path, "run", "--batch_size", "3")], cwd=REPO,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    rows = read_csv(tmp_path / "run/per_class.csv")
+    assert [row["clips"] for row in rows] == ["1"] * 4
+    assert sum(float(row["accuracy_joint"]) for row in rows) / 4 == pytest.approx(result["accuracy"])
+
+
+# ---- what users get wrong
+
+
+@pytest.mark.parametrize(("argv", "part"), [
+    (["--train", "--pretrain_on", "audio_ml"], "does not go with --modality both"),
+    (["--train", "--pretrain_on", "audio_ml", "--modality", "visual"], "does not go with --modality visual"),
+    (["--train", "--pretrain_on", "video_ml", "--modality", "visual"], "invalid choice: 'video_ml'"),
+    (["--train", "--pretrain_on", "audio_ml", "--modality", "audio", "--reliable_audio_only"], "chooses videos"),
+    (["--train", "--imagenet", "--modality", "audio"], "leave it out"),
+    (["--train", "--imagenet", "--visual_pretrain", "x.pt"], "leave it out"),
+    (["--train", "--audio_seconds", "0.1"], "at least 0.6"),
+    (["--train", "--num_frames", "0"], "at least 1"),
+])
+def test_wrong_flags_are_refused_with_status_2(argv, part, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(argv)
+    assert exit.value.code == 2
+    assert part in capsys.readouterr().err
+
+
+def test_without_data_one_message_names_folder_card_and_demo(tmp_path):
+    done = subprocess.run([sys.executable, str(REPO / "main_SSW.py"), "--train"], cwd=tmp_path, capture_output=True,
+                          text=True)
+    assert done.returncode == 2
+    for part in ("main_SSW.py: error: data/SSW60/taxa.csv is missing", "data/SSW60/README.md", "--demo"):
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_data_that_was_not_prepared_is_told_with_the_command_to_do_it(copied, tmp_path):
+    for folder in copied.glob("video_ml-*"):
+        shutil.rmtree(folder)
+    with pytest.raises(InputError, match=rf"python scripts/prepare_ssw60\.py --data_root {copied} --sample_rate 22050"):
+        main(flags(copied, tmp_path, "run", "--audio_frontend", "ogm_ge"))
+
+
+def test_missing_files_are_counted_and_skipped_only_on_demand(copied, tmp_path, capsys):
+    (copied / "video_ml-16000Hz/train000.wav").unlink()
+    shutil.rmtree(copied / "video_ml-1fps/train001")
+    (copied / "video_ml-1fps/test002/frame_00001.jpg").write_bytes(b"")
+    with pytest.raises(InputError, match="3 of 12 clips cannot be used") as error:
+        main(flags(copied, tmp_path))
+    for part in ("video_ml/train000: ", "train000.wav is missing", "there is no", "is empty", "--skip_missing"):
+        assert part in str(error.value)
+    result = main(flags(copied, tmp_path, "run", "--skip_missing"))
+    assert (result["n_train"], result["n_test"]) == (6, 3)
+    assert "3 of 12 clips cannot be used" in capsys.readouterr().out
+
+
+def test_a_species_without_training_clips_is_refused(copied, tmp_path):
+    table = copied / "video_ml.csv"
+    table.write_text("".join(line for line in table.read_text().splitlines(True) if ",1,train" not in line))
+    with pytest.raises(InputError, match=r"no training clip of class Lookalike 01 B in video_ml of"):
+        main(flags(copied, tmp_path))
+
+
+def test_a_collection_without_test_clips_is_refused(copied, tmp_path):
+    table = copied / "audio_ml.csv"
+    table.write_text(table.read_text().replace(",test,", ",train,"))
+    with pytest.raises(InputError, match=r"no test clip in audio_ml of"):
+        main(flags(copied, tmp_path, "run", "--modality", "audio", "--pretrain_on", "audio_ml"))
+
+
+# ---- real media
+
+
+@needs_real_data
+def test_real_media_go_from_the_official_layout_to_the_joint_run(tmp_path):
+    root = tmp_path / "ssw60"
+    make_official_layout(root)
+    assert prepare_ssw60(["--data_root", str(root)]) == {"listed": 32, "failed": 0, "without_sound": 2}
+    main(flags(root, tmp_path, "audio", "--modality", "audio", "--pretrain_on", "audio_ml"))
+    main(flags(root, tmp_path, "visual", "--modality", "visual", "--pretrain_on", "images_inat", "images_nabirds"))
+    joint = main(flags(root, tmp_path, "joint", "--mmcosine", "--audio_pretrain", str(tmp_path / "audio/best.pt"),
+                       "--visual_pretrain", str(tmp_path / "visual/best.pt"), "--audio_seconds", "10"))
+    assert (joint["n_train"], joint["n_test"], joint["n_without_sound"]) == (4, 4, 2)
+    assert joint["pretrained"].keys() == {"audio", "visual"}
+
+
+def make_official_layout(root: Path) -> None:
+    """Two species: eight videos (with sound, without, Matroska, several streams, portrait), recordings, photographs."""
+    videos = [REAL_DATA / "clips" / name for name in ("nasa_13013.mp4", "flipping_a_pancake.mkv", "bento.mp4",
+                                                      "demo.mp4")]
+    sounds = sorted((REAL_DATA / "cremad/AudioWAV").glob("*.wav"))[:8]
+    frames = [cv2.VideoCapture(str(video)).read()[1] for video in videos]
+    root.mkdir()
+    (root / "taxa.csv").write_text("label,species_code,common_name\n0,snogoo,Snow Goose\n1,wooduc,Wood Duck\n")
+    for table in ("video_ml", "audio_ml", "images_inat", "images_nabirds"):
+        (root / table).mkdir()
+        rows = [f"{i},{i % 2},{'train' if i < 4 else 'test'},250" for i in range(8)]
+        (root / f"{table}.csv").write_text("\n".join(["asset_id,label,split,frame_count", *rows]))
+    for i in range(8):
+        (root / f"video_ml/{i}.mp4").symlink_to(videos[i % 4])
+        (root / f"audio_ml/{i}.wav").symlink_to(sounds[i])
+        for table in ("images_inat", "images_nabirds"):
+            cv2.imwrite(str(root / table / f"{i}.jpg"), frames[i % 4])
+
+
+# ---- the recipe
+
+
+def test_the_recipe_runs_from_preparation_to_the_joint_runs_in_commands_that_are_accepted(tmp_path):
+    python = tmp_path / "python"  # writes down what it is asked to run; the last step's own code it runs
+    python.write_text(f'#!/bin/sh\n[ "$1" = - ] && exec {sys.executable} "$@"\necho "$@" >> {tmp_path}/asked\n')
+    python.chmod(0o755)
+    where = {"PYTHON": str(python), "DATA": str(tmp_path / "data"), "RUNS": str(tmp_path / "runs")}
+    done = subprocess.run(["bash", str(REPO / "scripts/ssw60.sh"), "--epochs", "3"], env={**os.environ, **where},
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    asked = [line.split() for line in (tmp_path / "asked").read_text().splitlines()]
+    assert asked[0] == ["scripts/prepare_ssw60.py", "--data_root", str(tmp_path / "data")]
+    runs = [parse(command[1:]) for command in asked[1:] if command[0] == "main_SSW.py"]
+    assert [run.pretrain_on for run in runs[:2]] == [["audio_ml"], ["images_inat", "images_nabirds"]]
+    assert [(run.fusion_method, run.mmcosine) for run in runs[2:]] == [
+        (fusion, mmcosine) for fusion in ("concat", "film", "gated") for mmcosine in (False, True)]
+    for run in runs[2:]:
+        assert run.audio_pretrain == tmp_path / "runs/audio/best.pt"
+        assert run.visual_pretrain == tmp_path / "runs/visual/best.pt"
+        assert (run.scaling, run.epochs) == (20.0, 3)
