@@ -114,8 +114,9 @@ def bare_steps(setting: Setting, steps: int) -> None:
     inputs, labels = setting.batch
     for _ in range(steps):
         with setting.compute.autocast():
-            loss = F.cross_entropy(setting.learner.model(*inputs).logits, labels)
-        setting.learner.step(loss)
+            output = setting.learner.model(*inputs)
+            loss = F.cross_entropy(output.logits, labels)
+        setting.learner.step(loss, output, labels)
 
 
 def one_epoch(setting: Setting) -> None:

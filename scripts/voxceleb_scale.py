@@ -120,8 +120,9 @@ def step_seconds(learner: Learner, compute: Compute, inputs: list[torch.Tensor],
     labels = torch.randint(classes, (len(inputs[0]),), device=compute.device)
     start = time.perf_counter()
     with compute.autocast():
-        loss = F.cross_entropy(learner.model(*inputs).logits, labels)
-    learner.step(loss)
+        output = learner.model(*inputs)
+        loss = F.cross_entropy(output.logits, labels)
+    learner.step(loss, output, labels)
     loss.item()  # waits for the device
     return time.perf_counter() - start
 

@@ -127,6 +127,13 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return values
 
 
+def average_gradients(module: nn.Module) -> None:
+    """The mean over the processes of the gradients of a module that DistributedDataParallel knows nothing of."""
+    for parameter in module.parameters() if size() > 1 else ():
+        dist.all_reduce(parameter.grad)
+        parameter.grad /= size()
+
+
 def broadcast_model(model: nn.Module) -> None:
     """Gives every process the main process's weights and buffers (BatchNorm's statistics differ between them)."""
     if size() > 1:

@@ -15,11 +15,13 @@ from tqdm import tqdm
 
 from models import ClassifierOutput, MultimodalClassifier, contrastive_loss
 from utils import distributed
+from utils.balancing import Method
 from utils.loading import check_batch, mixed_seed
 from utils.metrics import batch_sums, means, row_names
 from utils.run import Run
 
 OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9), "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+PARTS = ("model", "method", "optimizer", "scheduler", "scaler")  # of a Learner's state
 FLUSH_EVERY = 50  # iterations between two looks at the device: their figures are logged and checked together
 
 LossFunction = Callable[[ClassifierOutput, Tensor], Tensor]
@@ -43,29 +45,37 @@ class Compute(NamedTuple):
 
 
 class Learner:
-    """The network and everything that changes with it: saved and restored as one."""
+    """The network and everything that changes with it: saved and restored as one.
+
+    method: how the modalities are balanced in training; its parameters are trained with the network's.
+    """
 
     def __init__(self, model: MultimodalClassifier, compute: Compute, optimizer: str, learning_rate: float,
-                 weight_decay: float, lr_decay_step: int, lr_decay_ratio: float):
-        self.model = model
+                 weight_decay: float, lr_decay_step: int, lr_decay_ratio: float, method: Method | None = None):
+        self.model, self.method = model, (method or Method(model)).to(compute.device)
         self.network = DistributedDataParallel(model) if distributed.size() > 1 else model
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        trained = [parameter for module in (model, self.method) for parameter in module.parameters()
+                   if parameter.requires_grad]
         fused = compute.device.type == "cuda"  # on a GPU the scaler then skips steps without asking the host
         self.optimizer = OPTIMIZERS[optimizer](trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, lr_decay_step, lr_decay_ratio)
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == torch.float16)
 
-    def step(self, loss: Tensor) -> None:
+    def step(self, loss: Tensor, output: ClassifierOutput, labels: Tensor) -> None:
+        """One update; `loss` is of this process's part of the batch, as are output and labels."""
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
+        distributed.average_gradients(self.method)
+        self.scaler.unscale_(self.optimizer)
+        self.method.adjust_gradients(self.model, output, labels)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
     def state_dict(self) -> dict:
-        return {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "scheduler", "scaler")}
+        return {name: getattr(self, name).state_dict() for name in PARTS}
 
     def load_state_dict(self, state: Mapping) -> None:
-        for name in ("model", "optimizer", "scheduler", "scaler"):
+        for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
 
 
@@ -89,9 +99,9 @@ def train_one_epoch(learner: Learner, loader: DataLoader, compute: Compute, loss
         inputs, labels = compute.prepare(check_batch(batch))
         with compute.autocast():
             output = learner.network(*inputs)
-            loss = loss_function(output, labels)
+            loss = learner.method.loss(output, labels, loss_function(output, labels))
         share = len(labels) * distributed.size() / clips  # DDP averages over processes: this makes it the batch's mean
-        learner.step(loss * share)
+        learner.step(loss * share, output, labels)
         pending.append(batch_sums(output, labels, loss))
         if len(pending) == FLUSH_EVERY:
             total, pending = total + flush(pending, log), []
@@ -138,10 +148,12 @@ def fit(learner: Learner, train_loader: DataLoader, evaluate_held_out: Callable[
     """Trains from where `run` stands up to `epochs`; after each, `evaluate_held_out` gives the figures to choose by."""
     for epoch in range(len(run.history) + 1, epochs + 1):
         torch.manual_seed(mixed_seed(seed, epoch))  # for whatever a step draws: the same after a resume
+        learner.method.begin_epoch(epoch)
         train_loader.batch_sampler.epoch = epoch
         start = time.perf_counter()
         lr = learner.scheduler.get_last_lr()[0]
         train = train_one_epoch(learner, train_loader, compute, loss_function, run.log_iterations)
+        learner.method.end_epoch()
         seconds = time.perf_counter() - start
         learner.scheduler.step()
         distributed.broadcast_model(learner.model)

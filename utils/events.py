@@ -13,8 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 RELEASE_NAMES = {"audio": "a", "visual": "v"}
-COMPARED = ("dataset", "fusion_method", "mmcosine", "scaling", "lam", "modality", "learning_rate", "batch_size",
-            "epochs", "random_seed")  # the columns of the HPARAMS table
+COMPARED = ("dataset", "fusion_method", "mmcosine", "scaling", "modulation", "lam", "modality", "learning_rate",
+            "batch_size", "epochs", "random_seed")  # the columns of the HPARAMS table
 
 
 class Events:

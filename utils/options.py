@@ -10,6 +10,7 @@ from pathlib import Path
 from dataset.errors import InputError
 from models.fusion import FUSIONS
 from utils import checkpoint
+from utils.balancing import METHODS
 from utils.cli import add_boolean, number
 from utils.engine import OPTIMIZERS
 from utils.precision import PRECISIONS
@@ -46,6 +47,7 @@ def shared_parser(prog: str, description: str) -> ArgumentParser:
     add_run_flags(parser)
     add_data_flags(parser)
     add_method_flags(parser)
+    add_balancing_flags(parser)
     add_optimisation_flags(parser)
     add_machine_flags(parser)
     return parser
@@ -86,6 +88,27 @@ def add_method_flags(parser: ArgumentParser) -> None:
     add_boolean(group, "--imagenet", False, "start the visual encoder from torchvision's ImageNet weights")
 
 
+def add_balancing_flags(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("balancing beside or instead of MMCosine")
+    group.add_argument("--modulation", choices=list(METHODS), default="none",
+                       help="ogm, ogm_ge: OGM-GE; gblend: Gradient-Blending; pmr: prototypical rebalance")
+    group.add_argument("--alpha", type=number(float, 0), default=0.3, help="strength of ogm, ogm_ge and pmr")
+    group.add_argument("--modulation_starts", type=number(int, 0), default=0, help="first epoch of ogm, from 0")
+    group.add_argument("--modulation_ends", type=number(int, 0), default=50, help="its last epoch, inclusive")
+    group.add_argument("--blend_epochs", type=number(int, 1), default=3, help="of each of gblend's two trials")
+
+
+def check_method(parser: ArgumentParser, args: Namespace) -> None:
+    """Flags of a method that is not used, or of two modalities where there is one, are mistakes."""
+    used = METHODS[args.modulation].uses
+    for flag in ("alpha", "modulation_starts", "modulation_ends", "blend_epochs"):
+        if flag not in used and getattr(args, flag) != parser.get_default(flag):
+            parser.error(f"--{flag} means nothing to --modulation {args.modulation}: leave it out")
+    for flag, off in (("lam", 0), ("modulation", "none")):
+        if args.modality != "both" and getattr(args, flag) != off:
+            parser.error(f"--{flag} compares the modalities: leave it out with --modality {args.modality}")
+
+
 def add_optimisation_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("optimisation")
     group.add_argument("--batch_size", type=number(int, 1), default=32, help="clips, over all processes together")
@@ -123,8 +146,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str], demo_defaults: Mapping[st
         if first.ckpt_path == parser.get_default("ckpt_path"):
             parser.error("nothing to do: give --train, or --ckpt_path FILE to evaluate a checkpoint")
         args = over(parser, argv, evaluation_settings(first.ckpt_path))
-    if args.lam and args.modality != "both":
-        parser.error(f"--lam compares the modalities: leave it out with --modality {args.modality}")
+    check_method(parser, args)
     if args.imagenet and (args.visual_pretrain or args.modality == "audio"):
         parser.error("--imagenet starts the visual encoder: leave it out with --visual_pretrain or --modality audio")
     args.data_root = args.data_root or Path("data") / args.dataset
@@ -179,5 +201,6 @@ def settings(args: Namespace) -> dict[str, object]:
 
 def default_run_name(args: Namespace) -> str:
     head = f"mmcosine{args.scaling:g}" if args.mmcosine else "plain"
+    head += f"-{args.modulation}" if args.modulation != "none" else ""
     what = args.fusion_method if args.modality == "both" else args.modality
     return f"{args.dataset}-{what}-{head}-seed{args.random_seed}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -32,7 +32,7 @@ def result(settings: Mapping[str, object], last: Mapping[str, float], best_epoch
            scores: Mapping[str, float]) -> dict:
     """The settings that name an experiment, its figures (`scores`), and the same of the last epoch's record."""
     named = {"dataset": settings["dataset"], "fusion": settings["fusion_method"], "seed": settings["random_seed"]}
-    same = ("modality", "mmcosine", "scaling", "lam", "epochs", "demo")
+    same = ("modality", "mmcosine", "scaling", "modulation", "lam", "epochs", "demo")
     at_the_end = {f"last_{split}_{name}": last[f"{split}_{name}"] for name in scores}
     weights = {name.replace("train", "last"): value for name, value in last.items() if "weight_norm" in name}
     return {**named, **{name: settings[name] for name in same}, "best_epoch": best_epoch, **scores, **at_the_end,
@@ -62,6 +62,7 @@ def device_name(device: torch.device) -> str:
 
 def title(result: Mapping[str, object]) -> str:
     head = f"MMCosine s={result['scaling']:g}" if result["mmcosine"] else "plain"
+    head += f" + {result['modulation']}" if result["modulation"] != "none" else ""
     what = result["fusion"] if result["modality"] == "both" else f"{result['modality']} alone"
     return f"{result['dataset']} · {what} · {head} · seed {result['seed']}"
 

@@ -6,21 +6,25 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from dataset.errors import InputError, report_problems
 from models import MultimodalClassifier, scale_lower_bound
 from utils import checkpoint, distributed, options, report
+from utils.balancing import METHODS, Trial
 from utils.distributed import say
-from utils.engine import Compute, Learner, classification_loss, fit
-from utils.loading import EvaluationBatches, TrainBatches, make_loader
+from utils.engine import PARTS, Compute, Learner, classification_loss, fit, outputs, train_one_epoch
+from utils.loading import EvaluationBatches, TrainBatches, make_loader, mixed_seed
 from utils.precision import choose_precision
 from utils.pretraining import Origin, load_pretrained
 from utils.run import Run
 
-IN_LAST_PT = {"model", "optimizer", "scheduler", "scaler", "history", "iterations", "wall_seconds", "facts"}
+IN_LAST_PT = {*PARTS, "history", "iterations", "wall_seconds", "facts"}
+HELD_OUT_OF_TRIALS = 0.2  # of the training clips
 
 
 class Examination(NamedTuple):
@@ -82,8 +86,9 @@ def train(args: Namespace, dataset: Dataset, facts: Mapping[str, object], num_cl
     """Trains as the flags say, or goes on with --resume -> what result.json holds. facts: of the data."""
     tell_of_method(args, num_classes, len(model.modalities))
     origins = load_pretrained(args, model)
-    learner = Learner(place(model, compute, args.compile), compute, args.optimizer, args.learning_rate,
-                      args.weight_decay, args.lr_decay_step, args.lr_decay_ratio)
+    learner = make_learner(args, place(model, compute, args.compile), compute)
+    if not args.resume:
+        learner.method.prepare(learner, make_trial(args, dataset, learner, compute))
     run = open_run(args, learner, facts, origins, compute, examination)
     try:
         fit(learner, train_loader(dataset, args, compute), examination.held_out, compute,
@@ -92,6 +97,39 @@ def train(args: Namespace, dataset: Dataset, facts: Mapping[str, object], num_cl
     except (KeyboardInterrupt, SystemExit):
         say(f"\nstopped after {len(run.history)} whole epochs; go on with --resume {run.folder}")
         raise
+
+
+def make_learner(args: Namespace, model: MultimodalClassifier, compute: Compute) -> Learner:
+    kind = METHODS[args.modulation]
+    method = kind(model, **{flag: getattr(args, flag) for flag in kind.uses})
+    return Learner(model, compute, args.optimizer, args.learning_rate, args.weight_decay, args.lr_decay_step,
+                   args.lr_decay_ratio, method)
+
+
+def make_trial(args: Namespace, dataset: Dataset, learner: Learner, compute: Compute) -> Trial:
+    """trial(epochs): trains on a seeded part of the training clips so long -> `method.losses` of this part and of the
+    held-out one, means over their clips as they come in training."""
+    order = np.random.default_rng(args.random_seed).permutation(len(dataset)).tolist()
+    count = max(1, round(HELD_OUT_OF_TRIALS * len(dataset)))
+    trained, held_out = Subset(dataset, order[count:]), Subset(dataset, order[:count])
+
+    @torch.no_grad()
+    def losses_on(part: Dataset) -> Tensor:
+        total = 0
+        for output, labels in outputs(learner.model, evaluation_loader(part, args, compute), compute):
+            loss = F.cross_entropy(output.logits, labels)
+            total = total + len(labels) * learner.method.losses(output, labels, loss).double().cpu()
+        return distributed.sum_over_processes(total).float() / len(part)
+
+    def trial(epochs: int) -> tuple[Tensor, Tensor]:
+        loader = train_loader(trained, args, compute)
+        for epoch in range(1, epochs + 1):
+            torch.manual_seed(mixed_seed(args.random_seed, epoch))
+            loader.batch_sampler.epoch = epoch
+            train_one_epoch(learner, loader, compute, classification_loss(args.lam), log=lambda rows: None)
+        return losses_on(trained), losses_on(held_out)
+
+    return trial
 
 
 def open_run(args: Namespace, learner: Learner, facts: Mapping[str, object], origins: Mapping[str, Origin],

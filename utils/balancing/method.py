@@ -1,0 +1,47 @@
+"""What a balancing method may do in training. M modalities, B clips, C classes, D features."""
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Protocol
+
+from torch import Tensor, nn
+
+from models import ClassifierOutput, MultimodalClassifier
+
+Trial = Callable[[int], tuple[Tensor, Tensor]]  # epochs -> losses after them, of clips trained on and held out
+
+
+class Stateful(Protocol):
+    """What can be put back to where it was: a Learner."""
+
+    def state_dict(self) -> Mapping: ...
+    def load_state_dict(self, state: Mapping) -> None: ...
+
+
+class Method(nn.Module):
+    """Does nothing: what training is without a balancing method, and what the others build on.
+
+    A method is a module, so its parameters are trained, saved and restored with the network; gradients of parameters
+    that are its own are averaged over processes for it. `uses` names the flags that its constructor takes beside the
+    model.
+    """
+
+    uses: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, model: MultimodalClassifier):
+        super().__init__()
+
+    def prepare(self, learner: Stateful, trial: Trial) -> None:
+        """Before a new run's first epoch: may try things out, and must leave `learner` as it was."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Before an epoch; the first is 1."""
+
+    def end_epoch(self) -> None:
+        """After an epoch, before it is saved: what processes have gathered each for itself is brought together."""
+
+    def loss(self, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
+        """The loss to descend, from the `loss` of the plain training; all are means over the batch."""
+        return loss
+
+    def adjust_gradients(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor) -> None:
+        """After backward, before the update: changes the parameters' `grad` in place."""

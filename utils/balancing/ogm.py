@@ -1,0 +1,75 @@
+"""OGM-GE (Peng, Wei, Deng, Wang, Hu: Balanced Multimodal Learning via On-the-fly Gradient Modulation, CVPR 2022,
+arXiv 2203.15332), equations 8 to 11. M modalities, B clips, C classes.
+
+The score of modality m is sum_i softmax(l_m,i)[y_i] over the batch, its lead rho_m = score_m / score of the other
+(their mean, for M > 2). A modality with rho_m > 1 learns slower: the gradients of its encoder's convolutions are
+multiplied by
+
+    k_m = 1 - tanh(alpha * rho_m)
+
+and k_m = 1 for the others. GE adds Gaussian noise to these gradients of every encoder, of mean 0 and of the standard
+deviation that the gradient had before.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from models import ClassifierOutput, MultimodalClassifier
+from models.fusion import mean_of_others
+from utils import distributed
+from utils.balancing.method import Method
+
+
+class Ogm(Method):
+    """Gradient modulation in the epochs `modulation_starts` to `modulation_ends`, inclusive and counted from 0."""
+
+    uses: ClassVar[tuple[str, ...]] = ("alpha", "modulation_starts", "modulation_ends")
+    noise = False
+
+    def __init__(self, model: MultimodalClassifier, alpha: float, modulation_starts: int, modulation_ends: int):
+        super().__init__(model)
+        if len(model.modalities) < 2:
+            raise ValueError("gradient modulation weighs modalities against each other: it needs at least two")
+        self.alpha, self.epochs, self.active = alpha, range(modulation_starts, modulation_ends + 1), False
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.active = epoch - 1 in self.epochs
+
+    def adjust_gradients(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor) -> None:
+        if not self.active:
+            return
+        coefficients = slow_down(scores(output.modality_logits.detach(), labels), self.alpha)
+        for name, coefficient in zip(model.modalities, coefficients, strict=True):
+            for parameter in model.encoder(name).parameters():
+                if parameter.grad is not None and parameter.grad.dim() == 4:
+                    modulate(parameter.grad, coefficient, self.noise)
+
+
+class OgmGe(Ogm):
+    """Gradient modulation with generalisation enhancement: the noise."""
+
+    noise = True
+
+
+def scores(modality_logits: Tensor, labels: Tensor) -> Tensor:
+    """Modality logits (M, B, C), labels (B,) -> (M,): summed probability of the true class, over all processes."""
+    probabilities = modality_logits.float().softmax(-1)  # (M, B, C)
+    own = probabilities.gather(2, labels.expand(len(probabilities), -1).unsqueeze(2))
+    return distributed.sum_over_processes(own.sum((1, 2)))
+
+
+def slow_down(score: Tensor, alpha: float) -> Tensor:
+    """(M,) scores -> (M,) coefficients: 1 - tanh(alpha * lead) for modalities in the lead, 1 for the others."""
+    lead = score / mean_of_others(score)
+    return torch.where(lead > 1, 1 - torch.tanh(alpha * lead), 1.0)
+
+
+def modulate(gradient: Tensor, coefficient: Tensor, noise: bool) -> None:
+    """In place: times the coefficient, plus noise of the gradient's own standard deviation. The noise comes from
+    torch's global generator, which is seeded alike in every process."""
+    std = gradient.std() + 1e-8 if noise else None
+    gradient.mul_(coefficient)
+    if std is not None:
+        gradient.add_(torch.randn_like(gradient) * std)
