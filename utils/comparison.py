@@ -48,10 +48,16 @@ def read_runs(output: Path) -> list[FinishedRun]:
     folders = sorted(path.parent for path in output.glob("*/result.json"))
     if not folders:
         raise InputError(f"no finished run (a folder with a result.json) in {output}: name the --output of a sweep")
-    # modulation: a script without the flag does without the methods
-    runs = [FinishedRun(folder.name, {"modulation": "none", **read_json(folder / "args.json")},
-                        read_json(folder / "result.json")) for folder in folders]
-    return sorted(runs, key=lambda run: [run.settings["modality"] != "both", *map(run.settings.get, IN_ORDER)])
+    return sorted(map(read_run, folders), key=lambda run: (
+        run.settings["modality"] != "both", *map(run.settings.get, IN_ORDER)))
+
+
+def read_run(folder: Path) -> FinishedRun:
+    run = FinishedRun(folder.name, read_json(folder / "args.json"), read_json(folder / "result.json"))
+    missing = [name for name in IN_ORDER if name not in run.settings]
+    if missing:
+        raise InputError(f"{folder / 'args.json'} has no {', '.join(missing)}: a run of an older version. Move it away")
+    return run
 
 
 # ---- a row a run
@@ -59,7 +65,7 @@ def read_runs(output: Path) -> list[FinishedRun]:
 
 def csv_text(runs: Sequence[FinishedRun]) -> str:
     """What result.json holds in a line, under a head; a column that a run does not have is empty in its row."""
-    rows = [{"run": run.name, "modulation": run.settings["modulation"], **plain_values(run.result)} for run in runs]
+    rows = [{"run": run.name, **plain_values(run.result)} for run in runs]
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

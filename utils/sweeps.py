@@ -8,20 +8,20 @@ import itertools
 import json
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
 from dataset.errors import InputError, first_few
 from utils import options
+from utils.balancing import METHODS
 
+METHOD_FLAGS = tuple(dict.fromkeys(flag for method in METHODS.values() for flag in method.uses))
 # the first one outermost: an interrupted sweep has all of the first seed before any of the second
-AXES = ("random_seed", "fusion_method", "mmcosine", "scaling", "modulation", "alpha", "modality", "lam")
+AXES = ("random_seed", "fusion_method", "mmcosine", "scaling", "modulation", *METHOD_FLAGS, "modality", "lam")
 OWN = ("train", "ckpt_path", "run_name", "resume")  # flags that a sweep gives its runs itself
 WHERE = (options.FREE_ON_RESUME - {"epochs"}) | {"command"}  # settings that say where a run ran, not what it computed
-USED_BY = {"alpha": ("ogm", "ogm_ge", "pmr"), "modulation_starts": ("ogm", "ogm_ge"),
-           "modulation_ends": ("ogm", "ogm_ge"), "blend_epochs": ("gblend",)}  # flags of single balancing methods
 NEW, BEGUN, DONE = "new", "begun", "done"
 OF_A_START = ("args.json", "events.out.tfevents.*", ".*")  # all that a run killed before its first last.pt has written
 
@@ -74,12 +74,13 @@ def check_rest(rest: Sequence[str]) -> None:
 
 
 def plan_run(script: ModuleType, combination: Mapping[str, str], rest: Sequence[str], output: Path) -> PlannedRun:
-    asked = vars(script.get_args_parser().parse_args([*flags(combination), *rest]))
+    parser = script.get_args_parser()
+    asked = vars(parser.parse_args([*flags(combination), *rest]))
     idle = without_meaning(asked)
     kept = {name: value for name, value in combination.items() if name not in idle}
     argv = ["--train", *flags(kept), *rest, "--ckpt_path", str(output)]
     args = options.parse(script.get_args_parser(), argv, script.DEMO)
-    name = run_name(vars(args))
+    name = run_name(vars(args), parser.get_default)
     return PlannedRun(name, output / name, (*argv, "--run_name", name), options.settings(args))
 
 
@@ -89,21 +90,22 @@ def flags(combination: Mapping[str, str]) -> list[str]:
 
 def without_meaning(settings: Mapping[str, object]) -> set[str]:
     """The settings that do nothing beside the others, so that runs which differ in them alone are the same."""
-    alone, modulation = settings["modality"] != "both", settings.get("modulation", "none")
+    alone = settings["modality"] != "both"
     idle = {"fusion_method", "modulation", "lam"} if alone else set()
     if not settings["mmcosine"]:
         idle.add("scaling")
-    return idle | {name for name, methods in USED_BY.items() if alone or modulation not in methods}
+    return idle | {flag for flag in METHOD_FLAGS if alone or flag not in METHODS[settings["modulation"]].uses}
 
 
-def run_name(settings: Mapping[str, object]) -> str:
-    """The same name for the same point of the grid, whichever axes were given."""
+def run_name(settings: Mapping[str, object], default: Callable[[str], object]) -> str:
+    """The same name for the same point of the grid, whichever axes were given. default: by flag."""
     meant = {name: value for name, value in settings.items() if name not in without_meaning(settings)}
     parts = [settings["dataset"], meant.get("fusion_method", settings["modality"]),
              f"mmcosine{meant['scaling']:.12g}" if settings["mmcosine"] else "plain"]
     if meant.get("modulation", "none") != "none":
         parts.append(meant["modulation"])
-    parts += [f"{name}{meant[name]:.12g}" for name in ("alpha", "lam") if meant.get(name)]
+    parts += [f"{name}{meant[name]:.12g}" for name in (*METHOD_FLAGS, "lam")
+              if name in meant and meant[name] != default(name)]
     return "-".join([*parts, f"seed{settings['random_seed']}"])
 
 
