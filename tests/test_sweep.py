@@ -18,7 +18,7 @@ from scipy import stats
 
 from dataset.errors import InputError
 from scripts.sweep import main
-from utils import jobs
+from utils import comparison, jobs
 from utils.comparison import mean_and_std, paired_difference
 from utils.jobs import Job, alone_in, run_jobs
 from utils.published import published
@@ -318,6 +318,12 @@ def test_published_figures_stand_beside_the_same_settings_and_test_set_only(chan
     plain = {"dataset": "CREMAD", "modality": "both", "modulation": "none", "lam": 0.0, "fusion_method": "concat",
              "mmcosine": False, "scaling": 10.0}
     assert published({**plain, **changes}, size) == figure
+
+
+@pytest.mark.parametrize(("result", "size"), [({"n_test": 744}, 744), ({}, None),
+                                              ({"n_test": 3984, "trials": {"vox1": 27270, "vox2": 9822}}, 27270)])
+def test_a_test_set_is_as_large_as_its_first_trial_list_or_its_clips(result, size):
+    assert comparison.test_size(result) == size
 
 
 # ---- tables
