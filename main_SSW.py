@@ -22,6 +22,7 @@ from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip, split_stratified
 from dataset.ssw60 import (
     OF_MODALITY,
+    OFFICIAL_VIDEOS,
     SPLITS,
     Asset,
     check_prepared,
@@ -45,8 +46,10 @@ HOW_TO_GET = ("data/SSW60/README.md tells where to get SSW60. Name another folde
 def get_args_parser() -> ArgumentParser:
     parser = options.shared_parser("main_SSW.py", "Audio-visual classification of SSW60's bird species.")
     group = parser.add_argument_group("SSW60")
-    group.add_argument("--pretrain_on", nargs="+", choices=[name for names in OF_MODALITY.values() for name in names],
-                       help="train the encoder of --modality on recordings or photographs instead of on the videos")
+    collections = ["video_ml", *(name for names in OF_MODALITY.values() for name in names)]
+    group.add_argument("--pretrain_on", nargs="+", choices=collections,
+                       help="train the encoder of --modality on recordings or photographs instead of on the videos "
+                       "(video_ml: these after all, to evaluate a pretrained encoder on them)")
     cli.add_boolean(group, "--reliable_audio_only", False, "only the videos whose bird is heard, as the table says")
     group.add_argument("--num_frames", type=number(int, 1), default=3, help="frames a video, of equal segments")
     group.add_argument("--fps", type=number(int, 1), default=1, help="which frames: those prepared with this --fps")
@@ -61,6 +64,8 @@ def get_args_parser() -> ArgumentParser:
 def parse(argv: Sequence[str]) -> Namespace:
     parser = get_args_parser()
     args = options.parse(parser, argv, DEMO)
+    if args.pretrain_on == ["video_ml"]:
+        args.pretrain_on = None
     fitting = OF_MODALITY.get(args.modality, ())
     if args.pretrain_on and not set(args.pretrain_on) <= set(fitting):
         parser.error(f"--pretrain_on {' '.join(args.pretrain_on)} does not go with --modality {args.modality}: "
@@ -100,7 +105,10 @@ def load_splits(args: Namespace) -> Splits:
         assets = keep_reliable(args, assets)
     listed = {split: [asset for asset in assets if asset.split == split] for split in SPLITS}
     where = f"{', '.join(collections)} of {args.data_root}"
-    check_every_class_has_a_clip(list(taxa.values()), listed["train"], where)
+    if args.train:
+        check_every_class_has_a_clip(list(taxa.values()), listed["train"], where, "take the species out of taxa.csv "
+                                     "and its rows out of the other tables")
+    tell_of_other_tables(args, listed)
     if not listed["test"]:
         raise InputError(f"no test clip in {where}: the split column names none")
     check_prepared(args.data_root, collections[0], args.fps, sample_rate(args), options.modalities(args))
@@ -111,6 +119,13 @@ def load_splits(args: Namespace) -> Splits:
                                       modalities=options.modalities(args)))
     splits = classification.usable_splits(args, list(taxa.values()), listed, find, make_dataset)
     return splits._replace(more=tell_of_data(args, splits))
+
+
+def tell_of_other_tables(args: Namespace, listed: dict[str, list[Asset]]) -> None:
+    counts = {split: len(listed[split]) for split in OFFICIAL_VIDEOS}
+    if not args.pretrain_on and not args.demo and not args.reliable_audio_only and counts != OFFICIAL_VIDEOS:
+        say(f"note: {counts['train']} train and {counts['test']} test videos, the official tables have "
+            f"{OFFICIAL_VIDEOS['train']} and {OFFICIAL_VIDEOS['test']}: figures cannot be held against the paper's")
 
 
 def tell_of_data(args: Namespace, splits: Splits) -> dict[str, object]:
@@ -124,7 +139,7 @@ def tell_of_data(args: Namespace, splits: Splits) -> dict[str, object]:
 
 def keep_reliable(args: Namespace, videos: Sequence[Asset]) -> list[Asset]:
     kept = reliable_only(args.data_root, videos)
-    left_out = [video.split for video in videos if video not in set(kept)]
+    left_out = [video.split for video in videos if not video.reliable_audio]
     say(f"--reliable_audio_only: {len(left_out)} of {len(videos)} videos left out, {left_out.count('test')} of them "
         "test videos: figures cannot be held against the paper's")
     return kept

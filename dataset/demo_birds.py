@@ -19,6 +19,7 @@ import soundfile
 from dataset.demo_folder import fill_folder, generator
 from dataset.demo_plumage import Look, film_bird, random_look, sister_look
 from dataset.demo_songs import SAMPLE_RATE, Song, random_song, record_song, sister_song
+from dataset.errors import InputError
 from dataset.files import write_whole
 from dataset.ssw60 import MEDIA, Asset
 
@@ -40,8 +41,10 @@ def make_demo(root: Path, seed: int = 0, species: int = 60, train_per_class: int
 
     The same parameters give the same bytes; see demo_folder.fill_folder for a folder that has data already. `species`
     is rounded up to a multiple of 4. A difficulty scales the chance variation of look or sound: 0 is none.
-    Raises InputError: `root` holds something else.
+    Raises InputError: `root` holds something else, or more than 100 species.
     """
+    if not 1 <= species <= 100:
+        raise InputError(f"the demo has 1 to 100 species, not {species}")
     parameters = {"made_by": MADE_BY, "seed": seed, "species": species, "train_per_class": train_per_class,
                   "test_per_class": test_per_class, "look_difficulty": look_difficulty,
                   "song_difficulty": song_difficulty}

@@ -94,11 +94,12 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def check_every_class_has_a_clip(classes: Sequence[str], clips: Iterable[Clip], where: object) -> None:
+def check_every_class_has_a_clip(classes: Sequence[str], clips: Iterable[Clip], where: object,
+                                 otherwise: str = "take the class out of stat.csv") -> None:
+    """Raises InputError that ends in what to do `otherwise`."""
     empty = sorted(set(classes) - {clip.label for clip in clips})
     if empty:
-        raise InputError(f"no training clip of class {', '.join(empty)} in {where}: add some, or take the class "
-                         "out of stat.csv (of SSW60: taxa.csv)")
+        raise InputError(f"no training clip of class {', '.join(empty)} in {where}: add some, or {otherwise}")
 
 
 def write_lists(root: Path, lists: Lists) -> None:

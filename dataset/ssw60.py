@@ -25,7 +25,8 @@ from dataset.lists import read_text
 MEDIA = {"video_ml": "mp4", "audio_ml": "wav", "images_inat": "jpg", "images_nabirds": "jpg"}  # as distributed
 OF_MODALITY = {"audio": ("audio_ml",), "visual": ("images_inat", "images_nabirds")}  # to pretrain its encoder on
 SPLITS = ("train", "val", "test")
-TRUE, FALSE = ("true", "1", "1.0"), ("false", "0", "0.0", "")  # how tables write reliable_audio
+OFFICIAL_VIDEOS = {"train": 3462, "test": 1938}
+TRUE, FALSE = ("true", "1", "1.0"), ("false", "0", "0.0")  # how tables write reliable_audio
 
 
 class Asset(NamedTuple):
@@ -110,13 +111,13 @@ def read_assets(root: Path, collection: str, taxa: Mapping[str, str], how_to_get
 def make_asset(collection: str, row: Mapping[str, str], taxa: Mapping[str, str]) -> Asset:
     """Raises InputError without the place of the row."""
     asset_id, label, split = row["asset_id"], row["label"], row["split"]
-    if Path(asset_id).name != asset_id or not asset_id:
+    if Path(asset_id).name != asset_id or asset_id in ("", "..") or "\0" in asset_id:
         raise InputError(f"asset_id {asset_id!r} is not the name of a file")
     if label not in taxa:
         raise InputError(f"label {label!r} is not in taxa.csv (it has {first_few(list(taxa))})")
     if split not in SPLITS:
         raise InputError(f"split {split!r} is none of {', '.join(SPLITS)}")
-    reliable = row.get("reliable_audio")
+    reliable = row.get("reliable_audio") or None
     if reliable is not None and reliable.lower() not in TRUE + FALSE:
         raise InputError(f"reliable_audio {reliable!r} is neither True nor False")
     return Asset(f"{collection}/{asset_id}", taxa[label], split, None if reliable is None else reliable.lower() in TRUE)
@@ -152,8 +153,8 @@ def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
 def reliable_only(root: Path, videos: Sequence[Asset]) -> list[Asset]:
     """The videos whose bird is heard. Raises InputError: the table does not say which."""
     if any(video.reliable_audio is None for video in videos):
-        raise InputError(f"{root / 'video_ml.csv'} has no column reliable_audio, which --reliable_audio_only "
-                         "needs")
+        raise InputError(f"{root / 'video_ml.csv'} does not say reliable_audio of every video, which "
+                         "--reliable_audio_only needs")
     return [video for video in videos if video.reliable_audio]
 
 
@@ -175,11 +176,16 @@ def find_asset(asset: Asset, root: Path, fps: int, sample_rate: int, modalities:
 
 def find_sound(asset: Asset, root: Path, sample_rate: int) -> Path | None:
     """The prepared wav; None for a video without a sound stream."""
-    path = asset.sound(root, sample_rate)
-    if not path.exists() and asset.silent(root, sample_rate).is_file():
+    if is_silent(asset, root, sample_rate):
         return None
+    path = asset.sound(root, sample_rate)
     check_audio(path)
     return path
+
+
+def is_silent(asset: Asset, root: Path, sample_rate: int) -> bool:
+    """Whether the preparation found no sound stream in it."""
+    return asset.silent(root, sample_rate).is_file() and not asset.sound(root, sample_rate).exists()
 
 
 def find_pictures(asset: Asset, root: Path, fps: int) -> tuple[Path, ...]:

@@ -24,7 +24,7 @@ import io
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from dataset import preparation as prep
 from dataset.errors import InputError
 from dataset.files import check_audio, read_image, write_whole
 from dataset.frontends import AUDIO_FRONTENDS
-from dataset.ssw60 import MEDIA, SPLITS, Asset, read_assets, read_taxa
+from dataset.ssw60 import MEDIA, OF_MODALITY, SPLITS, Asset, is_silent, read_assets, read_taxa
 from utils import cli
 
 HOW_TO_GET = "data/SSW60/README.md tells where the tarball is: unpack it and name the folder that has taxa.csv with " \
@@ -90,14 +90,17 @@ def prepare_sound(asset: Asset, args: argparse.Namespace) -> None:
     """The wav of a video or a recording, or the note that the video has none."""
     wav, silent = asset.sound(args.data_root, args.sample_rate), asset.silent(args.data_root, args.sample_rate)
     path = asset.file(args.data_root)
-    if silent.exists() or is_sound(wav):
+    if is_sound(wav) or (silent.exists() and not path.exists()):
         return
     if asset.collection == "audio_ml":
         check_audio(path)
     try:
         prep.write_sound(wav, prep.read_sound(path, args.sample_rate), args.sample_rate)
-    except prep.NoSoundError as reason:
-        write_whole(silent, f"{reason}\n")
+    except prep.NoSoundError as reason:  # opening the video is enough to know that: asked again each time
+        if not silent.exists():
+            write_whole(silent, f"{reason}\n")
+    else:
+        silent.unlink(missing_ok=True)
 
 
 def is_sound(path: Path) -> bool:
@@ -121,7 +124,7 @@ def count(assets: Sequence[Asset], problems: Mapping[str, str], args: argparse.N
     def of(chosen: Sequence[Asset]) -> Counter:
         return Counter((asset.collection, asset.split, asset.label) for asset in chosen)
 
-    silent = [asset for asset in assets if asset.silent(args.data_root, args.sample_rate).exists()]
+    silent = [asset for asset in assets if is_silent(asset, args.data_root, args.sample_rate)]
     return {"listed": of(assets), "usable": of([asset for asset in assets if asset.name not in problems]),
             "without_sound": of(silent)}
 
@@ -141,13 +144,26 @@ def report(counts: Mapping[str, Counter], taxa: Mapping[str, str], root: Path) -
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("collection", "split", "label", "common_name", *counts))
     labels = {name: label for label, name in taxa.items()}
+    writer.writerows(rows_of_others(root / REPORT, {key[0] for key in counts["listed"]}))
     for key in sorted(counts["listed"], key=lambda key: (key[0], SPLITS.index(key[1]), int(labels[key[2]]))):
         writer.writerow((key[0], key[1], labels[key[2]], key[2], *(counter[key] for counter in counts.values())))
     write_whole(root / REPORT, table.getvalue())
     print(f"by species: {root / REPORT}")
 
 
+def rows_of_others(path: Path, collections: Collection[str]) -> list[list[str]]:
+    """The rows of an earlier preparation's table that are about other collections."""
+    if not path.is_file():
+        return []
+    rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
+    return [row for row in rows[1:] if row and row[0].split("/")[0] not in collections]
+
+
 def next_command(args: argparse.Namespace) -> str:
+    if "video_ml" not in args.collections:
+        modality = "audio" if "audio_ml" in args.collections else "visual"
+        fitting = " ".join(name for name in args.collections if name in OF_MODALITY[modality])
+        return f"python main_SSW.py --train --data_root {args.data_root} --modality {modality} --pretrain_on {fitting}"
     frontend = f" --audio_frontend {FRONTEND_OF[args.sample_rate]}" if args.sample_rate != 16000 else ""
     fps = f" --fps {args.fps}" if args.fps != 1 else ""
     return f"python main_SSW.py --train --data_root {args.data_root}{frontend}{fps}"
@@ -163,7 +179,8 @@ def main(argv: Sequence[str]) -> dict[str, int]:
     prep.check_some_usable(args.data_root, list(assets), problems)
     counts = count(list(assets.values()), problems, args)
     report(counts, taxa, args.data_root)
-    prep.write_failures(args.data_root, problems, len(assets))
+    earlier = dict(rows_of_others(args.data_root / prep.FAILURES, args.collections))
+    prep.write_failures(args.data_root, {**earlier, **problems}, len(assets) + len(earlier))
     prep.finish(args.data_root, problems, next_command(args))
     return {"listed": len(assets), "failed": len(problems), "without_sound": counts["without_sound"].total()}
 

@@ -3,15 +3,26 @@
 #
 #     bash scripts/ssw60.sh                                   the data in data/SSW60, runs in runs/ssw60
 #     DATA=/disk/ssw60 RUNS=/disk/runs bash scripts/ssw60.sh  elsewhere
-#     bash scripts/ssw60.sh --gpu_ids 0,1 --epochs 50         more flags, for every training run
-#     bash scripts/ssw60.sh --demo                            the same way with made birds
+#     bash scripts/ssw60.sh --gpu_ids 0,1 --epochs 50         more flags, such as every training run takes
+#     bash scripts/ssw60.sh --demo                            the same way with made birds, runs in runs/ssw60_demo
 #
-# Runs that are finished are not repeated, so an interrupted recipe goes on where it was.
+# Runs that are finished are not repeated, so an interrupted recipe goes on where it was: with the same data and flags.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-DATA=${DATA:-data/SSW60}
-RUNS=${RUNS:-runs/ssw60}
 PYTHON=${PYTHON:-python}
+if [[ " $* " == *" --demo "* ]]; then
+    DATA=${DATA:-data/demo_birds} RUNS=${RUNS:-runs/ssw60_demo}
+else
+    DATA=${DATA:-data/SSW60} RUNS=${RUNS:-runs/ssw60}
+fi
+
+mkdir -p "$RUNS"
+if [ -f "$RUNS/recipe.txt" ] && [ "$(cat "$RUNS/recipe.txt")" != "$DATA $*" ]; then
+    echo "ssw60.sh: the runs in $RUNS were begun with other data or flags ($(cat "$RUNS/recipe.txt")): name another" \
+        "folder with RUNS=..., or remove $RUNS" >&2
+    exit 2
+fi
+echo "$DATA $*" > "$RUNS/recipe.txt"
 
 train() {  # name, flags...
     local name=$1
@@ -26,19 +37,21 @@ train() {  # name, flags...
 }
 
 unpack() {  # tarball, folder: what lies beside taxa.csv in it, however deep, comes into the folder
-    local inside
-    mkdir -p "$2.unpacking"
+    local taxa
+    mkdir -p "$2.unpacking" "$2"
     tar -xzf "$1" -C "$2.unpacking"
-    inside=$(dirname "$(find "$2.unpacking" -name taxa.csv -print -quit)")
-    mkdir -p "$2"
-    mv "$inside"/* "$2"/
+    taxa=$(find "$2.unpacking" -name taxa.csv -print -quit)
+    if [ -z "$taxa" ]; then
+        echo "ssw60.sh: $1 holds no taxa.csv: is it SSW60's? It was unpacked into $2.unpacking" >&2
+        exit 2
+    fi
+    find "$(dirname "$taxa")" -mindepth 1 -maxdepth 1 ! -name taxa.csv -exec mv -n {} "$2"/ \;
+    mv "$taxa" "$2"/  # last: it says that all is there
     rm -r "$2.unpacking"
 }
 
 # 1. The data. A tarball beside the folder (data/SSW60.tar.gz) is checked and unpacked; frames and sound are extracted.
-if [[ " $* " == *" --demo "* ]]; then
-    DATA=data/demo_birds
-else
+if [[ " $* " != *" --demo "* ]]; then
     if [ ! -f "$DATA/taxa.csv" ] && [ -f "$DATA.tar.gz" ]; then
         echo "af0a54ea1a897d130d91be8ffe0de81c  $DATA.tar.gz" | md5sum --check
         unpack "$DATA.tar.gz" "$DATA"

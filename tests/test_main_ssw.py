@@ -127,6 +127,7 @@ def test_imagenet_weights_come_from_torchvisions_place_and_are_told_through_two_
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     state = resnet18().state_dict()
     torch.save(state, tmp_path / "hub/checkpoints/resnet18-f37072fd.pth")
+    monkeypatch.setattr("utils.pretraining.provide", lambda weights, path: None)  # these are not ImageNet's
     frozen = ["--learning_rate", "1e-30", "--weight_decay", "0"]
     first = main(flags(birds, tmp_path, "visual", "--modality", "visual", "--pretrain_on", "images_inat", "--imagenet",
                        *frozen))
@@ -147,6 +148,57 @@ def test_imagenet_weights_that_cannot_be_downloaded_are_a_sentence(birds, tmp_pa
         main(flags(birds, tmp_path, "run", "--imagenet"))
     for part in (str(tmp_path / "hub/checkpoints/resnet18-f37072fd.pth"), "--visual_pretrain FILE"):
         assert part in str(told.value)
+
+
+def test_a_damaged_file_in_torchvisions_place_is_told_to_be_deleted(birds, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    path = tmp_path / "hub/checkpoints/resnet18-f37072fd.pth"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half a download")
+    with pytest.raises(InputError, match=r"--imagenet: .*f37072fd\.pth is damaged or another file .*: delete it"):
+        main(flags(birds, tmp_path, "run", "--imagenet"))
+
+
+def test_defaults_are_the_papers_and_ours_as_documented():
+    args = parse(["--train"])
+    assert (args.scaling, args.num_frames, args.audio_seconds, args.image_size, args.audio_frontend) == (
+        20.0, 3, 10.0, 224, "mmcosine")
+    assert (args.epochs, args.lr_decay_step, args.lr_decay_ratio, args.batch_size, args.learning_rate) == (
+        100, 70, 0.1, 32, 1e-3)
+
+
+def test_training_moves_through_long_sound_and_photographs_are_one_frame(birds, tmp_path):
+    splits = load_splits(parse(flags(birds, tmp_path, "run")))
+    assert splits.train.move_sound and not splits.test.train
+    photographs = load_splits(parse([*flags(birds, tmp_path, "run", "--modality", "visual", "--pretrain_on",
+                                           "images_inat"), "--num_frames", "3"]))
+    assert photographs.train[0]["visual"].shape[0] == 1
+
+
+def test_a_species_without_test_clips_and_other_tables_than_the_official_are_told(copied, tmp_path, capsys):
+    path = copied / "video_ml.csv"
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join(row for row in rows if ",0,test" not in row))
+    load_splits(parse(flags(copied, tmp_path, "run")))
+    printed = capsys.readouterr().out
+    assert "there is no test clip of Lookalike 01 A" in printed
+    assert "8 train and 3 test videos, the official tables have 3462 and 1938" in printed
+
+
+def test_a_checkpoint_is_evaluated_without_training_rows_and_a_pretrained_one_on_the_videos(copied, tmp_path, capsys):
+    main(flags(copied, tmp_path, "run", "--modality", "audio", "--pretrain_on", "audio_ml"))
+    path = copied / "video_ml.csv"
+    path.write_text("\n".join(row for row in path.read_text().splitlines() if ",train" not in row))
+    argv = ["--ckpt_path", str(tmp_path / "run/best.pt"), "--num_workers", "0", "--data_root", str(copied)]
+    main(argv)
+    assert "test clips of audio_ml in" in capsys.readouterr().out
+    assert main([*argv, "--pretrain_on", "video_ml"])["n_test"] == 4
+
+
+def test_an_encoder_that_was_pretrained_on_other_inputs_is_told(birds, tmp_path, capsys):
+    main(flags(birds, tmp_path, "visual", "--modality", "visual", "--pretrain_on", "images_inat", "--image_size", "72"))
+    main(flags(birds, tmp_path, "joint", "--visual_pretrain", str(tmp_path / "visual/best.pt")))
+    assert "was trained with --image_size 72, this run has 64" in capsys.readouterr().out
 
 
 # ---- what a run leaves
@@ -211,7 +263,7 @@ def test_two_processes_count_every_clip_once(birds, tmp_path):
 @pytest.mark.parametrize(("argv", "part"), [
     (["--train", "--pretrain_on", "audio_ml"], "does not go with --modality both"),
     (["--train", "--pretrain_on", "audio_ml", "--modality", "visual"], "does not go with --modality visual"),
-    (["--train", "--pretrain_on", "video_ml", "--modality", "visual"], "invalid choice: 'video_ml'"),
+    (["--train", "--pretrain_on", "videos", "--modality", "visual"], "invalid choice: 'videos'"),
     (["--train", "--pretrain_on", "audio_ml", "--modality", "audio", "--reliable_audio_only"], "chooses videos"),
     (["--train", "--imagenet", "--modality", "audio"], "leave it out"),
     (["--train", "--imagenet", "--visual_pretrain", "x.pt"], "leave it out"),
@@ -322,3 +374,41 @@ def test_the_recipe_runs_from_preparation_to_the_joint_runs_in_commands_that_are
         assert run.audio_pretrain == tmp_path / "runs/audio/best.pt"
         assert run.visual_pretrain == tmp_path / "runs/visual/best.pt"
         assert (run.scaling, run.epochs) == (20.0, 3)
+
+
+def recipe(tmp_path: Path, *flags: str, **where: str) -> subprocess.CompletedProcess:
+    """ssw60.sh in a copy of the scripts' place, with a Python that does nothing."""
+    repo = tmp_path / "repo"
+    (repo / "scripts").mkdir(parents=True, exist_ok=True)
+    shutil.copy(REPO / "scripts/ssw60.sh", repo / "scripts")
+    return subprocess.run(["bash", str(repo / "scripts/ssw60.sh"), *flags], capture_output=True, text=True,
+                          env={**os.environ, "PYTHON": "true", **where})
+
+
+def test_the_recipe_does_not_mix_runs_of_other_data_or_flags(tmp_path):
+    assert recipe(tmp_path, "--demo").returncode == 0
+    assert (tmp_path / "repo/runs/ssw60_demo/recipe.txt").read_text() == "data/demo_birds --demo\n"
+    assert recipe(tmp_path).returncode == 0, "the real data has a folder of its own"
+    other = recipe(tmp_path, "--epochs", "3")
+    assert other.returncode == 2 and "runs/ssw60 were begun with other data or flags" in other.stderr
+
+
+@pytest.mark.parametrize("inside", ["taxa.csv", "deep/er/taxa.csv", "none.csv"])
+def test_the_recipe_unpacks_the_tarball_and_never_moves_anything_else(tmp_path, inside):
+    source = tmp_path / "source"
+    (source / inside).parent.mkdir(parents=True)
+    (source / inside).write_text("label,common_name\n")
+    (source / inside).with_name("README.md").write_text("theirs")
+    data = tmp_path / "repo/data/SSW60"
+    data.mkdir(parents=True)
+    (data / "README.md").write_text("ours")
+    subprocess.run(["tar", "-czf", f"{data}.tar.gz", "-C", source, "."], check=True)
+    (tmp_path / "md5sum").write_text("#!/bin/sh\ncat > /dev/null\n")
+    (tmp_path / "md5sum").chmod(0o755)
+    done = recipe(tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert (data / "README.md").read_text() == "ours" and (tmp_path / "repo/scripts/ssw60.sh").is_file()
+    if inside == "none.csv":
+        assert done.returncode == 2 and "holds no taxa.csv" in done.stderr and not (data / "none.csv").exists()
+    else:
+        assert done.returncode == 0 and (data / "taxa.csv").is_file(), done.stderr
+        assert not Path(f"{data}.unpacking").exists()

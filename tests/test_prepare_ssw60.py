@@ -210,3 +210,24 @@ def test_real_media_of_every_kind_become_clips(root):
     assert all(image.std() > 5 for image in first.values())
     for name, seconds in (("train2", 13.06), ("test1", 10.38), ("test2", 1.0)):
         assert soundfile.info(root / f"video_ml-16000Hz/{name}.wav").duration == pytest.approx(seconds, abs=0.1)
+
+
+def test_a_video_that_got_its_sound_later_is_not_silent_any_more(root, videos):
+    prepare(root, "--collections", "video_ml")
+    path = root / "video_ml/train1.mp4"
+    path.unlink()
+    path.symlink_to(videos["sound"])
+    assert prepare(root, "--collections", "video_ml")["without_sound"] == 1
+    assert (root / "video_ml-16000Hz/train1.wav").is_file() and not (root / "video_ml-16000Hz/train1.silent").exists()
+
+
+def test_preparing_one_collection_keeps_what_is_known_of_the_others(root, capsys):
+    (root / "images_inat/train1.jpg").unlink()
+    with pytest.raises(InputError, match="1 clips cannot be used"):
+        prepare(root)
+    rows = (root / "prepare_report.csv").read_text().splitlines()
+    capsys.readouterr()
+    prepare(root, "--collections", "audio_ml")
+    assert "images_inat/train1" in (root / "prepare_failures.csv").read_text()
+    assert sorted((root / "prepare_report.csv").read_text().splitlines()) == sorted(rows)
+    assert "--modality audio --pretrain_on audio_ml" in capsys.readouterr().out

@@ -101,7 +101,7 @@ def test_taxa_that_are_no_classes_are_refused(tmp_path, rows, message):
 def test_reliable_audio_chooses_and_must_be_there(tmp_path):
     heard, unheard = (Asset(f"video_ml/{name}", "Wood Duck", "train", name == "a") for name in "ab")
     assert reliable_only(tmp_path, [unheard, heard]) == [heard]
-    with pytest.raises(InputError, match=r"video_ml\.csv has no column reliable_audio"):
+    with pytest.raises(InputError, match=r"video_ml\.csv does not say reliable_audio of every video"):
         reliable_only(tmp_path, [heard, heard._replace(reliable_audio=None)])
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch.utils.data import Dataset
 
 from dataset.clips import ClipFiles
-from dataset.errors import InputError
+from dataset.errors import InputError, first_few
 from dataset.lists import check_every_class_has_a_clip
 from models import MultimodalClassifier
 from utils import checkpoint, confusion, report, training
@@ -59,6 +59,9 @@ def usable_splits(args: Namespace, classes: Sequence[str], listed: Mapping[str, 
     training.accept_problems(problems, sum(map(len, listed.values())), args.skip_missing)
     if args.train:
         check_every_class_has_a_clip(classes, found["train"], f"{args.data_root} after --skip_missing")
+    untested = sorted(set(classes) - {clip.label for clip in found["test"]})
+    if untested:
+        say(f"note: there is no test clip of {first_few(untested)}: figures are of the other classes")
     datasets = {name: make_dataset(args, classes, clips, name == "train") for name, clips in found.items() if clips}
     return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"])
 
@@ -114,7 +117,8 @@ def evaluate_checkpoint(args: Namespace, splits: Splits, model: MultimodalClassi
     if not math.isfinite(scores["loss"]):
         raise InputError(f"the loss of {args.ckpt_path} is {scores['loss']}: it holds the weights of a diverged run")
     precision = str(compute.precision).removeprefix("torch.")
-    say(report.evaluation(scores, shown_figures(model), args.ckpt_path, len(splits.test), precision))
+    clips = f"{len(splits.test)} test clips" + report.of_collections(splits.more)
+    say(report.evaluation(scores, shown_figures(model), args.ckpt_path, clips, precision))
     if confusions:
         folder = args.ckpt_path.with_name(f"{args.ckpt_path.stem}_evaluated")
         say(confusion.report(model, test, compute, splits.classes, folder))

@@ -223,4 +223,5 @@ def default_run_name(args: Namespace) -> str:
     head = f"mmcosine{args.scaling:g}" if args.mmcosine else "plain"
     head += f"-{args.modulation}" if args.modulation != "none" else ""
     what = args.fusion_method if args.modality == "both" else args.modality
+    what = "-".join([what, *(getattr(args, "pretrain_on", None) or [])])
     return f"{args.dataset}-{what}-{head}-seed{args.random_seed}-{datetime.now():%Y%m%d-%H%M%S}"

@@ -76,6 +76,11 @@ def plot_det(curves: Mapping[str, ErrorRates], path: Path | None) -> Figure:
     return figure
 
 
+def plain(name: str) -> str:
+    """A name as text: matplotlib takes what stands between two dollars for mathematics."""
+    return name.replace("$", r"\$")
+
+
 def plot_classes(by_class: Sequence[Mapping], pairs: Sequence[Mapping], path: Path, shown: int = 20) -> None:
     """The accuracy of every class and modality, sorted, and the `shown` most confused pairs of classes -> a PNG.
 
@@ -91,10 +96,10 @@ def plot_classes(by_class: Sequence[Mapping], pairs: Sequence[Mapping], path: Pa
         places = [place + 0.25 * (number - 1) for place in range(len(rows))]  # beside, not on, each other
         what = name.removeprefix("accuracy_")
         accuracy.plot([row[name] for row in rows], places, ".", color=COLOURS.get(what), label=what)
-    accuracy.set_yticks(range(len(rows)), [row["class"] for row in rows])
+    accuracy.set_yticks(range(len(rows)), [plain(row["class"]) for row in rows])
     accuracy.set_title("accuracy of each class", fontsize=10, loc="right")
     accuracy.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(names), frameon=False)
-    confused.barh([f"{pair['class_a']} / {pair['class_b']}" for pair in pairs],
+    confused.barh([plain(f"{pair['class_a']} / {pair['class_b']}") for pair in pairs],
                   [pair["confused"] / pair["clips"] for pair in pairs], height=0.5, color="gray")
     confused.set_title("most confused pairs: share of their clips taken for the other", fontsize=10)
     for axes in (accuracy, confused):

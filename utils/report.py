@@ -64,7 +64,13 @@ def title(result: Mapping[str, object]) -> str:
     head = f"MMCosine s={result['scaling']:g}" if result["mmcosine"] else "plain"
     head += f" + {result['modulation']}" if result["modulation"] != "none" else ""
     what = result["fusion"] if result["modality"] == "both" else f"{result['modality']} alone"
+    what += of_collections(result)
     return f"{result['dataset']} · {what} · {head} · seed {result['seed']}"
+
+
+def of_collections(facts: Mapping[str, object]) -> str:
+    """Which collections a pretraining is about; "" for other runs."""
+    return f" of {', '.join(facts['pretrain_on'])}" if facts.get("pretrain_on") else ""
 
 
 def summary(result: Mapping[str, object], shown: Mapping[str, str], split: str, folder: Path,
@@ -84,9 +90,10 @@ def summary(result: Mapping[str, object], shown: Mapping[str, str], split: str, 
     return "\n".join(lines)
 
 
-def evaluation(scores: Mapping[str, float], shown: Mapping[str, str], path: Path, clips: int, precision: str) -> str:
+def evaluation(scores: Mapping[str, float], shown: Mapping[str, str], path: Path, clips: str, precision: str) -> str:
+    """clips: how many of what."""
     lines = [f"{what:10} {100 * scores[name]:6.2f} % {name}" for what, name in shown.items()]
-    return "\n".join([f"{path} on {clips} test clips in {precision}, loss {scores['loss']:.4f}", *lines])
+    return "\n".join([f"{path} on {clips} in {precision}, loss {scores['loss']:.4f}", *lines])
 
 
 def verification(figures: Mapping[str, float], trials: Mapping[str, int]) -> str:
