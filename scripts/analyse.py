@@ -119,8 +119,8 @@ def draw_gap(runs: Runs, title: str) -> Figure | str:
     curves, bars = {}, {}
     for label, run in runs.items():
         over_epochs = accuracies(run)
-        curves[label or "accuracy"] = over_epochs[modalities[0]] - over_epochs[modalities[1]]
-        bars |= {f"{label}\n{name}".strip(): values for name, values in bars_of(run).items()}
+        curves[label] = over_epochs[modalities[0]] - over_epochs[modalities[1]]
+        bars |= {f"{label}, {name}".removeprefix(", "): values for name, values in bars_of(run).items()}
     return figures.gap(curves, bars, title, modalities)
 
 
