@@ -135,6 +135,15 @@ def test_an_unfinished_run_says_how_to_go_on(copied_runs):
     assert not (copied_runs["mmcosine"] / "probes.json").exists(), "nothing is computed before all runs are checked"
 
 
+def test_a_finished_run_resumed_to_more_epochs_is_unfinished_again(copied_runs):
+    path = copied_runs["plain"] / "args.json"
+    settings = json.loads(path.read_text())
+    path.unlink()
+    path.write_text(json.dumps({**settings, "epochs": 3}))  # as --resume RUN --epochs 3 does at its start
+    with pytest.raises(InputError, match="is not finished"):
+        main([str(copied_runs["plain"]), *MACHINE])
+
+
 def test_a_run_of_speaker_verification_is_refused(copied_runs):
     folder = copied_runs["plain"]
     result = json.loads((folder / "result.json").read_text())

@@ -35,8 +35,7 @@ class FinishedRun:
     def __init__(self, folder: Path, machine: Namespace):
         check_finished(folder)
         self.folder, self.machine = folder, machine
-        self.result: dict = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        self.settings: dict = json.loads((folder / "args.json").read_text(encoding="utf-8"))
+        self.result, self.settings = read_json(folder / "result.json"), read_json(folder / "args.json")
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         self.history: list[dict] = [json.loads(line) for line in lines]
         norms = [name for name in self.history[0] if name.startswith("train_weight_norm_")]
@@ -90,13 +89,18 @@ class FinishedRun:
         return np.load(path) if path.is_file() else None
 
 
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def check_finished(folder: Path) -> None:
-    """Raises InputError."""
-    if (folder / "result.json").is_file():
+    """Raises InputError. A run that was finished and then resumed to more epochs has the old result until its end."""
+    result = folder / "result.json"
+    if result.is_file() and read_json(result)["epochs"] == read_json(folder / "args.json")["epochs"]:
         return
     if (folder / "last.pt").is_file():
-        raise InputError(f"the run in {folder} is not finished (it has no result.json): go on with it by "
-                         f"--resume {folder}")
+        raise InputError(f"the run in {folder} is not finished (it has no result.json of all its epochs): go on with "
+                         f"it by --resume {folder}")
     raise InputError(f"there is no run in {folder} (no result.json, no last.pt): give the folder that training printed")
 
 
