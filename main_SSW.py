@@ -67,6 +67,8 @@ def parse(argv: Sequence[str]) -> Namespace:
                      "audio takes audio_ml, visual takes images_inat and images_nabirds")
     if args.pretrain_on and args.reliable_audio_only:
         parser.error("--reliable_audio_only chooses videos: leave it out with --pretrain_on")
+    if args.demo and (args.fps != 1 or sample_rate(args) != 16000):
+        parser.error("--demo makes one frame a second and sound at 16 kHz: leave out --fps and --audio_frontend")
     return args
 
 

@@ -20,7 +20,7 @@ from dataset.demo_identities import make_demo
 from dataset.errors import InputError
 from dataset.frontends import NormaliseFrames
 from dataset.identities import TrainList, Trials
-from dataset.voxceleb import Utterance, UtteranceDataset, Utterances, find_problems
+from dataset.voxceleb import UtteranceDataset, Utterances, find_problems
 from models import SpeakerClassifier
 from utils import checkpoint, cli, distributed, options, training, verification
 from utils.cli import number
@@ -35,8 +35,15 @@ HOW_TO_GET = ('Prepare VoxCeleb with "python scripts/prepare_voxceleb.py" (data/
               "it and how it is laid out), name other data with --data_root, or add --demo to go without data.")
 
 
+class Listed(NamedTuple):
+    """What the lists say: train is None when a checkpoint is only evaluated."""
+
+    train: TrainList | None
+    trials: dict[str, Trials]
+
+
 class Data(NamedTuple):
-    """train and val are None when a checkpoint is only evaluated, val also without --val_fraction."""
+    """What is there. train and val are None when a checkpoint is only evaluated, val also without --val_fraction."""
 
     identities: Sequence[str]
     train: UtteranceDataset | None
@@ -57,7 +64,7 @@ def get_args_parser() -> ArgumentParser:
     group.add_argument("--score", choices=verification.SCORES, default="logits",
                        help="what a trial compares: class logits (the paper's), or fused features")
     group.add_argument("--scores_path", type=Path, metavar="DIR", help="folder for the scores and det.png; default: "
-                       "the run's folder, or the checkpoint's")
+                       "the run's folder, or <checkpoint>_evaluated beside it")
     parser.set_defaults(dataset="VoxCeleb", batch_size=256, lr_decay_step=70)
     return parser
 
@@ -70,7 +77,7 @@ def main(argv: Sequence[str]) -> dict:
 
 def work(args: Namespace, device: torch.device) -> dict:
     training.prepare_demo(args, make_demo, "VoxCeleb")
-    data = together(lambda: load_data(args))
+    data = load_data(args)
     classes = len(data.identities) if args.train else checkpoint.num_classes(args.ckpt_path)
     model = training.make_model(args, lambda: SpeakerClassifier(
         classes, args.fusion_method, args.mmcosine, args.scaling, options.modalities(args)))
@@ -83,78 +90,117 @@ def work(args: Namespace, device: torch.device) -> dict:
 
 def load_data(args: Namespace) -> Data:
     """The lists, held against the files: utterances that cannot be used stop here, or are counted and left out."""
-    trials = read_trial_lists(args)
-    listed = lists.read_train_list(args.data_root / "train.csv", HOW_TO_GET) if args.train else None
-    for name, one in trials.items() if listed else ():
-        lists.check_no_leak(listed.identities, one, name)
-    test = make_trial_set(args, "test", trials, lists.trial_utterances(next(iter(trials.values())).names), "trial")
-    if not listed:
+    listed = together(lambda: read_lists(args))
+    test = make_trial_set(args, "test", listed.trials, lists.trial_utterances(names_of(listed.trials)), "trial")
+    if not listed.train:
         return Data((), None, None, test, {})
-    train, val = split_validation(args, listed)
+    train, val = split_validation(args, listed.train)
     train = usable(args, train)
-    facts = {"score": args.score, "n_identities": len(train.identities), "n_train": len(train),
-             "n_val": len(val.utterances) if val else 0, "n_test": len(test.utterances), "trials": test.counts(),
-             "train_list": listed.digest()}
+    facts = {"classes": train.identities, "score": args.score, "n_identities": len(train.identities),
+             "n_train": len(train), "n_val": len(val.utterances) if val else 0, "n_test": len(test.utterances),
+             "trials": test.counts(), "train_list": listed.train.digest(),
+             "trial_lists": {name: lists.digest_of(one) for name, one in listed.trials.items()}}
     return Data(train.identities, make_dataset(args, "train", train, train=True), val, test, facts)
+
+
+def read_lists(args: Namespace) -> Listed:
+    """Raises InputError for lists that cannot be used, and for trials of identities that are trained on."""
+    if args.scores_path:
+        training.make_folder(args.scores_path, exist_ok=True)
+    trials = read_trial_lists(args)
+    train = lists.read_train_list(args.data_root / "train.csv", HOW_TO_GET) if args.train else None
+    if train:
+        trained = {*train.identities, *train.folders}
+    else:
+        trained = checkpoint.load(args.ckpt_path).get("facts", {}).get("classes", ())
+    for name, one in trials.items():
+        lists.check_no_leak(trained, one, name)
+    return Listed(train, trials)
 
 
 def read_trial_lists(args: Namespace) -> dict[str, Trials]:
     """{name: trials} of --trials; without a name of its own a list has its file's."""
     found = {}
     for text in args.trials:
-        name, given, file = text.rpartition("=")
-        path = Path(file) if Path(file).is_file() else args.data_root / file
-        name = name if given else path.stem
+        name, path = find_trials(args.data_root, text)
         if name in found:
             raise InputError(f"--trials has two lists of the name {name}: write another NAME=LIST for one of them")
         found[name] = lists.read_trials(path, HOW_TO_GET)
+        say(f"trials {name}: {path}")
     return lists.merge_trials(found)
+
+
+def find_trials(root: Path, text: str) -> tuple[str, Path]:
+    """[NAME=]LIST -> (name, path): a list in the data folder, else one by its path. Raises InputError."""
+    for name, file in ((Path(text).stem, text), text.split("=", 1) if "=" in text else ("", "")):
+        for path in (root / file, Path(file)):
+            if file and path.is_file():
+                return options.checked(options.folder_name, name, "--trials NAME"), path
+    file = text.split("=", 1)[-1]
+    if text != TRIALS:
+        raise InputError(f"--trials {text}: there is neither {root / file} nor {Path(file).absolute()}")
+    raise InputError(f"no {root / file}. {HOW_TO_GET}")
+
+
+def names_of(trials: dict[str, Trials]) -> list[str]:
+    """Of all lists: they share them."""
+    return next(iter(trials.values())).names
 
 
 def split_validation(args: Namespace, listed: TrainList) -> tuple[TrainList, TrialSet | None]:
     """Under --val_fraction whole identities are held out, and trials made among them."""
     if not args.val_fraction:
         return listed, None
-    rest, held = lists.hold_out_identities(listed, args.val_fraction, args.random_seed)
-    utterances = [held[i]._replace(label=i) for i in range(len(held))]
-    trials = lists.make_trials([utterance.wav for utterance in utterances], held.labels.tolist(), VALIDATION_TRIALS,
-                               args.random_seed)
-    return rest, make_trial_set(args, "train", {"validation": trials}, utterances, "validation")
+    rest, held = together(lambda: lists.hold_out_identities(listed, args.val_fraction, args.random_seed))
+    names = [held[i].wav for i in range(len(held))]
+    trials = together(lambda: lists.make_trials(names, held.labels.tolist(), VALIDATION_TRIALS, args.random_seed))
+    return rest, make_trial_set(args, "train", {"validation": trials}, held.numbered(), "validation")
 
 
-def make_trial_set(args: Namespace, folder: str, trials: dict[str, Trials], utterances: list[Utterance],
+def make_trial_set(args: Namespace, folder: str, trials: dict[str, Trials], utterances: Utterances,
                    what: str) -> TrialSet:
+    """The trials whose utterances are there. utterances: one for each of the trials' names."""
     problems = accept_problems(args, folder, utterances, what)
+    if problems:
+        trials = together(lambda: trials_left(trials, problems))
+        there = [utterances[place] for place in range(len(utterances)) if place not in problems]
+        utterances = [utterance._replace(label=place) for place, utterance in enumerate(there)]
+    return TrialSet(trials, make_dataset(args, folder, utterances, train=False))
+
+
+def trials_left(trials: dict[str, Trials], problems: dict[int, str]) -> dict[str, Trials]:
+    """Without those of utterances that cannot be used, counted. Raises InputError: none of one kind is left."""
     kept = {name: lists.without(one, problems) for name, one in trials.items()}
     for name, one in kept.items():
+        left = f"trials {name}: {len(one.labels)} of {len(trials[name].labels)} left"
         if not one.labels.any() or one.labels.all():
-            raise InputError(f"of the trials {name}, {len(one.labels)} of {len(trials[name].labels)} are left without "
-                             f"{len(problems)} utterances, not of both kinds. The first of those: "
-                             f"{next(iter(problems.values()))}")
-        if problems:
-            say(f"trials {name}: {len(one.labels)} of {len(trials[name].labels)} left")
-    return TrialSet(kept, make_dataset(args, folder, utterances, train=False))
+            raise InputError(f"{left}, not of both kinds. The first that is wrong: {next(iter(problems.values()))}")
+        say(left)
+    return kept
 
 
 def usable(args: Namespace, listed: TrainList) -> TrainList:
     """The training utterances whose files are there."""
     problems = accept_problems(args, "train", listed, "training")
     kept = listed.select([i for i in range(len(listed)) if i not in problems]) if problems else listed
-    if len(kept.identities) < 2:
-        raise InputError(f"{len(kept.identities)} training identities are left without the missing utterances. The "
-                         f"first of those: {next(iter(problems.values()))}")
+    together(lambda: check_identities(kept, problems))
     return kept
 
 
+def check_identities(kept: TrainList, problems: dict[int, str]) -> None:
+    if len(kept.identities) < 2:
+        raise InputError(f"{len(kept.identities)} training identities are left without the missing utterances. The "
+                         f"first of those: {next(iter(problems.values()))}")
+
+
 def accept_problems(args: Namespace, folder: str, utterances: Utterances, what: str) -> dict[int, str]:
-    """{place: what is wrong} of utterances that cannot be used; looked for by one process. Raises InputError without
-    --skip_missing."""
-    problems = {}
-    if distributed.is_main():
-        problems = find_problems(args.data_root / folder, utterances, options.modalities(args))
-    problems = distributed.from_main(problems)
+    """{place: what is wrong} of utterances that cannot be used; the processes share the looking. Raises InputError
+    without --skip_missing."""
+    root = args.data_root / folder
+    problems = distributed.merged(find_problems(root, utterances, options.modalities(args), distributed.rank(),
+                                                distributed.size()))
     named = {utterances[place].wav: reason for place, reason in problems.items()}
-    training.accept_problems(named, len(utterances), args.skip_missing, f"{what} utterances")
+    together(lambda: training.accept_problems(named, len(utterances), args.skip_missing, f"{what} utterances"))
     return problems
 
 

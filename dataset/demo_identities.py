@@ -20,7 +20,7 @@ from dataset.demo_folder import fill_folder, generator
 from dataset.demo_voices import SAMPLE_RATE, VOWELS, Prosody, Voice, random_voice, speak
 from dataset.errors import InputError
 from dataset.files import write_whole
-from dataset.identities import Trials, identity_of, write_trials
+from dataset.identities import Trials, format_trials, identity_of
 
 MADE_BY = "dataset/demo_identities.py, version 1"  # count up when the same parameters come to give other bytes
 # standard deviation of a speaker's way of speaking: rate, accent, tremor and breath tell people apart
@@ -48,7 +48,7 @@ def make_demo(root: Path, seed: int = 0, train_identities: int = 40, train_utter
                 write_utterance(root / folder, stem, seed)
         rows = [f"{stem}.wav,{stem},{identity_of(stem)},{FACES}\n" for stem in names["train"]]
         write_whole(root / "train.csv", "".join(rows))
-        write_trials(root / "test_pairs.csv", all_pairs(names["test"]))
+        write_whole(root / "test_pairs.csv", format_trials(all_pairs(names["test"])))
 
     files = [path for folder, stems in names.items() for stem in stems for path in utterance_files(root / folder, stem)]
     own = ["train", "test", "train.csv", "test_pairs.csv"]

@@ -12,6 +12,7 @@ import numpy as np
 from dataset.errors import InputError
 
 SIDE = 224  # pixels
+SMALLEST = 32  # pixels a side: MTCNN fails on pictures hardly larger than its smallest face, of 20
 SURE = 0.9  # probability: what MTCNN, and RetinaFace by default, hold for a face below it often is none
 # where the points come to lie: the template that face recognition uses for 112 pixels (ArcFace, CVPR 2019), doubled
 TEMPLATE = 2 * np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
@@ -60,6 +61,8 @@ def mtcnn() -> Detector:
     network = MTCNN(keep_all=True, device="cpu")
 
     def detect(image: np.ndarray) -> np.ndarray | None:
+        if min(image.shape[:2]) < SMALLEST:
+            return None
         boxes, probabilities, points = network.detect(image, landmarks=True)
         sure = [] if boxes is None else np.flatnonzero(probabilities >= SURE)
         return points[sure][largest(boxes[sure])].astype(np.float64) if len(sure) else None

@@ -205,6 +205,8 @@ def problem_of(future: Future, name: str) -> dict[str, str]:
     except (OSError, soundfile.SoundFileError) as error:
         raise InputError(f"clip {name} cannot be written ({error}). Run the same command again when that is mended: "
                          "finished clips are kept") from error
+    except Exception as error:  # a decoder or detector on one file in a million must not end the work on the others
+        return {name: f"unexpected {type(error).__name__}: {error}"}
     return {}
 
 

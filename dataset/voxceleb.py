@@ -57,17 +57,21 @@ def find_faces(folder: Path, name: str) -> list[Path]:
     flat = f"{name.replace('/', '#')}.txt#000.mp4"
     for place in (folder / name, folder / flat):
         if place.is_dir():
-            images = sorted(file for file in os.listdir(place) if file.endswith(IMAGES) and file[0] != ".")
+            images = sorted(file for file in os.listdir(place) if file.lower().endswith(IMAGES) and file[0] != ".")
             if images:
                 return [place / file for file in images]
-            raise InputError(f"no images in {place}: prepare it again, or take the utterance out of the list")
-    raise InputError(f"no faces of {name}: neither {folder / name} nor {folder / flat} exists")
+    raise InputError(f"no faces of {name}: neither {folder / name} nor {folder / flat} holds images. Prepare it again, "
+                     "or take the utterance out of the list")
 
 
-def find_problems(root: Path, utterances: Utterances, modalities: Sequence[str]) -> dict[int, str]:
-    """{index: what is wrong} of the utterances whose files are missing, empty or damaged by their headers."""
+def find_problems(root: Path, utterances: Utterances, modalities: Sequence[str], part: int = 0,
+                  of_parts: int = 1) -> dict[int, str]:
+    """{index: what is wrong} of the utterances whose files are missing, empty or damaged by their headers.
+
+    Looks at every `of_parts`-th piece of the list, from piece `part` on: processes share the work.
+    """
     parts = [range(start, min(start + CHECKED_AT_ONCE, len(utterances)))
-             for start in range(0, len(utterances), CHECKED_AT_ONCE)]
+             for start in range(0, len(utterances), CHECKED_AT_ONCE)][part::of_parts]
 
     def check(part: range) -> dict[int, str]:
         problems = {}
@@ -129,4 +133,4 @@ class UtteranceDataset(Dataset):
     def read_faces(self, utterance: Utterance) -> Tensor:  # (T, 3, S, S)
         paths = find_faces(self.root / "faces", utterance.faces)
         chosen = frame_indices(len(paths), self.num_frames, True) if self.train else [min(TEST_FRAME, len(paths) - 1)]
-        return self.transform(read_frames([paths[i] for i in chosen]))
+        return torch.stack([self.transform(read_frames([paths[i]])[0]) for i in chosen])  # sizes may differ

@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dataset import preparation as prep
 from dataset.errors import InputError
 from dataset.files import check_audio, read_image, write_whole
+from dataset.frontends import AUDIO_FRONTENDS
 from dataset.ssw60 import MEDIA, SPLITS, Asset, read_assets, read_taxa
 from utils import cli
 
@@ -44,6 +45,7 @@ HOW_TO_GET = "data/SSW60/README.md tells where the tarball is: unpack it and nam
 OFFICIAL = {"video_ml": {"train": 3462, "test": 1938, "all": 5400}, "audio_ml": {"all": 3861},
             "images_inat": {"all": 21600}, "images_nabirds": {"all": 10221}}  # assets by split, as published
 REPORT = "prepare_report.csv"
+FRONTEND_OF = {frontend.sample_rate: name for name, frontend in AUDIO_FRONTENDS.items()}
 JPEG_QUALITY = 95
 
 
@@ -53,7 +55,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_root", type=Path, default=Path("data/SSW60"), help="the unpacked tarball, written to")
     parser.add_argument("--collections", nargs="+", choices=MEDIA, default=list(MEDIA), help="what to prepare")
     parser.add_argument("--fps", type=cli.number(int, 1), default=1, help="frames taken a second of video")
-    parser.add_argument("--sample_rate", type=cli.number(int, 1000, 384000), default=16000, help="of the wavs, Hz")
+    parser.add_argument("--sample_rate", type=int, choices=list(FRONTEND_OF), default=16000,
+                        help="of the wavs, Hz: 22050 is what --audio_frontend ogm_ge wants")
     parser.add_argument("--short_side", type=cli.number(int, 64), default=256, help="of the frames, pixels at most")
     parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="clips decoded at a time")
     return parser
@@ -144,6 +147,12 @@ def report(counts: Mapping[str, Counter], taxa: Mapping[str, str], root: Path) -
     print(f"by species: {root / REPORT}")
 
 
+def next_command(args: argparse.Namespace) -> str:
+    frontend = f" --audio_frontend {FRONTEND_OF[args.sample_rate]}" if args.sample_rate != 16000 else ""
+    fps = f" --fps {args.fps}" if args.fps != 1 else ""
+    return f"python main_SSW.py --train --data_root {args.data_root}{frontend}{fps}"
+
+
 def main(argv: Sequence[str]) -> dict[str, int]:
     """Counts of what is listed, failed, and has no sound stream. Raises InputError when something failed."""
     args = get_args_parser().parse_args(argv)
@@ -155,7 +164,7 @@ def main(argv: Sequence[str]) -> dict[str, int]:
     counts = count(list(assets.values()), problems, args)
     report(counts, taxa, args.data_root)
     prep.write_failures(args.data_root, problems, len(assets))
-    prep.finish(args.data_root, problems, f"python main_SSW.py --train --data_root {args.data_root}")
+    prep.finish(args.data_root, problems, next_command(args))
     return {"listed": len(assets), "failed": len(problems), "without_sound": counts["without_sound"].total()}
 
 

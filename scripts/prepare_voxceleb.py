@@ -8,8 +8,9 @@ Reads    <video>/<id>/.../<utt>.mp4 (mkv, webm, avi, mov, flv, mpg), <audio>/<id
          opus); without --audio the sound of the videos
 Writes   <root>/<split>/wav/<id>/.../<utt>.wav               16 kHz, mono, 16 bit
          <root>/<split>/faces/<id>/.../<utt>/0000000.png ... 224 px, --fps a second
-         <root>/train.csv (--split train), made anew from what is there; or
-         <root>/test_pairs.csv (--split test), unless it is there: 4 + 4 trials an utterance, by chance
+         <root>/train.csv (--split train), or
+         <root>/test_pairs.csv (--split test): 4 + 4 trials an utterance, by chance. Made anew from what is there each
+         time; one that was put there or changed by hand is kept
          <root>/<split>/prepare_failures.csv                 clip,reason; only when utterances failed
 
 --detector none takes the middle square of each frame: VoxCeleb2's videos are face tracks already. mtcnn and retinaface
@@ -19,10 +20,12 @@ Exit status 0 when every utterance is usable, 2 otherwise (everything else is wr
 """
 
 import argparse
+import hashlib
 import json
 import os
+import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,16 +36,19 @@ import numpy as np
 import torch
 
 from dataset import preparation as prep
-from dataset.errors import InputError
+from dataset.errors import InputError, first_few
 from dataset.faces import DETECTORS, Detector, crop_face
 from dataset.files import write_whole
-from dataset.identities import identity_of, make_trials, read_trials, write_trials
-from dataset.voxceleb import SAMPLE_RATE
+from dataset.identities import format_trials, identity_of, make_trials
+from dataset.voxceleb import SAMPLE_RATE, Utterance, check_utterance, find_faces
 from utils import cli
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mpg")
 SOUNDS = (".m4a", ".wav", ".flac", ".mp3", ".ogg", ".opus")
-SETTINGS = "prepare.json"  # what the files of a split were made with
+SETTINGS = "prepare.json"  # what the files of a split were made with, and the digest of the list that was written
+LISTS = {"train": "train.csv", "test": "test_pairs.csv"}
+NEXT = {"train": "python main_Vox.py --train --mmcosine True --data_root {root}",
+        "test": "python main_Vox.py --ckpt_path runs/NAME/best.pt --data_root {root}"}
 TRIALS_AN_UTTERANCE = 4  # targets, and as many non-targets: as VoxCeleb1-O
 
 
@@ -60,52 +66,61 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """{utterance, the path below `folder` without suffix: suffix}. Raises InputError: no folder, or nothing in it."""
+def find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[str]]:
+    """{utterance, the path below `folder` without suffix: its suffixes}. Raises InputError: no folder, none in it."""
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: data/VoxCeleb/README.md tells where to get VoxCeleb")
-    found = {}
-    for place, _, files in os.walk(folder):
+    found: dict[str, list[str]] = {}
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):  # data that spans disks is linked
+        if os.path.realpath(place) in seen:  # a link that leads back
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(place))
         below = os.path.relpath(place, folder)
         for file in files:
             stem, suffix = os.path.splitext(file)
             if suffix.lower() in suffixes and not file.startswith("."):
-                found[f"{below}/{stem}".removeprefix("./")] = suffix
+                found.setdefault(f"{below}/{stem}".removeprefix("./"), []).append(suffix)
     if not found:
         raise InputError(f"{folder} holds no file of {', '.join(suffixes)}: name the folder of the identities' folders")
     return found
 
 
-def check_names(videos: Mapping[str, str], sounds: Mapping[str, str] | None) -> dict[str, str]:
+def check_names(videos: Mapping[str, list[str]], sounds: Mapping[str, list[str]] | None) -> dict[str, str]:
     """{utterance: reason} of those that cannot be prepared: without video, sound or identity, or unfit for a list."""
     problems = {}
     for name in sorted(videos.keys() | (sounds or {}).keys()):
+        suffixes = videos.get(name, []), (sounds or {}).get(name, [])
         if not identity_of(name):
             problems[name] = "it lies in no identity's folder: move it to <id>/<video>/"
         elif "," in name or len(name.split()) > 1:
             problems[name] = "its path holds a comma or a space, which lists cannot: rename it"
-        elif name not in videos or (sounds is not None and name not in sounds):
-            problems[name] = f"it has no {'sound' if name in videos else 'video'}: download it again"
+        elif not suffixes[0] or (sounds is not None and not suffixes[1]):
+            problems[name] = f"it has no {'sound' if suffixes[0] else 'video'}: download it again"
+        elif max(map(len, suffixes)) > 1:
+            problems[name] = f"it is there as {' and '.join(sorted(max(suffixes, key=len)))}: leave one of them"
     return problems
 
 
 class Preparer:
-    """Sound and faces of one utterance at a time, from files {utterance: path} into `out`."""
+    """Sound and faces of one utterance at a time, from files {utterance: suffixes} into `out`."""
 
-    def __init__(self, args: argparse.Namespace, videos: Mapping[str, str], sounds: Mapping[str, str] | None):
+    def __init__(self, args: argparse.Namespace, videos: Mapping[str, list[str]],
+                 sounds: Mapping[str, list[str]] | None):
         self.args, self.videos, self.sounds = args, videos, sounds
         self.out = args.data_root / args.split
         self.detector: Detector | None = DETECTORS[args.detector]()
         self.frames: list[tuple[int, int]] = []  # (taken, with a face) of each utterance
 
     def prepare(self, name: str) -> None:
-        """Writes what is not there yet. Raises InputError."""
-        video = self.args.video / f"{name}{self.videos[name]}"
-        sound = self.args.audio / f"{name}{self.sounds[name]}" if self.sounds else video
+        """Writes what is not there yet, or not whole. Raises InputError."""
+        video = self.args.video / f"{name}{self.videos[name][0]}"
+        sound = self.args.audio / f"{name}{self.sounds[name][0]}" if self.sounds else video
         wav, faces = self.out / "wav" / f"{name}.wav", self.out / "faces" / name
-        if not wav.is_file():
+        if not is_whole(self.out, name, "audio"):
             prep.write_sound(wav, prep.read_sound(sound, SAMPLE_RATE), SAMPLE_RATE)
-        if not faces.is_dir():
+        if not is_whole(self.out, name, "visual"):
             prep.write_folder_whole(faces, partial(self.write_faces, self.find_faces(video)))
 
     def find_faces(self, video: Path) -> list[np.ndarray]:
@@ -131,40 +146,75 @@ class Preparer:
               + (f"; {taken - kept:,} without a face left out" if kept < taken else ""))
 
 
-def check_settings(args: argparse.Namespace, out: Path) -> None:
-    """Keeps a split in one style. Raises InputError: it was begun with another --detector or --fps."""
-    now = {"detector": args.detector, "fps": args.fps}
+def is_whole(out: Path, name: str, modality: str) -> bool:
+    """Whether the sound or the faces of an utterance are there, by the check that main_Vox.py makes before training."""
+    try:
+        check_utterance(out, Utterance(f"{name}.wav", name, 0), (modality,))
+    except InputError:
+        return False
+    return True
+
+
+def read_settings(out: Path) -> dict[str, object]:
+    """What prepare.json holds; {} without it, or when nothing was made yet. Raises InputError: damaged."""
     path = out / SETTINGS
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else now
-    if before != now:
-        raise InputError(f"{out} was prepared with --detector {before['detector']} --fps {before['fps']:g}: give the "
-                         f"same, or another --data_root, or remove {out} to begin anew")
-    write_whole(path, json.dumps(now) + "\n")
+    if not path.is_file() or not (out / "faces").is_dir():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        raise InputError(f"{path} is damaged: remove it if {out} was prepared as this command does, or remove {out} "
+                         "to begin anew") from None
 
 
-def write_train_list(root: Path) -> int:
-    """train.csv from the tree: a row for every utterance with sound and faces -> how many there are."""
-    rows, identities = [], set()
-    for name in sorted(find_files(root / "train" / "wav", (".wav",))):
-        faces = root / "train" / "faces" / name
-        if faces.is_dir():
-            rows.append(f"{name}.wav,{name},{identity_of(name)},{len(os.listdir(faces))}\n")
-            identities.add(identity_of(name))
-    write_whole(root / "train.csv", "".join(rows))
-    print(f"{root / 'train.csv'}: {len(rows):,} utterances of {len(identities):,} identities")
-    return len(rows)
+def check_settings(args: argparse.Namespace, before: Mapping[str, object], out: Path) -> None:
+    """Raises InputError: the split was begun with another --detector or --fps."""
+    now = {"detector": args.detector, "fps": args.fps}
+    if {**now, **before, "list": ""} != {**now, "list": ""}:
+        raise InputError(f"{out} was prepared with --detector {before.get('detector')} --fps {before.get('fps')}: give "
+                         f"the same, or another --data_root, or remove {out} to begin anew")
 
 
-def write_test_list(root: Path, seed: int) -> int:
-    """test_pairs.csv, unless it is there -> the number of its trials."""
-    path = root / "test_pairs.csv"
-    if not path.exists():
-        names = sorted(f"{name}.wav" for name in find_files(root / "test" / "wav", (".wav",))
-                       if (root / "test" / "faces" / name).is_dir())
-        write_trials(path, make_trials(names, [identity_of(name) for name in names], TRIALS_AN_UTTERANCE, seed))
-    trials = read_trials(path, "")
-    print(f"{path}: {len(trials.labels):,} trials of {len(trials.names):,} utterances, {trials.labels.sum():,} targets")
-    return len(trials.labels)
+def prepared_names(out: Path) -> list[str]:
+    """The utterances of which sound and faces are there and whole."""
+    return [name for name in sorted(find_files(out / "wav", (".wav",)))
+            if is_whole(out, name, "audio") and is_whole(out, name, "visual")]
+
+
+def train_list(out: Path, names: Sequence[str]) -> str:
+    """Rows wav,faces,identity,n_frames."""
+    return "".join(f"{name}.wav,{name},{identity_of(name)},{len(find_faces(out / 'faces', name))}\n" for name in names)
+
+
+def trial_list(names: Sequence[str], seed: int) -> str:
+    """Rows label,utt1,utt2: as many of either label."""
+    return format_trials(make_trials([f"{name}.wav" for name in names], [identity_of(name) for name in names],
+                                     TRIALS_AN_UTTERANCE, seed))
+
+
+def settle_list(args: argparse.Namespace, names: Sequence[str], before: object) -> tuple[object, int]:
+    """Writes the split's list, unless somebody else's is there -> (digest of the one written last, rows of the list).
+
+    before: the digest of the one that was written here last.
+    """
+    path = args.data_root / LISTS[args.split]
+    if path.exists() and digest(path.read_text(encoding="utf-8")) != before:
+        text = path.read_text(encoding="utf-8")
+        unlisted = [name for name in names if f"{name}.wav" not in text]
+        print(f"{path}: kept as it is; {len(unlisted):,} of {len(names):,} prepared utterances are not in it"
+              + (f": {first_few(unlisted)}. Move the list away to have a new one made" if unlisted else ""))
+        return before, len(text.splitlines())
+    out = args.data_root / args.split
+    text = train_list(out, names) if args.split == "train" else trial_list(names, args.seed)
+    write_whole(path, text)
+    identities = len({identity_of(name) for name in names})
+    rows = len(text.splitlines())
+    print(f"{path}: {rows:,} rows of {len(names):,} utterances of {identities:,} identities")
+    return digest(text), rows
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def main(argv: list[str]) -> dict[str, int]:
@@ -172,22 +222,30 @@ def main(argv: list[str]) -> dict[str, int]:
     args = get_args_parser().parse_args(argv)
     videos, sounds = find_files(args.video, VIDEOS), args.audio and find_files(args.audio, SOUNDS)
     out = args.data_root / args.split
-    check_settings(args, out)
-    for place, _, _ in os.walk(out):
-        prep.remove_leftovers(Path(place))
-    for library in (cv2.setNumThreads, torch.set_num_threads):
-        library(1)  # the utterances run in parallel
+    settings = read_settings(out)
+    check_settings(args, settings, out)
     preparer = Preparer(args, videos, sounds)
-    problems = check_names(videos, sounds)
+    settings |= {"detector": args.detector, "fps": args.fps}
+    write_whole(out / SETTINGS, json.dumps(settings) + "\n")
     names = sorted(videos.keys() | (sounds or {}).keys())
-    problems |= prep.run_parallel(preparer.prepare, [name for name in names if name not in problems], args.workers,
-                                  "sound and faces", "utterances")
+    problems = prepare_all(preparer, names, check_names(videos, sounds), args.workers)
     preparer.report()
     prep.check_some_usable(args.video, names, problems)
     prep.write_failures(out, problems, len(names))
-    rows = write_train_list(args.data_root) if args.split == "train" else write_test_list(args.data_root, args.seed)
-    prep.finish(out, problems, f"python main_Vox.py --train --mmcosine True --data_root {args.data_root}")
+    settings["list"], rows = settle_list(args, prepared_names(out), settings.get("list"))
+    write_whole(out / SETTINGS, json.dumps(settings) + "\n")
+    prep.finish(out, problems, NEXT[args.split].format(root=shlex.quote(str(args.data_root))))
     return {"utterances": len(names), "failed": len(problems), "rows": rows}
+
+
+def prepare_all(preparer: Preparer, names: Sequence[str], problems: dict[str, str], workers: int) -> dict[str, str]:
+    """{utterance: reason} of those that failed; `problems` are known before."""
+    for place, _, _ in os.walk(preparer.out):
+        prep.remove_leftovers(Path(place))
+    for library in (cv2.setNumThreads, torch.set_num_threads):
+        library(1)  # the utterances run in parallel
+    good = [name for name in names if name not in problems]
+    return problems | prep.run_parallel(preparer.prepare, good, workers, "sound and faces", "utterances")
 
 
 if __name__ == "__main__":

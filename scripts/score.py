@@ -39,46 +39,53 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_scores(path: Path) -> dict[Pair, float]:
+def read_scores(path: Path, trials: Trials) -> dict[Pair, float]:
     """{(utt1, utt2): score}. Raises InputError: missing, a malformed row, two different scores of a pair."""
     if not path.is_file():
         raise InputError(f"no score file {path}: main_Vox.py writes <list>.scores.txt into a run's folder")
+    names = set(trials.names)
     scores: dict[Pair, float] = {}
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
-        cells = line.replace(",", " ").split()
+        cells = [cell.lstrip("/") for cell in line.replace(",", " ").split()]
+        if len(cells) == 3 and (names.issuperset(cells[:2]) or not is_number(cells[0])):  # utt1 utt2 score
+            cells = [cells[2], *cells[:2]]
         score, pair = parse_row(cells, f"{path}, line {number}")
         if scores.setdefault(pair, score) != score:
             raise InputError(f"{path}, line {number}: {' '.join(pair)} was scored {scores[pair]} before, now {score}")
     return scores
 
 
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def parse_row(cells: list[str], where: str) -> tuple[float, Pair]:
-    """(score, pair) of `score utt1 utt2` or `utt1 utt2 score`; the score must be a finite number."""
-    if len(cells) == 3:
-        for score, *pair in (cells, [cells[2], *cells[:2]]):
-            try:
-                value = float(score)
-            except ValueError:
-                continue
-            if not np.isfinite(value):
-                raise InputError(f"{where}: the score is {score}: these are the scores of a diverged network")
-            return value, (pair[0].lstrip("/"), pair[1].lstrip("/"))
-    raise InputError(f"{where}: expected score utt1 utt2 but found {' '.join(cells)!r}")
+    """`score utt1 utt2` -> (score, pair). Raises InputError: another form, or a score that is no finite number."""
+    if len(cells) != 3 or not is_number(cells[0]):
+        raise InputError(f"{where}: expected score utt1 utt2 but found {' '.join(cells)!r}")
+    if not np.isfinite(float(cells[0])):
+        raise InputError(f"{where}: the score is {cells[0]}: these are the scores of a diverged network")
+    return float(cells[0]), (cells[1], cells[2])
 
 
 def match(scores: dict[Pair, float], trials: Trials, path: Path) -> np.ndarray:
     """The scores in the order of the trials, (N,). Raises InputError: a trial has none."""
     pairs = [(trials.names[a], trials.names[b]) for a, b in trials.pairs.tolist()]
-    missing = [" ".join(pair) for pair in pairs if pair not in scores]
+    found = [scores.get(pair, scores.get(pair[::-1])) for pair in pairs]  # a score holds for either order
+    missing = [" ".join(pair) for pair, score in zip(pairs, found, strict=True) if score is None]
     if missing:
         raise InputError(f"{path} lacks {len(missing)} of {len(pairs)} trials: {first_few(missing, 3)}. Score them "
                          "too, or give the list that was scored")
-    others = len(scores) - len(set(pairs))
+    others = len(scores.keys() - {*pairs, *(pair[::-1] for pair in pairs)})
     if others:
         print(f"note: {path} has {others} scores of pairs that are no trials, left out")
-    return np.array([scores[pair] for pair in pairs])
+    return np.array(found)
 
 
 def main(argv: list[str]) -> dict[str, dict[str, float]]:
@@ -88,7 +95,7 @@ def main(argv: list[str]) -> dict[str, dict[str, float]]:
     print(f"{args.trials}: {len(trials.labels):,} trials, {trials.labels.sum():,} targets")
     results, curves = {}, {}
     for path in args.scores:
-        scores = match(read_scores(path), trials, path)
+        scores = match(read_scores(path, trials), trials, path)
         costs = {f"min_dcf_{p:g}": min_dcf(scores, trials.labels, p, args.c_miss, args.c_fa) for p in args.p_target}
         results[str(path)] = {"eer": equal_error_rate(scores, trials.labels), **costs}
         curves[str(path)] = error_rates(scores, trials.labels)

@@ -25,14 +25,23 @@ train() {  # name, flags...
     fi
 }
 
-# 1. The data. A tarball beside the folder is checked and unpacked; frames and sound are extracted.
+unpack() {  # tarball, folder: what lies beside taxa.csv in it, however deep, comes into the folder
+    local inside
+    mkdir -p "$2.unpacking"
+    tar -xzf "$1" -C "$2.unpacking"
+    inside=$(dirname "$(find "$2.unpacking" -name taxa.csv -print -quit)")
+    mkdir -p "$2"
+    mv "$inside"/* "$2"/
+    rm -r "$2.unpacking"
+}
+
+# 1. The data. A tarball beside the folder (data/SSW60.tar.gz) is checked and unpacked; frames and sound are extracted.
 if [[ " $* " == *" --demo "* ]]; then
     DATA=data/demo_birds
 else
     if [ ! -f "$DATA/taxa.csv" ] && [ -f "$DATA.tar.gz" ]; then
         echo "af0a54ea1a897d130d91be8ffe0de81c  $DATA.tar.gz" | md5sum --check
-        mkdir -p "$DATA"
-        tar -xzf "$DATA.tar.gz" -C "$DATA" --strip-components 1
+        unpack "$DATA.tar.gz" "$DATA"
     fi
     "$PYTHON" scripts/prepare_ssw60.py --data_root "$DATA" || [[ " $* " == *" --skip_missing "* ]]
 fi

@@ -11,6 +11,7 @@ from dataset.errors import InputError
 from dataset.identities import (
     Trials,
     check_no_leak,
+    format_trials,
     hold_out_identities,
     make_trials,
     merge_trials,
@@ -18,7 +19,6 @@ from dataset.identities import (
     read_trials,
     trial_utterances,
     without,
-    write_trials,
 )
 from dataset.voxceleb import Utterance
 
@@ -33,8 +33,9 @@ def write(path: Path, text: str | bytes) -> Path:
 
 @pytest.mark.parametrize("form", [
     lambda rows: "\n".join(rows), lambda rows: "\r\n".join(rows) + "\r\n", lambda rows: "\ufeff" + "\n".join(rows),
+    lambda rows: "\n".join(["wav,faces,identity,n_frames", *rows]),
     lambda rows: "\n\n".join(f"/{row.replace(',', ' , /', 1)}" for row in rows) + "\n\n"],
-    ids=["plain", "crlf", "bom", "slashes, spaces, empty lines"])
+    ids=["plain", "crlf", "bom", "header", "slashes, spaces, empty lines"])
 def test_rows_of_every_form_are_read_and_identities_are_sorted(tmp_path, form):
     listed = read_train_list(write(tmp_path / "train.csv", form(ROWS)), "")
     assert listed.identities == ["id1", "id2", "id3"]
@@ -45,7 +46,8 @@ def test_rows_of_every_form_are_read_and_identities_are_sorted(tmp_path, form):
 
 @pytest.mark.parametrize("text, message", [
     ("\n".join([*ROWS, "id1/v/2.wav,id1/v/2,id1"]), "line 5: expected wav,faces,identity,n_frames"),
-    ("\n".join([*ROWS, "id1/v/2.wav,,id1,2"]), "line 5"), ("\n".join([*ROWS, "a.wav,a,id1,many"]), "line 5"),
+    ("\n".join([*ROWS, "id1/v/2.wav,,id1,2"]), "line 5"),
+    ("\n".join([*ROWS, "id1/v/2.wav,x, ,2"]), "line 5"), ("\n".join([*ROWS, "a.wav,a,id1,many"]), "line 5"),
     ("\n".join([ROWS[0], ROWS[2]]), "names 1 identities"), ("", "names 0 identities"),
     ("\n".join([*ROWS, f"/{ROWS[0]}"]), r"lists id2/v/1\.wav twice"),
     ("\n".join(ROWS).encode() + b"\nid1/\xff.wav,a,id1,2", "line 5: not UTF-8")])
@@ -79,12 +81,13 @@ def test_digest_tells_lists_apart(tmp_path):
 def test_a_list_holds_nothing_that_reading_it_would_copy(tmp_path):
     """Reference counts are written by the mere reading of a list of strings: a loader process then copies it."""
     listed = read_train_list(write(tmp_path / "train.csv", "\n".join(ROWS)), "")
-    kept = [value for name, value in vars(listed).items() if name != "identities"]
+    kept = [value for name, value in vars(listed).items() if name not in ("identities", "folders")]
     assert all(isinstance(value, torch.Tensor) for value in kept)
 
 
 @pytest.mark.parametrize("text", ["1,id1/v/1.wav,id1/v/2.wav\n0,id1/v/1.wav,id2/v/1.wav\n",
                                   "1 id1/v/1.wav id1/v/2.wav\n0 id1/v/1.wav id2/v/1.wav\n",
+                                  "label,utt1,utt2\n1,id1/v/1.wav,id1/v/2.wav\n0,id1/v/1.wav,id2/v/1.wav\n",
                                   "\ufeff1,/id1/v/1.wav,/id1/v/2.wav\r\n\r\n0, /id1/v/1.wav , id2/v/1.wav\r\n"])
 def test_trials_of_every_form_are_read(tmp_path, text):
     trials = read_trials(write(tmp_path / "trials", text), "")
@@ -93,6 +96,9 @@ def test_trials_of_every_form_are_read(tmp_path, text):
 
 
 @pytest.mark.parametrize("text, message", [
+    ("1 a b\n0 b a\n", "line 2: b a has label 0, and 1 before"),
+    ("1 a b\n0 a a\n", "line 2: a is tried against itself"),
+    ("1 a b\n0 / b\n", "line 2: '0 / b' names no file"), ("1 a b\n0 ../a b\n", "line 2: .* names no file"),
     ("1 a b\n2 a c\n", "line 2: expected label,utt1,utt2"), ("1 a b\n0 a\n", "line 2"), ("a b 1\n", "line 1"),
     ("1 a b\n1 a c\n", "has 2 targets among 2 trials"), ("0 a b\n", "has 0 targets among 1"), ("", "has 0 targets")])
 def test_malformed_or_one_sided_trials_are_refused(tmp_path, text, message):
@@ -102,7 +108,7 @@ def test_malformed_or_one_sided_trials_are_refused(tmp_path, text, message):
 
 def test_written_trials_are_read_back(tmp_path):
     trials = make_trials([f"id{i % 3}/v/{i}.wav" for i in range(12)], [i % 3 for i in range(12)], 2, seed=1)
-    write_trials(tmp_path / "trials.csv", trials)
+    write(tmp_path / "trials.csv", format_trials(trials))
     again = read_trials(tmp_path / "trials.csv", "")
     named = [{(t.names[a], t.names[b]): bool(label) for (a, b), label in zip(t.pairs, t.labels, strict=True)}
              for t in (trials, again)]
@@ -142,14 +148,14 @@ def test_lists_are_merged_over_the_names_of_all():
 def test_trials_of_missing_utterances_are_left_out():
     trials = Trials(["x", "y", "z"], np.array([[0, 1], [1, 2], [0, 2]]), np.array([True, False, True]))
     left = without(trials, {1: "gone"})
-    assert left.pairs.tolist() == [[0, 2]] and left.labels.tolist() == [True]
+    assert left.names == ["x", "z"] and left.pairs.tolist() == [[0, 1]] and left.labels.tolist() == [True]
     assert without(trials, {}).pairs.tolist() == trials.pairs.tolist()
 
 
 def test_identities_of_trials_must_not_be_trained_on():
     trials = Trials(["id1/v/1.wav", "id7/v/1.wav", "flat.wav"], np.array([[0, 1]]), np.array([True]))
     check_no_leak(["id2", "flat.wav"], trials, "list")
-    with pytest.raises(InputError, match=r"1 identities of the trials list are in the training list: id7"):
+    with pytest.raises(InputError, match=r"1 identities of the trials list are trained on: id7"):
         check_no_leak(["id2", "id7"], trials, "list")
 
 

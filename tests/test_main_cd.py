@@ -292,7 +292,7 @@ def test_without_data_one_message_names_folder_preparation_and_demo(tmp_path):
     (["--train", "--image_size", "1"], "at least 64"),
     (["--train", "--gpu_ids", "0,0"], "different card numbers"),
     (["--mmcosine"], "nothing to do: give --train"),
-    (["--train", "--run_name", "a/b"], "not the name of one folder"),
+    (["--train", "--run_name", "a/b"], "not the name of one file or folder"),
     (["--train", "--lam", "1", "--modality", "audio"], "leave it out with --modality audio"),
     (["--train", "--val_by_speaker"], "--val_fraction holds out"),
 ])

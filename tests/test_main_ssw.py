@@ -215,6 +215,7 @@ def test_two_processes_count_every_clip_once(birds, tmp_path):
     (["--train", "--pretrain_on", "audio_ml", "--modality", "audio", "--reliable_audio_only"], "chooses videos"),
     (["--train", "--imagenet", "--modality", "audio"], "leave it out"),
     (["--train", "--imagenet", "--visual_pretrain", "x.pt"], "leave it out"),
+    (["--train", "--demo", "--audio_frontend", "ogm_ge"], "leave out --fps and --audio_frontend"),
     (["--train", "--audio_seconds", "0.1"], "at least 0.6"),
     (["--train", "--num_frames", "0"], "at least 1"),
 ])

@@ -81,6 +81,21 @@ def test_several_lists_are_scored_in_one_run_each_with_its_name(train_argv, tmp_
     assert alone["trials"] == {"official": 8}
     with pytest.raises(InputError, match="two lists of the name official"):
         load(train_argv, tiny_voices, "--trials", str(official), f"official={official}")
+    with pytest.raises(InputError, match=r"NAME: '\.\./x' is not the name of one file"):
+        load(train_argv, tiny_voices, "--trials", f"../x={official}")
+    with pytest.raises(InputError, match=r"--trials lost\.txt: there is neither .*voices/lost\.txt nor /.*lost\.txt"):
+        load(train_argv, tiny_voices, "--trials", "lost.txt")
+
+
+def test_lists_of_the_data_folder_come_before_those_of_the_current_one(train_argv, tiny_voices, tmp_path, monkeypatch):
+    rows = (tiny_voices / "test_pairs.csv").read_text().splitlines()
+    (tmp_path / "test_pairs.csv").write_text("\n".join(rows[:8]))
+    monkeypatch.chdir(tmp_path)
+    assert load(train_argv, tiny_voices).test.counts() == {"test_pairs": 15}
+    folder = tmp_path / "s=10"
+    folder.mkdir()
+    (folder / "t.csv").write_text("\n".join(rows[:8]))
+    assert load(train_argv, tiny_voices, "--trials", "s=10/t.csv").test.counts() == {"t": 8}
 
 
 @pytest.mark.parametrize("modality", ["audio", "visual"])
@@ -109,6 +124,26 @@ def test_resumed_run_ends_with_the_weights_and_figures_of_the_uninterrupted_one(
     a, b = (checkpoint.load(tmp_path / name / "last.pt")["model"] for name in ("run", "part"))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert {name: resumed[name] for name in FIGURES} == {name: whole[name] for name in FIGURES}
+
+
+def test_a_run_is_not_resumed_with_other_trials(train_argv, tmp_path, damaged):
+    argv = [*train_argv, "--data_root", str(damaged)]
+    main(argv)
+    path = damaged / "test_pairs.csv"
+    path.write_text("".join(f"{1 - int(row[0])}{row[1:]}\n" for row in path.read_text().splitlines()))
+    with pytest.raises(InputError, match=r"trained on other data \(trial_lists"):
+        main(["--resume", str(tmp_path / "run"), "--epochs", "2"])
+
+
+def test_an_evaluation_leaves_the_runs_files_alone_and_keeps_its_network(train_argv, tmp_path):
+    main([*train_argv, "--mmcosine"])
+    files = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    best = ["--ckpt_path", str(tmp_path / "run/best.pt"), "--num_workers", "0"]
+    main([*best, "--score", "embedding"])
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == files
+    assert (tmp_path / "run/best_evaluated/test_pairs.scores.txt").is_file()
+    with pytest.raises(InputError, match="was trained with --mmcosine True: leave that out"):
+        main([*best, "--mmcosine", "False"])
 
 
 def test_two_processes_give_the_figures_of_one_on_the_same_weights(train_argv, tmp_path):
@@ -150,17 +185,41 @@ def test_trials_of_an_utterance_that_is_not_there_are_counted_and_left_out_only_
         load(train_argv, damaged)
     assert len(load(train_argv, damaged, "--skip_missing").test.lists["test_pairs"].labels) == 15
     assert "trials test_pairs: 15 of 16 left" in capsys.readouterr().out
+    result = main([*train_argv, "--data_root", str(damaged), "--skip_missing"])
+    assert (result["n_test"], result["trials"]) == (6, {"test_pairs": 15})
+    again = main(["--ckpt_path", str(damaged.parent / "run/best.pt"), "--num_workers", "0"])
+    assert {name: again[name] for name in FIGURES} == {name: result[name] for name in FIGURES}
     shutil.rmtree(damaged / "test/faces/id20000")
     shutil.rmtree(damaged / "test/faces/id20001")
-    with pytest.raises(InputError, match="1 of 16 are left without 5 utterances, not of both kinds"):
+    with pytest.raises(InputError, match="trials test_pairs: 1 of 16 left, not of both kinds"):
         load(train_argv, damaged, "--skip_missing")
 
 
 def test_identities_in_training_and_trials_are_refused(train_argv, damaged):
     path = damaged / "test_pairs.csv"
     path.write_text(path.read_text().replace("id20001/v0/00001", "id10002/v0/00001"))
-    with pytest.raises(InputError, match="1 identities of the trials test_pairs are in the training list: id10002"):
+    with pytest.raises(InputError, match="1 identities of the trials test_pairs are trained on: id10002"):
         load(train_argv, damaged)
+
+
+def test_identities_trained_on_are_refused_by_folder_and_in_evaluation_too(train_argv, damaged, tmp_path):
+    main(train_argv)
+    shutil.copytree(damaged / "train/wav/id10002", damaged / "test/wav/id10002")
+    path = damaged / "test_pairs.csv"
+    path.write_text(path.read_text() + "1,id10002/v0/00000.wav,id10002/v0/00001.wav\n")
+    with pytest.raises(InputError, match="are trained on: id10002"):
+        main(["--ckpt_path", str(tmp_path / "run/best.pt"), "--data_root", str(damaged)])
+    rows = [row.split(",") for row in (damaged / "train.csv").read_text().splitlines()]
+    numbered = [f"{wav},{faces},{identity[-1]},{n}\n" for wav, faces, identity, n in rows]
+    (damaged / "train.csv").write_text("".join(numbered))
+    with pytest.raises(InputError, match="are trained on: id10002"):
+        load(train_argv, damaged)
+
+
+def test_an_unusable_place_for_scores_is_told_before_training(train_argv, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file cannot be made"):
+        main([*train_argv, "--scores_path", str(tmp_path / "file")])
 
 
 def test_too_few_identities_are_refused(train_argv, damaged):

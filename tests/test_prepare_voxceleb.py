@@ -1,6 +1,7 @@
 """scripts/prepare_voxceleb.py: from videos of people who speak to sound, faces and lists."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import av
@@ -152,8 +153,69 @@ def test_frames_without_a_face_are_left_out_and_counted(videos, tmp_path, monkey
 @pytest.mark.parametrize("change", [("--fps", "3"), ("--detector", "mtcnn")])
 def test_one_folder_is_not_prepared_in_two_ways(videos, tmp_path, change):
     main(argv(videos, tmp_path))
-    with pytest.raises(InputError, match="was prepared with --detector none --fps 2"):
+    with pytest.raises(InputError, match=r"was prepared with --detector none --fps 2\.0"):
         main([*argv(videos, tmp_path), *change])
+    (tmp_path / "out/train/prepare.json").write_text("{")
+    with pytest.raises(InputError, match=r"prepare\.json is damaged"):
+        main(argv(videos, tmp_path))
+
+
+def test_a_detector_that_is_not_installed_leaves_the_folder_as_it_was(videos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
+    with pytest.raises(InputError, match="pip install"):
+        main([*argv(videos, tmp_path), "--detector", "mtcnn"])
+    assert main(argv(videos, tmp_path))["rows"] == 4
+
+
+def test_what_was_damaged_since_is_made_again(videos, tmp_path):
+    main(argv(videos, tmp_path))
+    out = tmp_path / "out/train"
+    (out / "wav/id1/v/1.wav").write_bytes(b"")
+    shutil.rmtree(out / "faces/id2/v/2")
+    (out / "faces/id2/v/2").mkdir()
+    assert main(argv(videos, tmp_path))["rows"] == 4
+    assert soundfile.info(str(out / "wav/id1/v/1.wav")).frames > 0 and len(list((out / "faces/id2/v/2").iterdir())) == 4
+
+
+def test_one_odd_file_does_not_end_the_work_on_the_others(videos, tmp_path, monkeypatch):
+    def failing(image: np.ndarray) -> None:
+        raise RuntimeError("torch.cat(): expected a non-empty list")
+
+    path = tmp_path / "aac/id1/v/1.wav"
+    for video in sorted(videos.rglob("*.mp4")):
+        path = (tmp_path / "aac" / video.relative_to(videos)).with_suffix(".wav")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.full(8000, 0.1), 8000)
+    soundfile.write(path, np.zeros(0), 8000)
+    with pytest.raises(InputError, match="1 clips cannot be used"):
+        main([*argv(videos, tmp_path), "--audio", str(tmp_path / "aac")])
+    assert "is empty" in (tmp_path / "out/train/prepare_failures.csv").read_text()
+    monkeypatch.setitem(prepare_voxceleb.DETECTORS, "mtcnn", lambda: failing)
+    with pytest.raises(InputError, match=r"none of the 4 .* unexpected RuntimeError: torch\.cat"):
+        main([*argv(videos, tmp_path / "x"), "--detector", "mtcnn"])
+
+
+def test_a_list_that_was_put_there_is_kept_and_ones_own_is_made_anew(videos, tmp_path, capsys):
+    main(argv(videos, tmp_path))
+    shutil.copytree(videos / "id2", videos / "id3")
+    assert main(argv(videos, tmp_path))["rows"] == 6
+    path = tmp_path / "out/train.csv"
+    rows = path.read_text().splitlines()
+    path.write_text("\n".join(rows[:4]) + "\n")
+    capsys.readouterr()
+    assert main(argv(videos, tmp_path))["rows"] == 4 and path.read_text().splitlines() == rows[:4]
+    assert "2 of 6 prepared utterances are not in it: id3/v/1, id3/v/2" in capsys.readouterr().out
+
+
+def test_linked_folders_are_followed_and_two_files_of_one_name_told(videos, tmp_path):
+    shutil.move(videos / "id2", tmp_path / "elsewhere")
+    (videos / "id2").symlink_to(tmp_path / "elsewhere")
+    (videos / "id1/back").symlink_to(videos)
+    shutil.copy(videos / "id1/v/1.mp4", videos / "id1/v/1.avi")
+    with pytest.raises(InputError, match="1 clips cannot be used"):
+        main(argv(videos, tmp_path))
+    assert "as .avi and .mp4: leave one" in (tmp_path / "out/train/prepare_failures.csv").read_text()
+    assert {row[:3] for row in (tmp_path / "out/train.csv").read_text().splitlines()} == {"id1", "id2"}
 
 
 def test_folders_that_hold_nothing_are_refused(tmp_path):

@@ -35,6 +35,13 @@ def test_scores_of_every_form_are_matched_to_the_trials_in_any_order(tmp_path, t
     assert "1 scores of pairs that are no trials" in capsys.readouterr().out
 
 
+def test_names_may_be_numbers_and_pairs_in_either_order(tmp_path):
+    trials = tmp_path / "trials"
+    trials.write_text("1 0001 0002\n0 0003 0001\n")
+    path = write_scores(tmp_path / "scores", ["0002 0001 0.9", "0.1 0001 0003"])
+    assert main(["--trials", str(trials), "--scores", str(path)])[str(path)]["eer"] == 0
+
+
 def test_costs_are_passed_on_and_curves_of_all_systems_drawn(tmp_path, trials):
     files = [write_scores(tmp_path / name, [f"{sign * score} {a} {b}" for score, (a, b) in
                                             zip(SCORES, PAIRS, strict=True)]) for name, sign in (("x", 1), ("y", -1))]
@@ -50,7 +57,7 @@ def test_costs_are_passed_on_and_curves_of_all_systems_drawn(tmp_path, trials):
     (lambda rows: [*rows, "nan id1/a.wav id9/a.wav"], "line 5: the score is nan"),
     (lambda rows: [*rows, "0.8 id1/a.wav id1/b.wav"], r"line 5: id1/a\.wav id1/b\.wav was scored 0\.9 before, now"),
     (lambda rows: [*rows, "0.8 id1/a.wav"], "line 5: expected score utt1 utt2"),
-    (lambda rows: [*rows, "high id1/a.wav id1/b.wav"], "line 5: expected score utt1 utt2")])
+    (lambda rows: [*rows, "high id1/a.wav id9/b.wav"], "line 5: expected score utt1 utt2")])
 def test_scores_that_cannot_be_used_are_refused(tmp_path, trials, change, message):
     rows = [f"{score} {a} {b}" for score, (a, b) in zip(SCORES, PAIRS, strict=True)]
     path = write_scores(tmp_path / "scores", change(rows))

@@ -122,6 +122,9 @@ def test_faces_are_found_in_both_layouts_sorted_and_hidden_files_left(tmp_path):
     (tmp_path / "id1/v/1/.x.png").write_bytes(b"")
     (tmp_path / "id1/v/1/notes.txt").write_bytes(b"")
     write_faces(tmp_path / "id1#v#2.txt#000.mp4", 2, suffix="jpg")
+    (tmp_path / "id1/v/2").mkdir()  # empty: the flat one counts
+    write_faces(tmp_path / "id1/v/3", 1, suffix="JPG")
+    assert [path.name for path in find_faces(tmp_path, "id1/v/3")] == ["0000000.JPG"]
     assert [path.name for path in find_faces(tmp_path, "id1/v/1")] == [f"{i:07d}.png" for i in range(3)]
     for name in ("id1/v/2", "id1#v#2.txt#000.mp4"):
         assert [path.name for path in find_faces(tmp_path, name)] == ["0000000.jpg", "0000001.jpg"]
@@ -134,10 +137,20 @@ def test_missing_empty_and_broken_faces_are_counted_by_place(root):
     utterances = [Utterance("id1/v/1.wav", faces, 0) for faces in ("id1/v/1", "id2", "id3", "id4")]
     problems = find_problems(root, utterances, BOTH)
     assert list(problems) == [1, 2, 3]
-    for place, message in ((1, "no images in"), (2, "cannot be read as an image"), (3, "no faces of id4: neither")):
+    for place, message in ((1, "no faces of id2: neither"), (2, "cannot be read as an image"), (3, "no faces of id4")):
         assert message in problems[place]
 
 
-def test_many_utterances_are_checked_each_once(root):
+@pytest.mark.parametrize("processes", [1, 3])
+def test_many_utterances_are_checked_each_once_by_one_of_the_processes(root, processes):
     utterances = [Utterance("id1/v/1.wav" if i % 700 else "gone.wav", "id1/v/1", i) for i in range(1501)]
-    assert list(find_problems(root, utterances, BOTH)) == [0, 700, 1400]
+    found = [place for part in range(processes) for place in find_problems(root, utterances, BOTH, part, processes)]
+    assert sorted(found) == [0, 700, 1400]
+
+
+def test_faces_of_different_sizes_are_scaled_alike(root):
+    write_faces(root / "faces/id1/v/9", 1)
+    cv2.imwrite(str(root / "faces/id1/v/9/0000001.png"), np.full((200, 300, 3), 77, np.uint8))
+    item = UtteranceDataset(root, [Utterance("id1/v/1.wav", "id1/v/9", 0)], train=True, audio_frames=33, num_frames=2,
+                            image_size=64, modalities=("visual",))[0]
+    assert item["visual"].shape == (2, 3, 64, 64)

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -42,7 +43,8 @@ def session(device: str, gpu_ids: list[int]) -> Iterator[torch.device]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if is_launched():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        # long: before training a process may wait for the others to look at a million files
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=2))
     failed = True
     try:
         yield chosen
@@ -110,6 +112,14 @@ def together(work: Callable[[], Result]) -> Result:
     if message:
         raise InputError(message)
     return result
+
+
+def merged(found: dict) -> dict:
+    """The dicts of all processes in one, sorted by key, in every process."""
+    boxes = [found] * size()
+    if size() > 1:
+        dist.all_gather_object(boxes, found)
+    return dict(sorted((key, value) for box in boxes for key, value in box.items()))
 
 
 def from_main(value: Result) -> Result:

@@ -3,7 +3,7 @@
 import argparse
 import shlex
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -20,7 +20,8 @@ FREE_ON_RESUME = {"resume", "train", "epochs", "data_root", "num_workers", "devi
                   "tensorboard_path", "ckpt_path", "run_name"}
 # What an evaluation does not take over from the checkpoint's run.
 NOT_FROM_CHECKPOINT = {"train", "ckpt_path", "resume", "run_name", "num_workers", "device", "gpu_ids", "compile",
-                       "command"}
+                       "command", "scores_path"}
+OF_THE_NETWORK = ("fusion_method", "mmcosine", "scaling", "modality")  # an evaluation cannot change these
 
 
 def gpu_list(text: str) -> list[int]:
@@ -36,8 +37,16 @@ def gpu_list(text: str) -> list[int]:
 
 def folder_name(text: str) -> str:
     if text in ("", ".", "..") or Path(text).name != text:
-        raise ArgumentTypeError(f"{text!r} is not the name of one folder (where it is made is said by --ckpt_path)")
+        raise ArgumentTypeError(f"{text!r} is not the name of one file or folder")
     return text
+
+
+def checked(kind: Callable[[str], object], text: str, flag: str) -> object:
+    """kind(text) for a part of a flag's value. Raises InputError where an argparse type raises its own error."""
+    try:
+        return kind(text)
+    except ArgumentTypeError as error:
+        raise InputError(f"{flag}: {error}") from None
 
 
 def shared_parser(prog: str, description: str) -> ArgumentParser:
@@ -70,8 +79,8 @@ def add_data_flags(parser: ArgumentParser) -> None:
     group.add_argument("--data_root", type=Path, help="folder of the data; default: data/<dataset>")
     add_boolean(group, "--demo", False, "make a small rendered data set on the spot and use it, with settings to fit")
     group.add_argument("--val_fraction", type=number(float, 0, 0.9), default=0.0,
-                       help="part of the training clips held out to choose the epoch; 0: the paper's protocol, the "
-                            "best test epoch is reported")
+                       help="part of the training clips (main_Vox.py: identities) held out to choose the epoch; 0: "
+                            "the paper's protocol, the best test epoch is reported")
     add_boolean(group, "--skip_missing", False, "go on without the clips whose files are missing, empty or not media")
 
 
@@ -145,7 +154,7 @@ def parse(parser: ArgumentParser, argv: Sequence[str], demo_defaults: Mapping[st
     elif not first.train:
         if first.ckpt_path == parser.get_default("ckpt_path"):
             parser.error("nothing to do: give --train, or --ckpt_path FILE to evaluate a checkpoint")
-        args = over(parser, argv, evaluation_settings(first.ckpt_path))
+        args = evaluated(parser, argv, first.ckpt_path)
     check_method(parser, args)
     if args.imagenet and (args.visual_pretrain or args.modality == "audio"):
         parser.error("--imagenet starts the visual encoder: leave it out with --visual_pretrain or --modality audio")
@@ -163,6 +172,17 @@ def over(parser: ArgumentParser, argv: Sequence[str], settings: Mapping[str, obj
     paths = {action.dest for action in parser._actions if action.type is Path}
     restored = {name: Path(value) if name in paths and value else value for name, value in settings.items()}
     return parser.parse_args(argv, namespace=Namespace(**restored))
+
+
+def evaluated(parser: ArgumentParser, argv: Sequence[str], path: Path) -> Namespace:
+    """argv over the settings of the checkpoint. Raises InputError: argv describes another network."""
+    saved = evaluation_settings(path)
+    args = over(parser, argv, saved)
+    others = [name for name in OF_THE_NETWORK if saved.get(name, getattr(args, name)) != getattr(args, name)]
+    if others:
+        trained = ", ".join(f"--{name} {saved[name]}" for name in others)
+        raise InputError(f"{path} was trained with {trained}: leave that out")
+    return args
 
 
 def evaluation_settings(path: Path) -> dict:

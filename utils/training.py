@@ -177,9 +177,9 @@ def new_folder(args: Namespace) -> Path:
     return folder
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, exist_ok: bool = False) -> None:
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=exist_ok)
     except OSError as error:
         go_on = f", or go on with that run: --resume {folder}" if folder.exists() else ""
         raise InputError(f"the run's folder {folder} cannot be made ({error.strerror}): choose another --run_name or "

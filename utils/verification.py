@@ -159,9 +159,9 @@ def evaluate_checkpoint(args: Namespace, test: TrialSet, model: MultimodalClassi
     training.load_evaluated(args, model, checkpoint.load(args.ckpt_path))
     scores = score(args, test, place(model, compute, args.compile), compute)
     found = figures(scores, test)
-    write_scores(scores, test, args.scores_path or args.ckpt_path.parent)
+    folder = args.scores_path or args.ckpt_path.with_name(f"{args.ckpt_path.stem}_evaluated")
+    write_scores(scores, test, folder)
     precision = str(compute.precision).removeprefix("torch.")
-    say(f"{args.ckpt_path} on {len(test.utterances)} utterances in {precision}, scores and det.png in "
-        f"{args.scores_path or args.ckpt_path.parent}")
+    say(f"{args.ckpt_path} on {len(test.utterances)} utterances in {precision}, scores and det.png in {folder}")
     say(report.verification(found, test.counts()))
     return {**found, "trials": test.counts(), "n_test": len(test.utterances), "ckpt_path": str(args.ckpt_path)}

@@ -1,0 +1,469 @@
+"""Sweeps: which runs a grid has, what survives a kill, and what the tables say of them."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REPO, SMALL, shell
+from scipy import stats
+
+from dataset.errors import InputError
+from scripts.sweep import main
+from utils import comparison, jobs
+from utils.comparison import mean_and_std, paired_difference
+from utils.jobs import Job, alone_in, run_jobs
+from utils.published import published
+from utils.sweeps import without_meaning
+
+FAKE = str(REPO / "tests" / "fake_entry.py")
+GRID = ["--mmcosine", "False", "True", "--random_seed", "0", "1"]
+RECIPES = sorted(REPO.glob("scripts/ablation_*.sh"))
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """sweep(flags) of the fake entry script, into tmp_path/out."""
+    return lambda *argv: main(["--script", FAKE, "--output", str(tmp_path / "out"), *argv])
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    return tmp_path / "out"
+
+
+def commands(capsys, sweep, *argv: str) -> list[list[str]]:
+    sweep("--dry_run", *argv)
+    return [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def names(capsys, sweep, *argv: str) -> list[str]:
+    return [line[-1] for line in commands(capsys, sweep, *argv)]
+
+
+def starts(out: Path) -> dict[str, list[str]]:
+    """{run: what its log tells of every start}."""
+    return {path.stem: re.findall("begins|goes on", path.read_text()) for path in out.glob("*.log")}
+
+
+def table_rows(out: Path) -> dict[str, list[str]]:
+    """{first cell: the others} of table.md."""
+    lines = [line for line in (out / "table.md").read_text().splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {first: others for first, *others in cells}
+
+
+# ---- the grid
+
+
+def test_every_combination_is_a_run_and_the_first_seed_comes_first(capsys, sweep):
+    assert names(capsys, sweep, *GRID, "--scaling", "5", "--lam", "0", "0.1") == [
+        f"fake-concat-{head}{lam}-seed{seed}" for seed in (0, 1) for head in ("plain", "mmcosine5")
+        for lam in ("", "-lam0.1")]
+
+
+def test_combinations_that_differ_in_nothing_that_counts_are_one_run(capsys, sweep):
+    found = names(capsys, sweep, "--fusion_method", "concat", "film", "--mmcosine", "no", "yes", "0", "--scaling", "2",
+                  "2.0", "10", "--modality", "both", "audio", "--lam", "0", "1")
+    assert len(found) == len(set(found))
+    assert sorted(found) == sorted(
+        [f"fake-{fusion}-{head}{lam}-seed0" for fusion in ("concat", "film") for lam in ("", "-lam1")
+         for head in ("plain", "mmcosine2", "mmcosine10")]
+        + [f"fake-audio-{head}-seed0" for head in ("plain", "mmcosine2", "mmcosine10")])
+
+
+def test_flags_of_a_balancing_method_go_to_runs_that_use_it_and_into_names_when_not_the_default(capsys, sweep):
+    assert names(capsys, sweep, "--modulation", "none", "ogm", "gblend", "--alpha", "0.3", "0.8") == [
+        f"fake-concat-plain{rest}-seed0" for rest in ("", "-ogm", "-ogm-alpha0.8", "-gblend")]
+
+
+@pytest.mark.parametrize(("settings", "idle"), [
+    ({"modality": "both", "mmcosine": True, "modulation": "ogm"}, {"blend_epochs"}),
+    ({"modality": "both", "mmcosine": False, "modulation": "none"},
+     {"scaling", "alpha", "modulation_starts", "modulation_ends", "blend_epochs"}),
+    ({"modality": "audio", "mmcosine": True, "modulation": "ogm"},
+     {"fusion_method", "modulation", "lam", "alpha", "modulation_starts", "modulation_ends", "blend_epochs"})])
+def test_settings_without_meaning_are_those_that_nothing_reads(settings, idle):
+    assert without_meaning(settings) == idle
+
+
+def test_a_run_has_its_name_whichever_axes_were_given(capsys, sweep):
+    short = names(capsys, sweep, "--mmcosine", "True")
+    assert short == names(capsys, sweep, "--mmcosine", "True", "--scaling", "10", "--lam", "0", "--random_seed", "0",
+                          "--fusion_method", "concat", "--modality", "both") == ["fake-concat-mmcosine10-seed0"]
+
+
+def test_dry_run_prints_what_would_be_typed_and_writes_nothing(capsys, sweep, out):
+    found = commands(capsys, sweep, "--mmcosine", "True", "--demo", "--", "--epochs", "7", "--dataset", "a b")
+    assert found == [["python", FAKE, "--train", "--mmcosine", "True", "--demo", "--epochs", "7", "--dataset", "a b",
+                      "--ckpt_path", str(out), "--run_name", "a b-concat-mmcosine10-seed0"]]
+    assert not out.exists()
+
+
+def test_dry_run_tells_what_is_done_and_what_would_be_resumed(capsys, sweep, out):
+    sweep(*GRID)
+    (out / "fake-concat-plain-seed1" / "result.json").unlink()
+    capsys.readouterr()
+    sweep("--dry_run", *GRID)
+    done, _, resumed, _ = capsys.readouterr().out.splitlines()
+    assert done == "# fake-concat-plain-seed0 is done"
+    assert resumed.endswith(f"--run_name fake-concat-plain-seed1 --resume {out / 'fake-concat-plain-seed1'}")
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--script", "main_XY.py"], r"no entry script .*main_XY\.py: name one with --script"),
+    (["--script", "tests/conftest.py"], r"conftest\.py is no entry script"),
+    (["--", "--lam", "1"], "--lam stands behind the --: give it before the --, it is an axis"),
+    (["--", "--epochs", "3", "--resume=x"], "--resume stands behind the --: give it to no run"),
+    (["--workers", "2", "--", "--gpu_ids", "0,1"], "--gpu_ids gives every run the same cards"),
+    (["--report_only"], "no finished run .*name the --output of a sweep")])
+def test_what_a_sweep_cannot_do_is_one_sentence(tmp_path, argv, message):
+    with pytest.raises(InputError, match=message):
+        main(["--output", str(tmp_path), *argv])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--fusion_method", "concat", "gatd"], "argument --fusion_method: invalid choice: 'gatd'"),
+    (["--scaling", "2", "0", "--mmcosine", "True"], "argument --scaling: 0 is out of range"),
+    (["--", "--epoch", "3"], "unrecognized arguments: --epoch")])
+def test_values_that_the_script_refuses_stop_the_sweep_before_its_first_run(sweep, out, capsys, argv, message):
+    with pytest.raises(SystemExit) as exit:
+        sweep(*argv)
+    assert exit.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+# ---- running, and starting again
+
+
+def test_a_finished_sweep_started_again_runs_nothing(sweep, out, capsys):
+    sweep(*GRID)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*")}
+    assert len(sweep(*GRID)) == 4
+    assert "4 runs: 4 done, 0 to go on with, 0 to begin" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/*")} == before
+    sweep(*GRID, "--fusion_method", "concat", "film")
+    assert list(starts(out).values()) == [["begins"]] * 8, "a larger grid begins only what is new"
+
+
+def test_a_failed_run_stops_no_other_and_is_named_with_its_log(sweep, out, capsys):
+    argv = [*GRID, "--", "--fails", "0"]
+    with pytest.raises(InputError) as error:
+        sweep(*argv)
+    for name in ("fake-concat-plain-seed0", "fake-concat-mmcosine10-seed0"):
+        assert f"{name} (exit status 1): fake_entry.py: error: bad luck (log: {out / name}.log)" in str(error.value)
+    assert str(error.value).startswith("2 of 4 runs failed:")
+    assert table_rows(out)["concat, plain"][0] == "1", "the table has the other seed"
+    (out / "mended").touch()
+    assert len(sweep(*argv)) == 4
+    assert sorted(map(tuple, starts(out).values())) == [("begins",)] * 2 + [("begins", "goes on")] * 2
+
+
+def test_a_run_that_leaves_no_result_has_failed(tmp_path):
+    script = tmp_path / "mute.py"
+    script.write_text(Path(FAKE).read_text().replace("    main()\n", "    pass\n"))
+    with pytest.raises(InputError, match=r"1 of 1 runs failed:\n.*exit status 0\): it said nothing \(log: "):
+        main(["--script", str(script), "--output", str(tmp_path / "out")])
+
+
+def test_failed_runs_are_exit_status_2_without_a_traceback(out):
+    done = shell("--script", FAKE, "--output", str(out), "--", "--fails", "0", script="scripts/sweep.py")
+    assert done.returncode == 2
+    assert "sweep.py: error: 1 of 1 runs failed:\n  fake-concat-plain-seed0" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_other_settings_under_the_same_name_are_refused_before_anything_runs(sweep, out):
+    sweep("--random_seed", "1")
+    with pytest.raises(InputError, match=r"plain-seed1 holds a run with other settings \(epochs 3, now 5\): choose"):
+        sweep(*GRID, "--", "--epochs", "5")
+    assert not (out / "fake-concat-plain-seed0").exists()
+    assert len(sweep("--random_seed", "1", "--", "--num_workers", "7", "--device", "cpu")) == 1, "where it runs is free"
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(sweep, out):
+    folder = out / "fake-concat-plain-seed0"
+    folder.mkdir(parents=True)
+    (folder / ".77.args.json").touch()
+    (folder / "events.out.tfevents.1").touch()
+    assert len(sweep()) == 1
+    assert not (folder / ".77.args.json").exists()
+
+
+def test_a_folder_that_is_no_run_is_left_alone(sweep, out):
+    folder = out / "fake-concat-plain-seed0"
+    folder.mkdir(parents=True)
+    (folder / "thesis.tex").touch()
+    with pytest.raises(InputError, match=r"no last\.pt but thesis\.tex: no run of a sweep\. Move it away"):
+        sweep()
+    assert (folder / "thesis.tex").exists()
+
+
+def wait_until(condition, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it does not happen"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_killed_sweep_started_again_repeats_nothing_and_loses_nothing(sweep, out, stop, status):
+    flags = [*GRID, "--workers", "2", "--", "--seconds", "0.5"]
+    process = subprocess.Popen([sys.executable, str(REPO / "scripts" / "sweep.py"), "--script", FAKE,
+                                "--output", str(out), *flags], stdout=subprocess.PIPE, text=True)
+    seeds = [out / f"fake-concat-{head}-seed1" for head in ("plain", "mmcosine10")]
+    wait_until(lambda: all((folder / "last.pt").exists() and (folder / "last.pt").stat().st_size for folder in seeds))
+    process.send_signal(stop)
+    told = process.communicate()[0]
+    assert process.returncode == status
+    with alone_in(out):  # a killed sweep's runs end before this is granted
+        logs = [folder.with_name(f"{folder.name}.log").read_text() for folder in seeds]
+    assert all(log.endswith("stopped\n") for log in logs), "the runs were not told to stop"
+    assert stop == signal.SIGKILL or "stopping 2 runs; start the same command again" in told
+    assert not [folder for folder in seeds if (folder / "result.json").exists()]
+    sweep(*flags)
+    assert starts(out) == {folder.name: ["begins", "goes on"] if folder in seeds else ["begins"]
+                           for folder in map(Path, (path.with_suffix("") for path in out.glob("*.log")))}
+    assert len(starts(out)) == 4
+    for path in out.glob("*/last.pt"):
+        assert path.read_text().split() == ["1", "2", "3"], "an epoch was repeated or lost"
+
+
+def test_a_run_that_does_not_stop_is_killed_after_the_grace(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "GRACE", 0.3)
+    deaf = ("import os, signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+            "open(sys.argv[1], 'w').write(str(os.getpid())); time.sleep(60)")
+    script, told = tmp_path / "deaf.py", tmp_path / "pid"
+    script.write_text(deaf)
+    with alone_in(tmp_path) as lock:
+        process = jobs.start(Job("deaf", [str(script), str(told)], tmp_path / "log"), dict(os.environ), lock)
+        wait_until(lambda: told.exists() and told.read_text())
+        jobs.stop([process])
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_second_sweep_waits_for_the_first(sweep, out, capfd):
+    with alone_in(out):
+        process = subprocess.Popen([sys.executable, str(REPO / "scripts" / "sweep.py"), "--script", FAKE,
+                                    "--output", str(out)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline().startswith("waiting for another sweep in")
+        assert not list(out.glob("fake*"))
+    assert process.communicate()[0].startswith("1 runs: 0 done")
+
+
+@pytest.mark.parametrize(("workers", "cards", "seen"), [(2, ["3", "GPU-5"], {"3", "GPU-5"}), (2, ["7"], {"7"}),
+                                                        (2, [], {""}), (1, ["3", "5"], {""})])
+def test_each_worker_has_its_own_card_and_one_alone_has_all(tmp_path, monkeypatch, workers, cards, seen):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    script = tmp_path / "card.py"
+    script.write_text("import os, time; time.sleep(0.3); print(os.environ.get('CUDA_VISIBLE_DEVICES', ''))")
+    found = []
+    with alone_in(tmp_path) as lock:
+        run_jobs([Job(str(i), [str(script)], tmp_path / f"{i}.log") for i in range(4)], workers, cards, lock,
+                 lambda job, status: found.append(job.log.read_text().strip()))
+    assert set(found) == seen
+    assert len(found) == 4
+
+
+def test_cards_are_counted_through_what_the_sweep_itself_may_see(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 6")
+    assert jobs.visible_cards() == ["4", "6"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert jobs.visible_cards() == ["0", "1"]
+
+
+# ---- statistics
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_paired_difference_is_scipys_paired_t_interval(n):
+    a, b = np.random.default_rng(n).normal(size=(2, n))
+    expected = stats.ttest_rel(a, b).confidence_interval(0.95)
+    found = paired_difference(dict(enumerate(a)), dict(enumerate(b)))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert (found.mean, found.n) == (pytest.approx((a - b).mean()), n)
+
+
+def test_paired_difference_by_hand_over_common_seeds_alone():
+    found = paired_difference({0: 0.70, 1: 0.62, 5: 9.0}, {1: 0.60, 0: 0.60, 7: -9.0})
+    # differences 0.10, 0.02: mean 0.06, std 0.0565685, over sqrt 2: 0.04; t(0.975, 1) = 12.7062
+    assert found == pytest.approx((0.06, 0.06 - 0.508248, 0.06 + 0.508248, 2), abs=1e-6)
+    assert paired_difference({0: 0.7, 1: 0.6}, {1: 0.5, 2: 0.5}) is None
+
+
+def test_std_is_over_n_minus_1_and_none_for_one_seed():
+    assert mean_and_std([0.1, 0.2, 0.6]) == pytest.approx((0.3, 0.07 ** 0.5))  # (.04 + .01 + .09) / 2
+    assert mean_and_std([0.4]) == (0.4, None)
+
+
+@pytest.mark.parametrize(("changes", "size", "figure"), [
+    ({}, 744, 60.08), ({"mmcosine": True, "scaling": 2.0}, 744, 63.44), ({"mmcosine": True, "scaling": 3.0}, 744, None),
+    ({"mmcosine": True, "scaling": 50.0, "fusion_method": "gated"}, 744, 66.40), ({"lam": 0.1}, 744, 61.56),
+    ({"lam": 0.1, "mmcosine": True}, 744, 64.02), ({}, 745, None), ({"modulation": "ogm_ge"}, 744, None),
+    ({"modality": "audio"}, 744, None), ({"dataset": "VoxCeleb", "fusion_method": "film"}, 27270, 11.50),
+    ({"dataset": "VoxCeleb", "mmcosine": True, "scaling": 40.0}, 9822, 5.91),
+    ({"dataset": "SSW60", "mmcosine": True, "scaling": 20.0, "fusion_method": "gated"}, 1938, 75.70)])
+def test_published_figures_stand_beside_the_same_settings_and_test_set_only(changes, size, figure):
+    plain = {"dataset": "CREMAD", "modality": "both", "modulation": "none", "lam": 0.0, "fusion_method": "concat",
+             "mmcosine": False, "scaling": 10.0}
+    assert published({**plain, **changes}, size) == figure
+
+
+@pytest.mark.parametrize(("result", "size"), [({"n_test": 744}, 744), ({}, None),
+                                              ({"n_test": 3984, "trials": {"vox1": 27270, "vox2": 9822}}, 27270)])
+def test_a_test_set_is_as_large_as_its_first_trial_list_or_its_clips(result, size):
+    assert comparison.test_size(result) == size
+
+
+# ---- tables
+
+
+def test_table_has_means_spreads_and_the_interval_to_plain_of_the_same_fusion(sweep, out):
+    sweep(*GRID, "--fusion_method", "concat", "film")
+    rows = table_rows(out)
+    assert rows["film, plain"] == ["2", "52.50 +- 0.71", "26.25 +- 0.35", "", "51.50 +- 0.71", "", "baseline"]
+    assert rows["film, MMCosine s=10"][:2] == ["2", "62.50 +- 0.71"]
+    assert rows["film, MMCosine s=10"][-1] == "+10.00 [+10.00, +10.00] *, n=2"
+    text = (out / "table.md").read_text()
+    assert "accuracy %, higher is better" in text
+    assert "One of 100 clips is 1.000 points" in text
+    assert "c0ffee (8 runs)" in text
+
+
+def test_one_seed_gives_no_interval_and_no_spread(sweep, out):
+    sweep("--mmcosine", "False", "True")
+    assert table_rows(out)["concat, MMCosine s=10"] == ["1", "60.00", "30.00", "", "59.00", "", "n/a"]
+
+
+def test_without_a_plain_run_nothing_is_called_the_baseline(sweep, out):
+    sweep("--mmcosine", "True", "--random_seed", "0", "1")
+    assert table_rows(out)["concat, MMCosine s=10"][-1] == "n/a"
+
+
+def test_error_rates_are_said_to_be_better_when_low(sweep, out):
+    sweep("--mmcosine", "False", "--modality", "both", "visual", "--", "--measure", "eer")
+    assert "equal error rate %, lower is better" in (out / "table.md").read_text()
+    assert table_rows(out)["visual encoder alone, plain"] == ["1", "", "", "50.00", "49.00", "", "n/a"]
+
+
+def test_runs_that_differ_in_more_than_the_axes_are_never_averaged(tmp_path, sweep, out):
+    sweep("--random_seed", "0")
+    sweep("--random_seed", "1", "--", "--epochs", "5")
+    assert set(table_rows(out)) >= {"concat, plain, epochs 3", "concat, plain, epochs 5"}
+
+
+def test_every_data_set_has_a_table_of_its_own(sweep, out):
+    sweep()
+    sweep("--", "--dataset", "other")
+    assert re.findall("^## .*", (out / "table.md").read_text(), re.MULTILINE) == [
+        "## fake: accuracy %, higher is better", "## other: accuracy %, higher is better"]
+
+
+def test_csv_has_a_row_a_run_with_settings_figures_commit_and_command(sweep, out):
+    sweep(*GRID)
+    rows = list(csv.DictReader((out / "runs.csv").read_text().splitlines()))
+    assert [row["run"] for row in rows] == [f"fake-concat-{head}-seed{seed}" for head in ("plain", "mmcosine10")
+                                            for seed in (0, 1)]
+    assert [float(row["accuracy"]) for row in rows] == [0.5, 0.51, 0.6, 0.61]
+    assert all(row["git_commit"] == "c0ffee" and "--train" in row["command"] and row["modulation"] == "none"
+               for row in rows)
+    assert "classes" not in rows[0]
+
+
+def test_tables_are_made_again_from_the_folders_alone(sweep, out):
+    sweep(*GRID)
+    before = {name: (out / name).read_bytes() for name in ("runs.csv", "table.md")}
+    for name in before:
+        (out / name).unlink()
+    assert len(main(["--output", str(out), "--report_only"])) == 4
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_a_run_that_is_there_twice_is_not_counted_twice(sweep, out):
+    sweep()
+    (out / "fake-concat-plain-seed0").rename(out / "copy")
+    with pytest.raises(InputError, match="copy and fake-concat-plain-seed0 are the same settings and seed"):
+        sweep()
+
+
+def test_a_damaged_result_is_named(sweep, out):
+    sweep()
+    folder = out / "fake-concat-plain-seed0"
+    (folder / "args.json").write_text("{}")
+    with pytest.raises(InputError, match=r"args\.json has no modality, .*: a run of an older version\. Move it away"):
+        sweep("--report_only")
+    (folder / "result.json").write_text("{")
+    with pytest.raises(InputError, match=r"result\.json is missing or damaged"):
+        sweep("--report_only")
+
+
+# ---- the real thing
+
+
+def test_two_real_runs_of_main_cd_give_a_table(tiny_data, out, capsys):
+    argv = ["--script", "main_CD.py", "--output", str(out), "--mmcosine", "False", "True", "--", "--dataset", "tiny",
+            "--data_root", str(tiny_data), "--epochs", "1", *SMALL]
+    runs = main(argv)
+    assert [run.name for run in runs] == ["tiny-concat-plain-seed0", "tiny-concat-mmcosine10-seed0"]
+    for run in runs:
+        assert json.loads((out / run.name / "result.json").read_text()) == run.result
+    plain, cosine = (table_rows(out)[f"concat, {method}"] for method in ("plain", "MMCosine s=10"))
+    assert plain[1] == f"{100 * runs[0].result['accuracy']:.2f}" and plain[-1] == "baseline"
+    assert cosine[3] == f"{100 * runs[1].result['accuracy_visual']:.2f}"
+    capsys.readouterr()
+    main(argv)
+    assert "2 runs: 2 done" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"learning_rate 0\.001, now 0\.1"):
+        main([*argv, "--learning_rate", "0.1"])
+
+
+@pytest.fixture
+def recipe(tmp_path, monkeypatch, capsys):
+    """recipe(line) -> the commands that a line which begins with a recipe, read by the shell, and --dry_run print."""
+    told, python = tmp_path / "argv", tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {told}\n")
+    python.chmod(0o755)
+    monkeypatch.setenv("PYTHON", str(python))
+
+    def commands(line: str) -> list[str]:
+        subprocess.run(["bash", "-euc", line], cwd=REPO, check=True)
+        script, *argv = told.read_text().splitlines()
+        assert (REPO / script).resolve() == REPO / "scripts" / "sweep.py"
+        assert not main(["--dry_run", *argv])
+        return capsys.readouterr().out.splitlines()
+
+    return commands
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_take_further_flags_of_the_sweep_and_of_its_runs(path, recipe):
+    assert subprocess.run(["bash", "-n", path]).returncode == 0
+    lines = recipe(f"scripts/{path.name} --demo --random_seed 3 -- --epochs 1")
+    assert len(lines) > 3
+    for line in lines:
+        assert line.startswith("python main_CD.py --train --random_seed 3 ") and "--demo --epochs 1 " in line
+        assert f"--ckpt_path runs/{path.stem} --run_name demo-" in line
+
+
+@pytest.mark.parametrize("line", [line for path in (REPO / "README.md", *RECIPES) for line in re.findall(
+    r"^#? +(scripts/ablation_\w+\.sh.*?)(?:  +#|$)", path.read_text(), re.MULTILINE)])
+def test_commands_with_recipes_that_readers_see_are_accepted(line, recipe):
+    assert recipe(line)
+
+
+def test_a_recipe_runs_as_it_stands():
+    done = subprocess.run(["scripts/ablation_fusion.sh", "--dry_run"], text=True, capture_output=True, cwd=REPO,
+                          env={**os.environ, "PYTHON": sys.executable})
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 27  # three fusions, plain and two scales, three seeds

@@ -1,0 +1,104 @@
+"""Python programs run side by side: a card each, a log each, and none outlives the program that started them."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+POLL = 0.1  # seconds between looks at the running programs
+GRACE = 60.0  # seconds that a program has to end after SIGTERM
+
+# What a child does first: it asks the kernel (PR_SET_PDEATHSIG) for a SIGTERM when its parent dies, even of SIGKILL.
+FOLLOW = ("import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); "
+          "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])")
+
+
+class Job(NamedTuple):
+    """argv: of the Python program, its file first. log: both its outputs, added to what the file holds."""
+
+    name: str
+    argv: Sequence[str]
+    log: Path
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[int]:
+    """Waits until no other program is in here with the same folder -> the lock, to be handed to children: so that one
+    which is still ending after its parent was killed keeps others out as well."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another sweep in {folder}, or its last runs, to end", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock.fileno()
+
+
+def run_jobs(jobs: Sequence[Job], workers: int, cards: Sequence[str], lock: int,
+             ended: Callable[[Job, int], None]) -> None:
+    """Runs all jobs, `workers` at a time; ended(job, exit status) is called after each.
+
+    cards: what CUDA_VISIBLE_DEVICES may name. An exception (Ctrl-C and SIGTERM among them) stops what is running.
+    """
+    waiting, running = deque(jobs), {}
+    try:
+        while waiting or running:
+            for worker in [worker for worker in range(workers) if worker not in running and waiting]:
+                job = waiting.popleft()
+                running[worker] = job, start(job, environment(worker, workers, cards), lock)
+            time.sleep(POLL)
+            for worker, (job, process) in list(running.items()):
+                if process.poll() is not None:
+                    del running[worker]
+                    ended(job, process.returncode)
+    finally:
+        stop([process for _, process in running.values()])
+
+
+def start(job: Job, environment: Mapping[str, str], lock: int) -> subprocess.Popen:
+    print(f"{job.name}: started, log {job.log}", flush=True)
+    with job.log.open("ab") as log:  # a session of its own: Ctrl-C reaches it through `stop` alone, once
+        return subprocess.Popen([sys.executable, "-c", FOLLOW, *job.argv], stdin=subprocess.DEVNULL, stdout=log,
+                                stderr=log, env=environment, pass_fds=[lock], start_new_session=True)
+
+
+def environment(worker: int, workers: int, cards: Sequence[str]) -> dict[str, str]:
+    """A job's environment variables: alone it has the whole machine, else one card and its part of the cores."""
+    variables = dict(os.environ)
+    if workers > 1:
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
+        if cards:
+            variables["CUDA_VISIBLE_DEVICES"] = cards[worker % len(cards)]
+    return variables
+
+
+def visible_cards() -> list[str]:
+    """The cards this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return [name.strip() for name in named.split(",")][:count] if named else [str(card) for card in range(count)]
+
+
+def stop(processes: Sequence[subprocess.Popen]) -> None:
+    """SIGTERM to all, and SIGKILL to those that have not ended after a minute."""
+    if processes:
+        print(f"stopping {len(processes)} runs; start the same command again to go on", flush=True)
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + GRACE
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
