@@ -1,31 +1,20 @@
 #!/usr/bin/env bash
-# The paper's linear probes: the joint network trained plain and with MMCosine, then a linear classifier on each frozen
-# encoder.
+# The paper's linear probes: the joint network plain and with MMCosine, three seeds, then a linear classifier on each
+# frozen encoder.
 #
-#     bash scripts/ablation_probes.sh                                 CREMA-D in data/CREMAD, runs in runs/probes
-#     bash scripts/ablation_probes.sh --demo                          rendered data, minutes
-#     RUNS=/disk/runs bash scripts/ablation_probes.sh --gpu_ids 0,1   more flags, for both training runs
-#     SCRIPT=main_SSW.py bash scripts/ablation_probes.sh --scaling 20
+#   scripts/ablation_probes.sh                                  # CREMA-D, in data/CREMAD
+#   scripts/ablation_probes.sh --script main_SSW.py --scaling 20
+#   scripts/ablation_probes.sh --demo --scaling 10              # made data
+#   OUTPUT=/disk/runs scripts/ablation_probes.sh                # instead of --output, which the probes would not know
 #
-# Runs that are finished are not repeated, so an interrupted recipe goes on where it was.
+# Every flag of scripts/sweep.py may follow, flags for every run behind a --.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-SCRIPT=${SCRIPT:-main_CD.py}
-RUNS=${RUNS:-runs/probes}
-PYTHON=${PYTHON:-python}
-
-train() {  # name, flags...
-    local name=$1
-    shift
-    if [ -f "$RUNS/$name/result.json" ]; then
-        echo "$RUNS/$name is finished"
-    elif [ -f "$RUNS/$name/last.pt" ]; then
-        "$PYTHON" "$SCRIPT" --resume "$RUNS/$name"
-    else
-        "$PYTHON" "$SCRIPT" --train --ckpt_path "$RUNS" --run_name "$name" "$@"
-    fi
-}
-
-train plain "$@"
-train mmcosine --mmcosine True "$@"
-"$PYTHON" scripts/probe.py "$RUNS/plain" "$RUNS/mmcosine"
+python=${PYTHON:-python}
+scripts=$(dirname "$0")
+output=${OUTPUT:-runs/ablation_probes}
+"$python" "$scripts/sweep.py" --output "$output" --script main_CD.py --mmcosine False True --scaling 2 \
+    --random_seed 0 1 2 "$@"
+if [[ " $* " != *" --dry_run "* ]]; then
+    results=("$output"/*/result.json)
+    "$python" "$scripts/probe.py" "${results[@]%/result.json}"
+fi

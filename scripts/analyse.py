@@ -29,19 +29,19 @@ from sklearn.metrics import confusion_matrix
 
 from dataset.errors import InputError
 from dataset.files import write_whole
-from utils import cli, figures, finished
+from utils import cli, figures, opened
 from utils.events import Events
 from utils.features import angles, seen_by_head
-from utils.finished import FinishedRun
+from utils.opened import OpenedRun
 
 PERPLEXITY = 30  # of t-SNE; a third of the clips where there are fewer than 90
-Runs = dict[str, FinishedRun]  # by what tells them apart
+Runs = dict[str, OpenedRun]  # by what tells them apart
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    finished.add_flags(parser)
+    opened.add_flags(parser)
     parser.add_argument("--only", nargs="+", choices=list(FIGURES), default=list(FIGURES), help="which pictures")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for them")
     cli.add_boolean(parser, "--use_tensorboard", True, "write them as TensorBoard images too")
@@ -54,7 +54,7 @@ def draw_accuracy(runs: Runs, title: str) -> Figure:
                             1 / len(first.result["classes"]))
 
 
-def accuracies(run: FinishedRun) -> dict[str, np.ndarray]:
+def accuracies(run: OpenedRun) -> dict[str, np.ndarray]:
     """{"joint" and modalities: (epochs,)} on the held-out data that chose the epoch."""
     split = "val" if "val_accuracy" in run.history[0] else "test"
     names = {"joint": f"{split}_accuracy"} if len(run.modalities) > 1 else {run.modalities[0]: f"{split}_accuracy"}
@@ -81,7 +81,7 @@ def draw_angles(runs: Runs, title: str) -> Figure:
     return figures.angle_histograms({label: run_angles(run) for label, run in runs.items()}, title)
 
 
-def run_angles(run: FinishedRun) -> dict[str, np.ndarray]:
+def run_angles(run: OpenedRun) -> dict[str, np.ndarray]:
     """{modality: (N,) degrees} of the test clips."""
     features, weights = run.test_features, run.built.model.class_weights().detach().float().cpu().numpy()
     return dict(zip(run.modalities, angles(features.fused, weights, features.labels), strict=True))
@@ -93,7 +93,7 @@ def draw_tsne(runs: Runs, title: str) -> Figure:
                              classes)
 
 
-def tsne(run: FinishedRun) -> np.ndarray:
+def tsne(run: OpenedRun) -> np.ndarray:
     """(N, 2) of the test clips, seeded by the run's seed."""
     seen = seen_by_head(run.test_features.fused, run.result["mmcosine"])
     perplexity = min(PERPLEXITY, (len(seen) - 1) / 3)
@@ -105,7 +105,7 @@ def draw_confusion(runs: Runs, title: str) -> Figure:
                              next(iter(runs.values())).result["classes"])
 
 
-def confusions(run: FinishedRun) -> np.ndarray:
+def confusions(run: OpenedRun) -> np.ndarray:
     """(C, C): the share of the row's test clips taken for the column's class."""
     features = run.test_features
     places = range(len(run.result["classes"]))
@@ -124,7 +124,7 @@ def draw_gap(runs: Runs, title: str) -> Figure | str:
     return figures.gap(curves, bars, title, modalities)
 
 
-def bars_of(run: FinishedRun) -> dict[str, dict[str, float]]:
+def bars_of(run: OpenedRun) -> dict[str, dict[str, float]]:
     """{"logits", and "probe" if there is one: {modality: test accuracy at the best epoch}}."""
     bars = {"logits": {name: run.result[f"accuracy_{name}"] for name in run.modalities}}
     path = run.folder / "probes.json"
@@ -140,16 +140,16 @@ FIGURES = {"accuracy": draw_accuracy, "logits": draw_logits, "weight_norms": dra
 
 def open_runs(args: argparse.Namespace) -> tuple[Runs, str]:
     """(the runs by what tells them apart, what they share). Raises InputError: also when they cannot be compared."""
-    opened = [FinishedRun(folder, args) for folder in args.runs]
-    for run in opened[1:]:
-        for what, mine, others in (("classes", run.result["classes"], opened[0].result["classes"]),
-                                   ("modalities", run.modalities, opened[0].modalities)):
+    found = [OpenedRun(folder, args) for folder in args.runs]
+    for run in found[1:]:
+        for what, mine, others in (("classes", run.result["classes"], found[0].result["classes"]),
+                                   ("modalities", run.modalities, found[0].modalities)):
             if mine != others:
-                raise InputError(f"{run.folder} has other {what} than {opened[0].folder}: draw them one by one")
-    title, own = finished.labels(opened)
+                raise InputError(f"{run.folder} has other {what} than {found[0].folder}: draw them one by one")
+    title, own = opened.labels(found)
     if len(set(own)) < len(own):
         raise InputError(f"two of the runs {', '.join(map(str, args.runs))} cannot be told apart: give each once")
-    return dict(zip(own, opened, strict=True)), title
+    return dict(zip(own, found, strict=True)), title
 
 
 def main(argv: list[str]) -> list[Path]:

@@ -4,13 +4,14 @@
 
 The paper's A-probe, V-probe and the gap between them: a logistic regression (scikit-learn) on the features of each
 encoder, and on both side by side, standardised by the training clips; trained on the run's training clips and tested on
-its test clips, both without augmentation. Prints a table, writes probes.json into every run's folder (fractions).
+its test clips, both without augmentation. Prints a table, with mean +- standard deviation where runs differ in the seed
+alone, and writes probes.json into every run's folder (fractions).
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -21,17 +22,18 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from dataset.files import write_whole
-from utils import cli, finished
+from utils import cli, comparison, opened
 from utils.features import Features
-from utils.finished import FinishedRun
+from utils.opened import OpenedRun
 
 MOST_ITERATIONS = 5000  # of L-BFGS; features of 512 numbers need some hundreds
+ABOUT = ("best_epoch", "inverse_penalty", "n_train", "n_test")  # what probes.json holds beside figures
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    finished.add_flags(parser)
+    opened.add_flags(parser)
     parser.add_argument("--inverse_penalty", type=cli.number(float, 0, exclusive=True), default=1.0,
                         help="scikit-learn's C: the larger, the less the weights are held down")
     return parser
@@ -59,7 +61,7 @@ def probe_features(train: Features, test: Features, modalities: list[str], inver
     return scores
 
 
-def probe_run(run: FinishedRun, inverse_penalty: float) -> dict[str, object]:
+def probe_run(run: OpenedRun, inverse_penalty: float) -> dict[str, object]:
     """Probes of the run's best weights -> what probes.json holds."""
     train, test = run.train_features, run.test_features
     scores = probe_features(train, test, run.modalities, inverse_penalty)
@@ -69,32 +71,44 @@ def probe_run(run: FinishedRun, inverse_penalty: float) -> dict[str, object]:
     return probes
 
 
-def table(probes: Mapping[Path, Mapping[str, object]], results: Mapping[Path, Mapping[str, object]]) -> str:
-    """A Markdown table: probe accuracies and gap, then what the joint network's own logits reach. In %."""
-    columns = list(dict.fromkeys(name for scores in probes.values() for name, value in scores.items()
-                                 if isinstance(value, float) and name != "inverse_penalty"))
-    own = list(dict.fromkeys(name for result in results.values() for name in result if name.startswith("accuracy")))
-    lines = [["run", *(f"{name} probe" if name != "gap" else "gap" for name in columns), *own]]
-    lines += [[str(folder), *(percent(scores.get(name)) for name in columns),
-               *(percent(results[folder].get(name)) for name in own)] for folder, scores in probes.items()]
-    lines.insert(1, ["---"] * len(lines[0]))
+def shown_figures(probes: Mapping[str, object], result: Mapping[str, object]) -> dict[str, float]:
+    """{column: fraction} of a run: its probes, and what the joint network's own logits reach."""
+    fitted = {f"{name} probe" if name != "gap" else name: value for name, value in probes.items() if name not in ABOUT}
+    return {**fitted, **{name: value for name, value in result.items() if name.startswith("accuracy")}}
+
+
+def by_method(runs: Sequence[OpenedRun]) -> dict[str, list[OpenedRun]]:
+    """{method and number of seeds: runs that differ in nothing but the seed}; methods with several seeds alone."""
+    names, groups = comparison.varying(runs), {}
+    for run in runs:
+        groups.setdefault(comparison.identity(run.settings, names), []).append(run)
+    return {f"{comparison.label(group[0].settings, names)}: {len(group)} seeds": group for group in groups.values()
+            if len(group) > 1}
+
+
+def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    """{head of the row: figures of its runs} as Markdown, in %: of several runs the mean +- standard deviation."""
+    columns = list(dict.fromkeys(name for runs in rows.values() for figures in runs for name in figures))
+    lines = [["run", *columns], ["---"] * (1 + len(columns))]
+    lines += [[head, *(comparison.spread({place: figures[name] for place, figures in enumerate(runs)
+                                          if name in figures}) for name in columns)] for head, runs in rows.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def percent(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:.2f}"
 
 
 def main(argv: list[str]) -> dict[Path, dict]:
     """{run's folder: what its probes.json holds}; printed as a table in %. Raises InputError."""
     args = get_args_parser().parse_args(argv)
-    runs = {folder: FinishedRun(folder, args) for folder in args.runs}
-    probes = {}
-    for folder, run in runs.items():
-        probes[folder] = probe_run(run, args.inverse_penalty)
-        print(f"{folder}: {probes[folder]['n_train']} training and {probes[folder]['n_test']} test clips, best epoch "
-              f"{probes[folder]['best_epoch']}: {folder / 'probes.json'}")
-    print("top-1 %; gap in points\n" + table(probes, {folder: run.result for folder, run in runs.items()}))
+    runs = [OpenedRun(folder, args) for folder in dict.fromkeys(args.runs)]
+    probes, figures = {}, {}
+    for run in runs:
+        probes[run.folder] = probe_run(run, args.inverse_penalty)
+        figures[run.folder] = shown_figures(probes[run.folder], run.result)
+        print(f"{run.folder}: {probes[run.folder]['n_train']} training and {probes[run.folder]['n_test']} test clips, "
+              f"best epoch {run.result['best_epoch']}: {run.folder / 'probes.json'}")
+        run.close()
+    rows = {str(folder): [one] for folder, one in figures.items()}
+    rows |= {head: [figures[run.folder] for run in group] for head, group in by_method(runs).items()}
+    print("top-1 %; gap in points\n" + table(rows))
     return probes
 
 

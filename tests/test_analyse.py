@@ -17,15 +17,15 @@ from scripts import analyse
 from scripts.analyse import FIGURES, main
 from utils import figures
 from utils.features import angles, seen_by_head
-from utils.finished import FinishedRun
+from utils.opened import OpenedRun
 
 MACHINE = ["--device", "cpu", "--num_workers", "0"]
 HERE = Namespace(data_root=None, device="cpu", num_workers=0)
 
 
 @pytest.fixture
-def runs(finished_runs) -> dict[str, FinishedRun]:
-    return {name: FinishedRun(folder, HERE) for name, folder in finished_runs.items()}
+def runs(finished_runs) -> dict[str, OpenedRun]:
+    return {name: OpenedRun(folder, HERE) for name, folder in finished_runs.items()}
 
 
 # ---- what training records
@@ -77,10 +77,10 @@ def test_logits_are_found_where_tensorboard_path_put_them(copied_runs, tmp_path)
     for path in folder.glob("events.*"):
         path.rename(elsewhere / "plain" / path.name)
     settings = json.loads((folder / "args.json").read_text())
-    assert FinishedRun(folder, HERE).logits() == {}
+    assert OpenedRun(folder, HERE).logits() == {}
     (folder / "args.json").unlink()
     (folder / "args.json").write_text(json.dumps({**settings, "tensorboard_path": str(elsewhere)}))
-    assert set(FinishedRun(folder, HERE).logits()) == {"audio", "visual"}
+    assert set(OpenedRun(folder, HERE).logits()) == {"audio", "visual"}
 
 
 # ---- angles, confusions, what t-SNE gets
@@ -135,7 +135,7 @@ def test_one_run_has_its_pictures_in_its_folder_and_in_tensorboard(copied_runs):
     assert all(map(is_picture, written))
     events = EventAccumulator(str(folder / "figures")).Reload()
     assert set(events.Tags()["images"]) == {f"runs/{name}" for name in FIGURES}
-    assert FinishedRun(folder, HERE).logits(), "the pictures' events are not in the way of the run's"
+    assert OpenedRun(folder, HERE).logits(), "the pictures' events are not in the way of the run's"
 
 
 def test_two_runs_have_theirs_beside_the_first(copied_runs):
@@ -171,7 +171,7 @@ def test_heat_maps_show_the_recorded_norms(runs):
 
 def test_bars_show_logits_and_probes_with_their_gap(runs, copied_runs):
     (copied_runs["plain"] / "probes.json").write_text(json.dumps({"audio": 0.75, "visual": 0.5}))
-    figure = FIGURES["gap"]({"plain": FinishedRun(copied_runs["plain"], HERE)}, "title")
+    figure = FIGURES["gap"]({"plain": OpenedRun(copied_runs["plain"], HERE)}, "title")
     bars = figure.axes[1]
     result = runs["plain"].result
     shown = [patch.get_width() for patch in bars.patches]

@@ -18,9 +18,9 @@ from dataset.errors import InputError
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import read_lists
 from models import AVClassifier
-from scripts.probe import main, probe_accuracy, probe_features
+from scripts.probe import by_method, main, probe_accuracy, probe_features, table
 from utils.features import Features
-from utils.finished import FinishedRun, labels
+from utils.opened import OpenedRun, labels
 
 MACHINE = ["--device", "cpu", "--num_workers", "0"]
 HERE = Namespace(data_root=None, device="cpu", num_workers=0)
@@ -78,7 +78,7 @@ def test_one_modality_alone_has_no_gap():
 
 
 def test_an_opened_run_gives_the_best_weights_features_of_unaugmented_clips(finished_runs, tiny_data):
-    run = FinishedRun(finished_runs["mmcosine"], HERE)
+    run = OpenedRun(finished_runs["mmcosine"], HERE)
     lists = read_lists(tiny_data, "")
     clips, _ = find_clips(tiny_data, lists.train, fps=1, modalities=("audio", "visual"))
     data = ClipDataset(clips, lists.classes, train=False, image_size=64, audio_seconds=0.6)
@@ -107,11 +107,28 @@ def test_probes_of_a_run_are_written_beside_it_and_told(copied_runs, capsys):
     assert row.startswith(f"| {folder} | {100 * probes['audio']:.2f} | {100 * probes['visual']:.2f} |")
 
 
-# ---- what tells runs apart
+# ---- several runs
+
+
+def test_runs_that_differ_in_the_seed_alone_have_a_row_of_their_means(copied_runs):
+    again = copied_runs["plain"].with_name("again")
+    shutil.copytree(copied_runs["plain"], again)
+    settings = json.loads((again / "args.json").read_text())
+    (again / "args.json").write_text(json.dumps({**settings, "random_seed": 1, "run_name": "again"}))
+    runs = [OpenedRun(folder, HERE) for folder in (*copied_runs.values(), again)]
+    assert by_method(runs) == {"concat, plain: 2 seeds": [runs[0], runs[2]]}
+
+
+def test_the_table_gives_percent_and_the_deviation_over_n_minus_1():
+    figures = [{"gap": 0.1, "accuracy": 0.5}, {"gap": 0.3, "accuracy": 0.5}]
+    lines = table({"a": figures[:1], "only gap": [{"gap": -0.25}], "mean": figures}).splitlines()
+    deviation = 100 * math.sqrt((0.1**2 + 0.1**2) / 1)
+    assert lines == ["| run | gap | accuracy |", "| --- | --- | --- |", "| a | 10.00 | 50.00 |",
+                     "| only gap | -25.00 |  |", f"| mean | 20.00 +- {deviation:.2f} | 50.00 +- 0.00 |"]
 
 
 def test_runs_are_told_apart_by_what_differs_else_by_their_folder(finished_runs):
-    plain, mmcosine = (FinishedRun(finished_runs[name], HERE) for name in ("plain", "mmcosine"))
+    plain, mmcosine = (OpenedRun(finished_runs[name], HERE) for name in ("plain", "mmcosine"))
     assert labels([plain, mmcosine]) == ("tiny · concat · seed 0", ["plain", "MMCosine s=10"])
     assert labels([plain]) == ("tiny · concat · plain · seed 0", [""])
     assert labels([plain, plain])[1] == ["plain", "plain"]

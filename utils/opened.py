@@ -16,6 +16,7 @@ from utils import checkpoint, distributed, events, report, training
 from utils.classification import Built
 from utils.cli import number
 from utils.features import Features, extract
+from utils.sweeps import read_json
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -26,7 +27,7 @@ def add_flags(parser: ArgumentParser) -> None:
     parser.add_argument("--num_workers", type=number(int, 0), default=2, help="loader processes")
 
 
-class FinishedRun:
+class OpenedRun:
     """A run's folder; data and weights are opened when they are first asked for. Evaluation transforms throughout.
 
     machine: flags of `add_flags`. Raises InputError: no run, an unfinished one, one that does not classify.
@@ -77,6 +78,11 @@ class FinishedRun:
         loader = training.evaluation_loader(dataset, self.args, self.built.compute)
         return extract(self.built.model, loader, self.built.compute)
 
+    def close(self) -> None:
+        """Lets go of data, network and features."""
+        for name in ("built", "train_features", "test_features"):
+            self.__dict__.pop(name, None)
+
     def logits(self) -> dict[str, np.ndarray]:
         """As `events.read_logits`."""
         elsewhere = self.settings["tensorboard_path"]
@@ -87,10 +93,6 @@ class FinishedRun:
         """(epochs, M, C) ||W_m,c|| after every epoch; None of a run from before they were recorded."""
         path = self.folder / "class_norms.npy"
         return np.load(path) if path.is_file() else None
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def check_finished(folder: Path) -> None:
@@ -114,7 +116,7 @@ def entry_script(result: dict, folder: Path) -> ModuleType:
     return module
 
 
-def labels(runs: list[FinishedRun]) -> tuple[str, list[str]]:
+def labels(runs: list[OpenedRun]) -> tuple[str, list[str]]:
     """(what the titles of all runs share, what tells each apart: parts of its title, its folder if these are equal)."""
     parts = [run.title.split(" · ") for run in runs]
     shared = [part for part in parts[0] if all(part in other for other in parts)]
