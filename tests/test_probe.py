@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import subprocess
 from argparse import Namespace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SMALL, shell
+from conftest import REPO, SMALL, shell
 
 from dataset.clips import ClipDataset
 from dataset.cremad import find_clips
@@ -125,6 +127,21 @@ def test_the_table_gives_percent_and_the_deviation_over_n_minus_1():
     deviation = 100 * math.sqrt((0.1**2 + 0.1**2) / 1)
     assert lines == ["| run | gap | accuracy |", "| --- | --- | --- |", "| a | 10.00 | 50.00 |",
                      "| only gap | -25.00 |  |", f"| mean | 20.00 +- {deviation:.2f} | 50.00 +- 0.00 |"]
+
+
+def test_the_recipe_probes_the_finished_runs_of_its_sweep(tmp_path):
+    told, python = tmp_path / "argv", tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {told}\n')
+    python.chmod(0o755)
+    for name in ("a", "b", "figures"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    for name in "ab":
+        (tmp_path / "out" / name / "result.json").touch()
+    subprocess.run([REPO / "scripts/ablation_probes.sh", "--demo", "--", "--epochs", "1"], check=True,
+                   env={**os.environ, "PYTHON": str(python), "OUTPUT": str(tmp_path / "out")})
+    sweep, probe = (line.split() for line in told.read_text().splitlines())
+    assert sweep[1:3] == ["--output", str(tmp_path / "out")] and sweep[-4:] == ["--demo", "--", "--epochs", "1"]
+    assert probe == [str(REPO / "scripts/probe.py"), *(str(tmp_path / "out" / name) for name in "ab")]
 
 
 def test_runs_are_told_apart_by_what_differs_else_by_their_folder(finished_runs):
