@@ -22,7 +22,7 @@ from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import Clip, check_every_class_has_a_clip, read_lists, split_by_speaker, split_stratified
 from models import AVClassifier
 from utils import classification, cli, options, training
-from utils.classification import Splits
+from utils.classification import Built, Splits
 from utils.cli import number
 from utils.distributed import say, together
 
@@ -65,12 +65,17 @@ def main(argv: Sequence[str]) -> dict:
 
 
 def work(args: Namespace, device: torch.device) -> dict:
+    return classification.run(args, *build(args, device))
+
+
+def build(args: Namespace, device: torch.device) -> Built:
+    """The data sets, the network at its start and what computes it."""
     training.prepare_demo(args, make_demo, "CREMA-D")
     splits = together(lambda: load_splits(args))
     model = training.make_model(args, lambda: AVClassifier(
         len(splits.classes), args.fusion_method, args.mmcosine, args.scaling, options.modalities(args)))
     front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
-    return classification.run(args, splits, model, training.make_compute(args, device, front_ends, model))
+    return Built(splits, model, training.make_compute(args, device, front_ends, model))
 
 
 def load_splits(args: Namespace) -> Splits:

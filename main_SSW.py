@@ -33,7 +33,7 @@ from dataset.ssw60 import (
 )
 from models import AVClassifier
 from utils import classification, cli, options, training
-from utils.classification import Splits
+from utils.classification import Built, Splits
 from utils.cli import number
 from utils.distributed import say, together
 
@@ -84,13 +84,17 @@ def main(argv: Sequence[str]) -> dict:
 
 
 def work(args: Namespace, device: torch.device) -> dict:
+    return classification.run(args, *build(args, device), confusions=True)
+
+
+def build(args: Namespace, device: torch.device) -> Built:
+    """The data sets, the network at its start and what computes it."""
     training.prepare_demo(args, make_demo, "birds")
     splits = together(lambda: load_splits(args))
     model = training.make_model(args, lambda: AVClassifier(
         len(splits.classes), args.fusion_method, args.mmcosine, args.scaling, options.modalities(args)))
     front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
-    compute = training.make_compute(args, device, front_ends, model)
-    return classification.run(args, splits, model, compute, confusions=True)
+    return Built(splits, model, training.make_compute(args, device, front_ends, model))
 
 
 def load_splits(args: Namespace) -> Splits:

@@ -4,6 +4,7 @@ Shapes: N samples, T frames of H x W pixels, S the side of the square network in
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -54,15 +55,21 @@ class ClipDataset(Dataset):
         self.clips, self.train, self.sample_rate, self.num_frames = clips, train, sample_rate, num_frames
         self.labels = [classes.index(clip.label) for clip in clips]
         self.audio_samples, self.move_sound = round(audio_seconds * sample_rate), move_sound
-        self.transform = image_transform(image_size, train)
-        self.read = {"audio": self.read_sound, "visual": self.read_frames}
+        self.image_size, self.transform = image_size, image_transform(image_size, train)
         self.modalities = modalities
+
+    def for_evaluation(self) -> "ClipDataset":
+        """The same clips as evaluation takes them: nothing random."""
+        same = copy(self)
+        same.train, same.transform = False, image_transform(self.image_size, train=False)
+        return same
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        item = {name: self.read[name](self.clips[index]) for name in self.modalities}
+        read = {"audio": self.read_sound, "visual": self.read_frames}
+        item = {name: read[name](self.clips[index]) for name in self.modalities}
         return {**item, "label": self.labels[index]}
 
     def read_sound(self, clip: ClipFiles) -> Tensor:  # (N,)

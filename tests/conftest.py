@@ -1,6 +1,7 @@
 """Data and runs that several tests share: the demo set at its smallest, trained at the smallest sizes."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,23 @@ def command(*argv: str, processes: int = 1, script: str = "main_CD.py") -> list[
 def shell(*argv: str, processes: int = 1, cwd: Path = REPO,
           script: str = "main_CD.py") -> subprocess.CompletedProcess:
     return subprocess.run(command(*argv, processes=processes, script=script), cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def finished_runs(tiny_data, tmp_path_factory) -> dict[str, Path]:
+    """Folders of two finished runs of two epochs on the tiny data, plain and mmcosine. Not to be written into."""
+    from main_CD import main
+
+    root = tmp_path_factory.mktemp("runs")
+    argv = ["--train", "--dataset", "tiny", "--data_root", str(tiny_data), "--epochs", "2", "--learning_rate", "0.01",
+            "--ckpt_path", str(root), "--amp", "off", *SMALL]
+    main([*argv, "--run_name", "plain"])
+    main([*argv, "--run_name", "mmcosine", "--mmcosine"])
+    return {name: root / name for name in ("plain", "mmcosine")}
+
+
+@pytest.fixture
+def copied_runs(finished_runs, tmp_path) -> dict[str, Path]:
+    """The same in folders of their own, to be written into (their files by replacing them: they are hard links)."""
+    return {name: Path(shutil.copytree(folder, tmp_path / "runs" / name, copy_function=os.link))
+            for name, folder in finished_runs.items()}

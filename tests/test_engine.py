@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 import utils.engine
 from models import MultimodalClassifier
-from utils.engine import Compute, Learner, classification_loss, evaluate, train_one_epoch, weight_norms
+from utils.engine import Compute, Learner, class_norms, classification_loss, evaluate, train_one_epoch
 from utils.loading import EvaluationBatches, TrainBatches, make_loader
 
 CPU = torch.device("cpu")
@@ -136,7 +136,8 @@ def test_float16_trains_under_a_scaler_whose_state_is_kept(model):
     assert not torch.equal(before["audio_net.weight"], model.state_dict()["audio_net.weight"])
 
 
-def test_weight_norms_are_the_mean_lengths_of_the_class_rows(model):
+def test_class_norms_are_the_lengths_of_the_rows_of_each_modality(model):
     weight = model.fusion_module.fc_out.weight.detach()
-    by_hand = sum(float(row.square().sum()) ** 0.5 for row in weight[:, 8:]) / CLASSES
-    assert weight_norms(model)["weight_norm_visual"] == pytest.approx(by_hand)
+    by_hand = [[sum(float(x) ** 2 for x in row[columns]) ** 0.5 for row in weight]
+               for columns in (slice(8), slice(8, None))]
+    assert class_norms(model).tolist() == [pytest.approx(row) for row in by_hand]

@@ -218,7 +218,7 @@ def test_a_checkpoint_of_other_classes_is_refused(train_argv, copied_data, tmp_p
 def test_a_best_pt_is_no_last_pt(train_argv, tmp_path):
     main([*train_argv, "--epochs", "1"])
     shutil.copy(tmp_path / "run" / "best.pt", tmp_path / "run" / "last.pt")
-    with pytest.raises(InputError, match="cannot be resumed from: it lacks history"):
+    with pytest.raises(InputError, match="cannot be resumed from: it lacks class_norms, history"):
         main(["--resume", str(tmp_path / "run")])
 
 

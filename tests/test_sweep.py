@@ -432,7 +432,7 @@ def test_two_real_runs_of_main_cd_give_a_table(tiny_data, out, capsys):
 def recipe(tmp_path, monkeypatch, capsys):
     """recipe(line) -> the commands that a line which begins with a recipe, read by the shell, and --dry_run print."""
     told, python = tmp_path / "argv", tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {told}\n")
+    python.write_text(f"#!/bin/sh\ncase $1 in *sweep.py) printf '%s\\n' \"$@\" > {told};; esac\n")
     python.chmod(0o755)
     monkeypatch.setenv("PYTHON", str(python))
 
@@ -450,7 +450,7 @@ def recipe(tmp_path, monkeypatch, capsys):
 def test_recipes_take_further_flags_of_the_sweep_and_of_its_runs(path, recipe):
     assert subprocess.run(["bash", "-n", path]).returncode == 0
     lines = recipe(f"scripts/{path.name} --demo --random_seed 3 -- --epochs 1")
-    assert len(lines) > 3
+    assert len(lines) > 1
     for line in lines:
         assert line.startswith("python main_CD.py --train --random_seed 3 ") and "--demo --epochs 1 " in line
         assert f"--ckpt_path runs/{path.stem} --run_name demo-" in line

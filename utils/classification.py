@@ -39,6 +39,14 @@ class Splits(NamedTuple):
         return {"classes": list(self.classes), **counts, **self.more}
 
 
+class Built(NamedTuple):
+    """What an entry script's `build` makes of its flags."""
+
+    splits: Splits
+    model: MultimodalClassifier
+    compute: Compute
+
+
 def usable_splits(args: Namespace, classes: Sequence[str], listed: Mapping[str, Sequence],
                   find: Callable[[Sequence], tuple[list[ClipFiles], dict[str, str]]],
                   make_dataset: Callable[[Namespace, Sequence[str], Sequence[ClipFiles], bool], Dataset]) -> Splits:

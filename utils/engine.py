@@ -159,11 +159,13 @@ def fit(learner: Learner, train_loader: DataLoader, evaluate_held_out: Callable[
         distributed.broadcast_model(learner.model)
         held_out = evaluate_held_out()
         clips = train_loader.batch_sampler.clips
-        train.update(lr=lr, seconds=seconds, clips_per_second=clips / seconds, **weight_norms(learner.model))
-        run.end_epoch(train, held_out, learner.state_dict())
+        norms = class_norms(learner.model)
+        means_of_classes = zip(learner.model.modalities, norms.mean(1).tolist(), strict=True)
+        train.update(lr=lr, seconds=seconds, clips_per_second=clips / seconds,
+                     **{f"weight_norm_{name}": norm for name, norm in means_of_classes})
+        run.end_epoch(train, held_out, norms, learner.state_dict())
 
 
-def weight_norms(model: MultimodalClassifier) -> dict[str, float]:
-    """{weight_norm_<modality>: mean over the classes c of ||W_m,c||}: how the head weighs the modalities."""
-    norms = torch.linalg.vector_norm(model.class_weights().detach(), dim=-1).mean(1).tolist()
-    return {f"weight_norm_{name}": norm for name, norm in zip(model.modalities, norms, strict=True)}
+def class_norms(model: MultimodalClassifier) -> Tensor:
+    """(M, C): ||W_m,c||, how the head weighs the modalities; their means over c are the figures weight_norm_<m>."""
+    return torch.linalg.vector_norm(model.class_weights().detach(), dim=-1)

@@ -4,10 +4,12 @@ Tags: data/logit_a, data/logit_v (the release's: mean logit of the true class, a
 train/loss_per_iteration; train/*, eval/* a point an epoch; the settings as the HPARAMS table and as text.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -15,6 +17,23 @@ from torch.utils.tensorboard.summary import hparams
 RELEASE_NAMES = {"audio": "a", "visual": "v"}
 COMPARED = ("dataset", "fusion_method", "mmcosine", "scaling", "modulation", "lam", "modality", "learning_rate",
             "batch_size", "epochs", "random_seed")  # the columns of the HPARAMS table
+
+
+def events_folder(run_folder: Path, tensorboard_path: Path | None) -> Path:
+    return tensorboard_path / run_folder.name if tensorboard_path else run_folder
+
+
+def logit_name(modality: str) -> str:
+    return f"logit_{RELEASE_NAMES.get(modality, modality)}"
+
+
+def read_logits(folder: Path, modalities: Sequence[str]) -> dict[str, np.ndarray]:
+    """{modality: (iterations, 2), number of the iteration and mean logit of the true class}; {} without events."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    tags = {name: f"data/{logit_name(name)}" for name in modalities}
+    if not set(tags.values()) <= set(events.Tags()["scalars"]):
+        return {}
+    return {name: np.array([(event.step, event.value) for event in events.Scalars(tag)]) for name, tag in tags.items()}
 
 
 class Events:
@@ -33,8 +52,7 @@ class Events:
         """columns: {"loss": (n,), "logit_<modality>": (n,)} of n iterations, the first of which has number `first`."""
         for name, column in columns.items():
             metric, _, modality = name.partition("_")
-            group, short = ("data", f"logit_{RELEASE_NAMES.get(modality, modality)}") if metric == "logit" else (
-                "train", "loss_per_iteration")
+            group, short = ("data", logit_name(modality)) if metric == "logit" else ("train", "loss_per_iteration")
             for step, value in enumerate(column.tolist(), first):
                 self.scalars(group, {short: value}, step)
 
@@ -58,4 +76,8 @@ class Events:
         self.scalars("result", scores, epoch)
         rows = "\n".join(f"| {name} | `{value}` |" for name, value in settings.items())
         self.writer.add_text("hyperparameters", f"| flag | value |\n|---|---|\n{rows}")
-        self.writer.close()
+        self.close()
+
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()

@@ -1,6 +1,6 @@
 """A run's folder: what was asked, what was measured, checkpoints, TensorBoard events, result.
 
-    args.json  metrics.jsonl  best.pt  last.pt  events.out.tfevents.*  curves.png  result.json
+    args.json  metrics.jsonl  class_norms.npy  best.pt  last.pt  events.out.tfevents.*  curves.png  result.json
 
 Every process holds a Run with the same history; only the main one writes.
 """
@@ -8,9 +8,11 @@ Every process holds a Run with the same history; only the main one writes.
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from dataset.errors import InputError
@@ -35,17 +37,18 @@ class Run:
         self.folder, self.settings, self.facts = folder, dict(settings), dict(facts)
         self.modalities, self.split, self.shown = tuple(modalities), split, shown
         self.choose = max if higher_is_better else min
-        saved = saved or {"history": [], "iterations": 0, "wall_seconds": 0.0}
+        saved = saved or {"history": [], "class_norms": [], "iterations": 0, "wall_seconds": 0.0}
         self.history: list[dict] = list(saved["history"])  # a record of figures an epoch
+        self.class_norms = list(saved["class_norms"])  # (M, C) an epoch: how long each class weight is
         self.iterations = saved["iterations"]
         self.start = time.time() - saved["wall_seconds"]
         self.events_folder = events_folder
         self.events = Events(events_folder if distributed.is_main() else None, self.iterations)
         self.write("args.json", json.dumps(self.settings, indent=2) + "\n")
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: str | Callable[[Path], None]) -> None:
         if distributed.is_main():
-            write_whole(self.folder / name, text)
+            write_whole(self.folder / name, content)
 
     def save(self, name: str, content: Mapping) -> None:
         if distributed.is_main():
@@ -70,26 +73,31 @@ class Run:
                                  f"{self.folder / 'last.pt'} holds the last whole epoch before; try a lower "
                                  "--learning_rate, or --amp off")
 
-    def end_epoch(self, train: Mapping[str, float], held_out: Mapping[str, float], state: Mapping) -> None:
-        """Adds the epoch's record; writes checkpoints, metrics.jsonl and events; prints a line.
+    def end_epoch(self, train: Mapping[str, float], held_out: Mapping[str, float], class_norms: Tensor,
+                  state: Mapping) -> None:
+        """Adds the epoch's record; writes checkpoints, metrics.jsonl, class_norms.npy and events; prints a line.
 
-        train: the epoch's figures, `lr`, `seconds`, `clips_per_second` and others among them. state: for last.pt.
+        train: the epoch's figures, `lr`, `seconds`, `clips_per_second` and others among them. class_norms: (M, C),
+        the length of every class weight. state: for last.pt.
         """
         self.check_finite({**train, **held_out}, "at its end")
         record = {"epoch": len(self.history) + 1, **report.prefixed("train", train),
                   **report.prefixed(self.split, held_out)}
         self.history.append(record)
+        self.class_norms.append(class_norms.cpu())
         if self.best() is record:
             self.save("best.pt", {"model": state["model"]})
         self.save_last(state)
         self.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
+        norms = torch.stack(self.class_norms).numpy()  # (epochs, M, C)
+        self.write("class_norms.npy", lambda temporary: np.save(temporary, norms))
         self.events.epoch(train, held_out, record["epoch"])
         distributed.say(report.epoch_line(record, self.split, self.shown, self.settings["epochs"]))
 
     def save_last(self, state: Mapping) -> None:
         """last.pt, all that --resume needs."""
-        self.save("last.pt", {**state, "history": self.history, "iterations": self.iterations,
-                              "wall_seconds": self.wall_seconds()})
+        self.save("last.pt", {**state, "history": self.history, "class_norms": self.class_norms,
+                              "iterations": self.iterations, "wall_seconds": self.wall_seconds()})
 
     def best(self) -> dict:
         """The record of the best epoch, the first of equals."""

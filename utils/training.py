@@ -18,12 +18,13 @@ from utils import checkpoint, distributed, options, report
 from utils.balancing import METHODS, Trial
 from utils.distributed import say
 from utils.engine import PARTS, Compute, Learner, classification_loss, fit, outputs, train_one_epoch
+from utils.events import events_folder
 from utils.loading import EvaluationBatches, TrainBatches, make_loader, mixed_seed
 from utils.precision import choose_precision
 from utils.pretraining import Origin, load_pretrained
 from utils.run import Run
 
-IN_LAST_PT = {*PARTS, "history", "iterations", "wall_seconds", "facts"}
+IN_LAST_PT = {*PARTS, "history", "class_norms", "iterations", "wall_seconds", "facts"}
 HELD_OUT_OF_TRIALS = 0.2  # of the training clips
 
 
@@ -138,12 +139,11 @@ def open_run(args: Namespace, learner: Learner, facts: Mapping[str, object], ori
     saved = restore(args.resume / "last.pt", learner, facts) if args.resume else None
     origins = saved["facts"].get("pretrained", {}) if saved else origins
     folder = args.resume or new_folder(args)
-    events = args.tensorboard_path / folder.name if args.tensorboard_path else folder
     machine = {"device": report.device_name(compute.device), "processes": distributed.size(),
                "precision": str(compute.precision).removeprefix("torch.")}
     run = Run(folder, options.settings(args), {**facts, "pretrained": origins, **machine}, learner.model.modalities,
               examination.split, examination.shown, examination.higher_is_better,
-              events if args.use_tensorboard else None, saved)
+              events_folder(folder, args.tensorboard_path) if args.use_tensorboard else None, saved)
     if not saved:
         run.save_last(learner.state_dict())
     told = ", ".join(f"{name} {value}" for name, value in run.facts.items()
@@ -157,13 +157,18 @@ def restore(path: Path, learner: Learner, facts: Mapping[str, object]) -> dict:
     saved = checkpoint.load(path)
     if not saved.keys() >= IN_LAST_PT:
         raise InputError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(IN_LAST_PT - saved.keys()))}")
-    for name, now in facts.items():
-        if saved["facts"].get(name) != now:
-            raise InputError(f"{path} was trained on other data ({name} {saved['facts'].get(name)}, now {now}): put "
-                             "the data back as it was, or start a new run with --train")
+    check_same_data(saved["facts"], facts, path, "start a new run with --train")
     checkpoint.load_model(learner.model, saved, path)
     learner.load_state_dict(saved)
     return saved
+
+
+def check_same_data(before: Mapping[str, object], now: Mapping[str, object], path: Path, otherwise: str) -> None:
+    """Raises InputError: the checkpoint `path`, whose facts are `before`, was trained on other data than these."""
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise InputError(f"{path} was trained on other data ({name} {before.get(name)}, now {value}): put the data "
+                             f"back as it was, or {otherwise}")
 
 
 def new_folder(args: Namespace) -> Path:

@@ -1,0 +1,175 @@
+"""Pictures of finished runs, several side by side on the same axes and colour scales.
+
+    python scripts/analyse.py runs/plain runs/mmcosine
+    python scripts/analyse.py runs/plain runs/mmcosine --only logits angles --out docs --use_tensorboard False
+
+    accuracy.png      joint and modality accuracy over the epochs
+    logits.png        logit of the true class by each modality over the iterations of training (TensorBoard events)
+    weight_norms.png  length of every class weight over the epochs (class_norms.npy)
+    angles.png        angles between features and their class weight, test clips, best epoch
+    tsne.png          t-SNE of the fused features, test clips, best epoch; under MMCosine of unit length per modality
+    confusion.png     confusion matrix of the joint logits, test clips, best epoch
+    gap.png           audio accuracy minus visual accuracy: over the epochs, and at the best epoch by the joint
+                      network's own logits and by linear probes (where scripts/probe.py has been run)
+
+They go to RUN/figures for one run, to `figures` beside the first run for several, and into TensorBoard's images there.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+from sklearn.metrics import confusion_matrix
+
+from dataset.errors import InputError
+from dataset.files import write_whole
+from utils import cli, figures, opened
+from utils.events import Events
+from utils.features import angles, seen_by_head
+from utils.opened import OpenedRun
+
+PERPLEXITY = 30  # of t-SNE; a third of the clips where there are fewer than 90
+Runs = dict[str, OpenedRun]  # by what tells them apart
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    opened.add_flags(parser)
+    parser.add_argument("--only", nargs="+", choices=list(FIGURES), default=list(FIGURES), help="which pictures")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for them")
+    cli.add_boolean(parser, "--use_tensorboard", True, "write them as TensorBoard images too")
+    return parser
+
+
+def draw_accuracy(runs: Runs, title: str) -> Figure:
+    first = next(iter(runs.values()))
+    return figures.accuracy({label: accuracies(run) for label, run in runs.items()}, title,
+                            1 / len(first.result["classes"]))
+
+
+def accuracies(run: OpenedRun) -> dict[str, np.ndarray]:
+    """{"joint" and modalities: (epochs,)} on the held-out data that chose the epoch."""
+    split = "val" if "val_accuracy" in run.history[0] else "test"
+    names = {"joint": f"{split}_accuracy"} if len(run.modalities) > 1 else {run.modalities[0]: f"{split}_accuracy"}
+    names |= {name: f"{split}_accuracy_{name}" for name in run.modalities}
+    return {name: np.array([record[key] for record in run.history]) for name, key in names.items()}
+
+
+def draw_logits(runs: Runs, title: str) -> Figure | str:
+    found = {label: run.logits() for label, run in runs.items()}
+    without = [str(runs[label].folder) for label, curves in found.items() if not curves]
+    return f"no TensorBoard events of {', '.join(without)}" if without else figures.logits(found, title)
+
+
+def draw_weight_norms(runs: Runs, title: str) -> Figure | str:
+    found = {label: run.class_norms() for label, run in runs.items()}
+    without = [str(runs[label].folder) for label, norms in found.items() if norms is None]
+    if without:
+        return f"no class_norms.npy in {', '.join(without)}"
+    first = next(iter(runs.values()))
+    return figures.weight_norms(found, title, first.modalities, first.result["classes"])
+
+
+def draw_angles(runs: Runs, title: str) -> Figure:
+    return figures.angle_histograms({label: run_angles(run) for label, run in runs.items()}, title)
+
+
+def run_angles(run: OpenedRun) -> dict[str, np.ndarray]:
+    """{modality: (N,) degrees} of the test clips."""
+    features, weights = run.test_features, run.built.model.class_weights().detach().float().cpu().numpy()
+    return dict(zip(run.modalities, angles(features.fused, weights, features.labels), strict=True))
+
+
+def draw_tsne(runs: Runs, title: str) -> Figure:
+    classes = next(iter(runs.values())).result["classes"]
+    return figures.embedding({label: (tsne(run), run.test_features.labels) for label, run in runs.items()}, title,
+                             classes)
+
+
+def tsne(run: OpenedRun) -> np.ndarray:
+    """(N, 2) of the test clips, seeded by the run's seed."""
+    seen = seen_by_head(run.test_features.fused, run.result["mmcosine"])
+    perplexity = min(PERPLEXITY, (len(seen) - 1) / 3)
+    return TSNE(perplexity=perplexity, random_state=run.result["seed"] % 2**32).fit_transform(seen)
+
+
+def draw_confusion(runs: Runs, title: str) -> Figure:
+    return figures.confusion({label: confusions(run) for label, run in runs.items()}, title,
+                             next(iter(runs.values())).result["classes"])
+
+
+def confusions(run: OpenedRun) -> np.ndarray:
+    """(C, C): the share of the row's test clips taken for the column's class."""
+    features = run.test_features
+    places = range(len(run.result["classes"]))
+    return confusion_matrix(features.labels, features.predicted(), labels=places, normalize="true")
+
+
+def draw_gap(runs: Runs, title: str) -> Figure | str:
+    modalities = next(iter(runs.values())).modalities
+    if len(modalities) != 2:
+        return f"a gap is between two modalities, not {len(modalities)}"
+    curves, bars = {}, {}
+    for label, run in runs.items():
+        over_epochs = accuracies(run)
+        curves[label] = over_epochs[modalities[0]] - over_epochs[modalities[1]]
+        bars |= {f"{label}, {name}".removeprefix(", "): values for name, values in bars_of(run).items()}
+    return figures.gap(curves, bars, title, modalities)
+
+
+def bars_of(run: OpenedRun) -> dict[str, dict[str, float]]:
+    """{"logits", and "probe" if there is one: {modality: test accuracy at the best epoch}}."""
+    bars = {"logits": {name: run.result[f"accuracy_{name}"] for name in run.modalities}}
+    path = run.folder / "probes.json"
+    if path.is_file():
+        probes = json.loads(path.read_text(encoding="utf-8"))
+        bars["probe"] = {name: probes[name] for name in run.modalities}
+    return bars
+
+
+FIGURES = {"accuracy": draw_accuracy, "logits": draw_logits, "weight_norms": draw_weight_norms, "angles": draw_angles,
+           "tsne": draw_tsne, "confusion": draw_confusion, "gap": draw_gap}
+
+
+def open_runs(args: argparse.Namespace) -> tuple[Runs, str]:
+    """(the runs by what tells them apart, what they share). Raises InputError: also when they cannot be compared."""
+    found = [OpenedRun(folder, args) for folder in args.runs]
+    for run in found[1:]:
+        for what, mine, others in (("classes", run.result["classes"], found[0].result["classes"]),
+                                   ("modalities", run.modalities, found[0].modalities)):
+            if mine != others:
+                raise InputError(f"{run.folder} has other {what} than {found[0].folder}: draw them one by one")
+    title, own = opened.labels(found)
+    if len(set(own)) < len(own):
+        raise InputError(f"two of the runs {', '.join(map(str, args.runs))} cannot be told apart: give each once")
+    return dict(zip(own, found, strict=True)), title
+
+
+def main(argv: list[str]) -> list[Path]:
+    """The pictures that were written. Raises InputError."""
+    args = get_args_parser().parse_args(argv)
+    runs, title = open_runs(args)
+    out = args.out or (args.runs[0] if len(args.runs) == 1 else args.runs[0].parent) / "figures"
+    events, written = Events(out if args.use_tensorboard else None), []
+    for name in args.only:
+        figure = FIGURES[name](runs, title)
+        if isinstance(figure, str):
+            print(f"{name}.png left out: {figure}")
+            continue
+        written.append(out / f"{name}.png")
+        write_whole(written[-1], figure.canvas.print_png)
+        events.figure(f"runs/{name}", figure)
+        print(written[-1])
+    events.close()
+    return written
+
+
+if __name__ == "__main__":
+    cli.run(main)

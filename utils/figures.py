@@ -1,0 +1,195 @@
+"""Pictures that compare runs: a panel a run, side by side on the same axes and colour scales. Nothing here reads files.
+
+Every function takes {what tells a run apart: its data} and gives a Figure. M modalities, C classes, N clips.
+"""
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from utils.plots import COLOURS
+
+CELLS_WITH_NUMBERS = 12  # classes up to which a confusion matrix has figures in its cells
+ANGLE_BIN = 2.5  # degrees
+CLASS_HEIGHT = 0.17  # inches a class, for names of 7 points
+RUN_COLOURS = ("tab:green", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:olive", "tab:cyan", "tab:gray")
+
+
+def panels(labels: Sequence[str], title: str, *, rows: int = 1, width: float = 4.6, height: float = 3.6,
+           share: bool = True) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes (rows, runs), titled with the runs' labels; `share`: the same x and y axes."""
+    figure = Figure(figsize=(max(width * len(labels), 6) + 0.6, height * rows + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(rows, len(labels), sharex=share, sharey=share, squeeze=False)
+    for one, label in zip(axes[0], labels, strict=True):
+        one.set_title(fill(label, round(9 * width)), fontsize=10)
+    return figure, axes
+
+
+def whole_numbers(axes: Axes, label: str) -> None:
+    axes.set_xlabel(label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def accuracy(runs: Mapping[str, Mapping[str, np.ndarray]], title: str, chance: float) -> Figure:
+    """runs: {label: {"joint" and modalities: (epochs,) fractions}}. chance: 1/C."""
+    figure, axes = panels(list(runs), f"{title}\naccuracy by joint and by modality logits")
+    for one, curves in zip(axes[0], runs.values(), strict=True):
+        for name, values in curves.items():
+            one.plot(np.arange(1, len(values) + 1), values, ".-", markersize=4, color=COLOURS.get(name), label=name)
+        one.axhline(chance, linestyle=":", color="grey", label="chance")
+        whole_numbers(one, "epoch")
+        one.set_ylim(0, 1.02)
+        one.yaxis.set_major_formatter(PercentFormatter(1.0))
+        one.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("top-1 accuracy on held-out clips")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def logits(runs: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:
+    """runs: {label: {modality: (iterations, 2) number and mean logit of the true class}}; thick: running mean."""
+    longest = max(len(curve) for curves in runs.values() for curve in curves.values())
+    window = max(1, longest // 40)
+    figure, axes = panels(list(runs), f"{title}\nhow strongly each modality speaks for the true class in training")
+    for one, curves in zip(axes[0], runs.values(), strict=True):
+        for name, curve in curves.items():
+            steps, values = curve.T
+            line = one.plot(steps, values, color=COLOURS.get(name), alpha=0.25, linewidth=0.8)[0]
+            smooth = np.convolve(values, np.ones(window) / window, mode="valid")
+            one.plot(steps[window - 1:], smooth, color=line.get_color(), label=name)
+        whole_numbers(one, "iteration")
+        one.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("logit of the true class")
+    thick = f"; thick: of the last {window} batches" if window > 1 else ""
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False,
+                  title=f"modality logits, mean of a batch{thick}")
+    return figure
+
+
+def weight_norms(runs: Mapping[str, np.ndarray], title: str, modalities: Sequence[str],
+                 classes: Sequence[str]) -> Figure:
+    """runs: {label: (epochs, M, C) ||W_m,c||} -> heat maps, a row a modality, on one colour scale."""
+    low, high = min(norms.min() for norms in runs.values()), max(norms.max() for norms in runs.values())
+    figure, axes = panels(list(runs), f"{title}\nlength of the class weights of each modality", rows=len(modalities),
+                          height=max(2.0, CLASS_HEIGHT * len(classes)))
+    for place, (row, name) in enumerate(zip(axes, modalities, strict=True)):
+        for one, norms in zip(row, runs.values(), strict=True):
+            image = one.imshow(norms[:, place].T, aspect="auto", interpolation="nearest", vmin=low, vmax=high,
+                               cmap="viridis", extent=(0.5, len(norms) + 0.5, len(classes) - 0.5, -0.5))
+        row[0].set_ylabel(name)
+        name_classes(row[0], "y", classes)
+    for one in axes[-1]:
+        whole_numbers(one, "epoch")
+    axes[0, 0].set_xlim(0.5, max(map(len, runs.values())) + 0.5)  # else an image sets it for all, the last one
+    colour_scale(figure, image, axes, r"$\|W_{m,c}\|$")
+    return figure
+
+
+def name_classes(axes: Axes, axis: str, classes: Sequence[str]) -> None:
+    """Ticks with the names of the classes."""
+    place = axes.set_yticks if axis == "y" else axes.set_xticks
+    place(range(len(classes)), classes, fontsize=7, rotation=0 if axis == "y" else 90)
+
+
+def colour_scale(figure: Figure, image: AxesImage, axes: np.ndarray, label: str, **how: object) -> None:
+    """One for all panels, a fifth of an inch wide whatever their height."""
+    figure.colorbar(image, ax=axes, label=label, aspect=5 * figure.get_figheight(), **how)
+
+
+def angle_histograms(runs: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:
+    """runs: {label: {modality: (N,) degrees between a clip's feature and its class weight}}."""
+    everything = np.concatenate([values for one in runs.values() for values in one.values()])
+    bins = np.arange(np.floor(everything.min() / ANGLE_BIN), np.ceil(everything.max() / ANGLE_BIN) + 1) * ANGLE_BIN
+    figure, axes = panels(list(runs), f"{title}\nangle between the test clips' features and their class weight")
+    for one, modalities in zip(axes[0], runs.values(), strict=True):
+        for name, values in modalities.items():
+            share = np.full(len(values), 1 / len(values))
+            colour = COLOURS.get(name)
+            drawn = one.hist(values, bins, weights=share, alpha=0.5, color=colour,
+                             label=f"{name}, mean {values.mean():.1f}°")[2]
+            one.axvline(values.mean(), linestyle="--", color=drawn[0].get_facecolor(), alpha=1)
+        one.set_xlabel("angle (degrees)")
+        one.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        one.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False, fontsize=9)
+    axes[0, 0].set_ylabel(f"share of the test clips per {ANGLE_BIN}°")
+    return figure
+
+
+def embedding(runs: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, classes: Sequence[str]) -> Figure:
+    """runs: {label: (points (N, 2), labels (N,))} -> scatter plots, a colour a class, named up to 20 classes."""
+    figure, axes = panels(list(runs), f"{title}\nt-SNE of the test clips' fused features, a colour a class",
+                           height=4.4)
+    table = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= 20 else "nipy_spectral"]
+    colours = [table(c if len(classes) <= 20 else c / (len(classes) - 1)) for c in range(len(classes))]
+    for one, (points, labels) in zip(axes[0], runs.values(), strict=True):
+        for c, name in enumerate(classes):
+            one.scatter(*points[labels == c].T, s=14, color=colours[c], label=name)
+        one.set(xticks=[], yticks=[], xlabel="t-SNE 1 (arbitrary units)")
+    axes[0, 0].set_ylabel("t-SNE 2 (arbitrary units)")
+    if len(classes) <= 20:
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+    return figure
+
+
+def confusion(runs: Mapping[str, np.ndarray], title: str, classes: Sequence[str]) -> Figure:
+    """runs: {label: (C, C) share of the row's clips taken for the column's class}."""
+    side = max(3.6, CLASS_HEIGHT * len(classes) + 1)
+    figure, axes = panels(list(runs), f"{title}\nconfusions of the joint logits, test clips", width=side, height=side)
+    for one, shares in zip(axes[0], runs.values(), strict=True):
+        image = one.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+        name_classes(one, "x", classes)
+        one.set_xlabel("taken for")
+        for row, column in np.ndindex(shares.shape) if len(classes) <= CELLS_WITH_NUMBERS else ():
+            one.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", fontsize=7,
+                     color="white" if shares[row, column] > 0.5 else "black")
+    name_classes(axes[0, 0], "y", classes)
+    axes[0, 0].set_ylabel("true class")
+    colour_scale(figure, image, axes, "share of the true class's clips", format=PercentFormatter(1.0))
+    return figure
+
+
+def gap(curves: Mapping[str, np.ndarray], bars: Mapping[str, Mapping[str, float]], title: str,
+        modalities: Sequence[str]) -> Figure:
+    """How far the first modality is ahead of the second.
+
+    curves: {label of a run: (epochs,) difference of accuracies}. bars: {what is measured: {modality: accuracy}}.
+    """
+    figure, axes = panels(["over the epochs, by modality logits", "accuracies at the best epoch"],
+                          f"{title}\nmodality gap: {modalities[0]} minus {modalities[1]} accuracy",
+                          height=max(3.6, 0.6 * len(bars)), share=False)
+    over_epochs, at_best = axes[0]
+    for colour, (label, values) in zip(RUN_COLOURS * len(curves), curves.items(), strict=False):
+        over_epochs.plot(np.arange(1, len(values) + 1), 100 * values, ".-", markersize=4, color=colour, label=label)
+    over_epochs.axhline(0, color="grey", linewidth=0.8)
+    whole_numbers(over_epochs, "epoch")
+    over_epochs.set_ylabel("gap (percentage points)")
+    over_epochs.grid(alpha=0.3)
+    if len(curves) > 1:
+        over_epochs.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), frameon=False, fontsize=9)
+    draw_bars(at_best, bars, modalities)
+    return figure
+
+
+def draw_bars(axes: Axes, bars: Mapping[str, Mapping[str, float]], modalities: Sequence[str]) -> None:
+    """Lying, because names of runs are long; the gap in points behind each pair."""
+    places = np.arange(len(bars))
+    for number, name in enumerate(modalities):
+        lengths = [values[name] for values in bars.values()]
+        axes.barh(places + 0.38 * (number - 0.5), lengths, 0.36, color=COLOURS.get(name), label=name)
+    for place, values in enumerate(bars.values()):
+        first, second = (values[name] for name in modalities)
+        axes.text(max(first, second) + 0.02, place, f"{100 * (first - second):+.1f}", va="center", fontsize=9)
+    axes.set_yticks(places, [fill(name, 28) for name in bars], fontsize=8)
+    axes.set(xlim=(0, 1.2), ylim=(len(bars) - 0.4, -0.6), xticks=np.linspace(0, 1, 6))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("top-1 accuracy; behind the bars: gap (points)")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False, fontsize=9)
