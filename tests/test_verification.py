@@ -1,12 +1,10 @@
 """Embedding every utterance once and scoring trials by a matrix operation, against a loop over pairs of utterances."""
 
 from argparse import Namespace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -129,22 +127,3 @@ def test_scores_file_has_a_line_a_trial_in_order(tmp_path):
     assert [(a, b) for _, a, b in lines] == [(names[a], names[b]) for a, b in trials.lists["second"].pairs]
     assert np.array([float(line[0]) for line in lines]) == pytest.approx(scores["second"]["joint"], rel=1e-7)
     assert (tmp_path / "det.png").stat().st_size > 10_000
-
-
-def one_of(rank: int, processes: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=processes)
-    torch.save(score(arguments(), trial_set(), make_model(True), COMPUTE), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_processes_score_as_one_does_to_the_last_bit(tmp_path):
-    """23 utterances in batches of 12: the third process has none."""
-    processes = 3
-    torch.set_num_threads(1)
-    expected = score(arguments(), trial_set(), make_model(True), COMPUTE)
-    torch.multiprocessing.spawn(one_of, (processes, str(tmp_path)), processes)
-    for rank in range(processes):
-        found = torch.load(Path(tmp_path) / f"{rank}.pt", weights_only=False)
-        assert all(np.array_equal(found[name][kind], values) for name, by_kind in expected.items()
-                   for kind, values in by_kind.items())
