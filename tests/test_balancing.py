@@ -142,6 +142,14 @@ def test_blending_weight_is_gain_over_squared_overfitting():
     end = torch.tensor([[1.0, 0.5, 1.5], [1.6, 1.9, 2.4]])
     expected = [(2.1 - 1.6) / (1.6 - 1.0 - 0.1) ** 2, (2.1 - 1.9) / (1.9 - 0.5 - 0.1) ** 2, 0.0]
     assert blend(start, end).tolist() == pytest.approx(expected, rel=1e-4)
+    end = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.15, 1.1]])  # overfits not at all, by 0.05, by 0.1
+    assert blend(start, end).tolist() == pytest.approx([1.1 / 0.01, 0.95 / 0.01, 0.9 / 0.01], rel=1e-4)
+
+
+def test_trials_last_as_long_as_the_run_unless_told_otherwise():
+    assert parse(["--train", "--modulation", "gblend", "--epochs", "9"]).blend_epochs == 9
+    assert parse(["--train", "--modulation", "gblend", "--blend_epochs", "4"]).blend_epochs == 4
+    assert parse(["--train", "--epochs", "9"]).blend_epochs == 0
 
 
 def test_blended_loss_is_the_weighted_sum_of_the_joint_and_the_heads_losses():

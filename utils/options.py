@@ -104,7 +104,8 @@ def add_balancing_flags(parser: ArgumentParser) -> None:
     group.add_argument("--alpha", type=number(float, 0), default=0.3, help="strength of ogm, ogm_ge and pmr")
     group.add_argument("--modulation_starts", type=number(int, 0), default=0, help="first epoch of ogm, from 0")
     group.add_argument("--modulation_ends", type=number(int, 0), default=50, help="its last epoch, inclusive")
-    group.add_argument("--blend_epochs", type=number(int, 1), default=3, help="of each of gblend's two trials")
+    group.add_argument("--blend_epochs", type=number(int, 0), default=0,
+                       help="of each of gblend's two trials; 0: as many as the run has")
 
 
 def check_method(parser: ArgumentParser, args: Namespace) -> None:
@@ -156,6 +157,8 @@ def parse(parser: ArgumentParser, argv: Sequence[str], demo_defaults: Mapping[st
             parser.error("nothing to do: give --train, or --ckpt_path FILE to evaluate a checkpoint")
         args = evaluated(parser, argv, first.ckpt_path)
     check_method(parser, args)
+    if args.modulation == "gblend":
+        args.blend_epochs = args.blend_epochs or args.epochs
     if args.imagenet and (args.visual_pretrain or args.modality == "audio"):
         parser.error("--imagenet starts the visual encoder: leave it out with --visual_pretrain or --modality audio")
     args.data_root = args.data_root or Path("data") / args.dataset

@@ -108,8 +108,8 @@ def make_learner(args: Namespace, model: MultimodalClassifier, compute: Compute)
 
 
 def make_trial(args: Namespace, dataset: Dataset, learner: Learner, compute: Compute) -> Trial:
-    """trial(epochs): trains on a seeded part of the training clips so long -> `method.losses` of this part and of the
-    held-out one, means over their clips as they come in training."""
+    """trial(epochs): trains on a seeded part of the training clips so long, by the run's schedule -> `method.losses` of
+    this part and of the held-out one, means over their clips as they come in training."""
     order = np.random.default_rng(args.random_seed).permutation(len(dataset)).tolist()
     count = max(1, round(HELD_OUT_OF_TRIALS * len(dataset)))
     trained, held_out = Subset(dataset, order[count:]), Subset(dataset, order[:count])
@@ -128,6 +128,8 @@ def make_trial(args: Namespace, dataset: Dataset, learner: Learner, compute: Com
             torch.manual_seed(mixed_seed(args.random_seed, epoch))
             loader.batch_sampler.epoch = epoch
             train_one_epoch(learner, loader, compute, classification_loss(args.lam), log=lambda rows: None)
+            learner.scheduler.step()
+            say(f"Gradient-Blending trial, epoch {epoch}/{epochs}")
         return losses_on(trained), losses_on(held_out)
 
     return trial

@@ -22,11 +22,11 @@ from models import ClassifierOutput, MultimodalClassifier
 from utils.balancing.method import Method, Stateful, Trial
 from utils.distributed import say
 
-LEAST_OVERFITTING = 1e-3  # nats: what overfits less than can be measured would get all the weight
+LEAST_OVERFITTING = 0.1  # nats, what a mean over some hundred clips can tell: less would get all the weight
 
 
 class GradientBlending(Method):
-    """blend_epochs: of the trials that find the weights; they come on top of the run's own epochs."""
+    """blend_epochs: of each of the two trials that find the weights; they come on top of the run's own epochs."""
 
     uses: ClassVar[tuple[str, ...]] = ("blend_epochs",)
 
