@@ -2,12 +2,14 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dataset.demo import make_demo
 from main_CD import main, parse
 from models import ClassifierOutput, MultimodalClassifier
 from utils import checkpoint
@@ -15,6 +17,8 @@ from utils.balancing import METHODS
 from utils.balancing.gradient_blending import GradientBlending, blend
 from utils.balancing.ogm import Ogm, OgmGe, modulate, scores, slow_down
 from utils.balancing.pmr import Pmr
+from utils.engine import Compute
+from utils.training import make_learner
 
 NAMES = ("audio", "visual", "flow")
 CLASSES, DIM = 5, 6
@@ -147,9 +151,10 @@ def test_blending_weight_is_gain_over_squared_overfitting():
 
 
 def test_trials_last_as_long_as_the_run_unless_told_otherwise():
-    assert parse(["--train", "--modulation", "gblend", "--epochs", "9"]).blend_epochs == 9
-    assert parse(["--train", "--modulation", "gblend", "--blend_epochs", "4"]).blend_epochs == 4
-    assert parse(["--train", "--epochs", "9"]).blend_epochs == 0
+    compute = Compute(torch.device("cpu"), torch.float32, {})
+    for flags, epochs in ((["--epochs", "9"], 9), (["--epochs", "9", "--blend_epochs", "4"], 4)):
+        args = parse(["--train", "--modulation", "gblend", *flags])
+        assert make_learner(args, make_model(), compute).method.blend_epochs == epochs
 
 
 def test_blended_loss_is_the_weighted_sum_of_the_joint_and_the_heads_losses():
@@ -236,10 +241,18 @@ def test_the_modality_behind_is_drawn_to_its_prototypes():
 # ---- in whole runs
 
 
+@pytest.fixture(scope="module")
+def few_clips(tmp_path_factory) -> Path:
+    """Six training and six test clips."""
+    root = tmp_path_factory.mktemp("data") / "few"
+    make_demo(root, train_per_class=1, test_per_class=1)
+    return root
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("none", "ogm")])  # ogm_ge is ogm and noise
-def test_a_balanced_run_resumes_to_the_weights_of_the_uninterrupted_one(tiny_data, tmp_path, name):
-    argv = ["--train", "--dataset", "tiny", "--data_root", str(tiny_data), "--learning_rate", "0.01", "--ckpt_path",
-            str(tmp_path), "--image_size", "64", "--audio_seconds", "0.6", "--batch_size", "12", "--num_workers", "0",
+def test_a_balanced_run_resumes_to_the_weights_of_the_uninterrupted_one(few_clips, tmp_path, name):
+    argv = ["--train", "--dataset", "tiny", "--data_root", str(few_clips), "--learning_rate", "0.01", "--ckpt_path",
+            str(tmp_path), "--image_size", "64", "--audio_seconds", "0.6", "--batch_size", "3", "--num_workers", "0",
             "--device", "cpu", "--modulation", name, "--mmcosine"]
     argv += ["--blend_epochs", "1"] if name == "gblend" else []
     result = main([*argv, "--epochs", "2", "--run_name", "whole"])

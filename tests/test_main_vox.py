@@ -150,9 +150,9 @@ def test_several_processes_give_the_scores_of_one_on_the_same_weights(train_argv
     """Six utterances in batches of 4: the third process has none."""
     main(train_argv)
     argv = ["--ckpt_path", str(tmp_path / "run/best.pt"), "--num_workers", "0", "--scores_path"]
-    for processes in (1, 3):
-        run = shell(*argv, str(tmp_path / str(processes)), processes=processes, script="main_Vox.py")
-        assert run.returncode == 0, run.stderr
+    main([*argv, str(tmp_path / "1")])
+    run = shell(*argv, str(tmp_path / "3"), processes=3, script="main_Vox.py")
+    assert run.returncode == 0, run.stderr
     assert (tmp_path / "1/test_pairs.scores.txt").read_bytes() == (tmp_path / "3/test_pairs.scores.txt").read_bytes()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import REPO, SMALL, shell
+from conftest import REPO, SMALL
 
 from dataset.clips import ClipDataset
 from dataset.cremad import find_clips
@@ -154,11 +154,9 @@ def test_runs_are_told_apart_by_what_differs_else_by_their_folder(finished_runs)
 # ---- what users get wrong
 
 
-def test_a_missing_run_is_one_sentence_and_status_2(tmp_path):
-    done = shell(str(tmp_path / "nowhere"), script="scripts/probe.py")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == (f"probe.py: error: there is no run in {tmp_path / 'nowhere'} (no result.json, no last.pt): "
-                           "give the folder that training printed\n")
+def test_a_missing_run_is_told_by_name(tmp_path):
+    with pytest.raises(InputError, match=f"there is no run in {tmp_path / 'nowhere'} .*: give the folder that"):
+        main([str(tmp_path / "nowhere")])
 
 
 def test_an_unfinished_run_says_how_to_go_on(copied_runs):

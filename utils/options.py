@@ -157,8 +157,6 @@ def parse(parser: ArgumentParser, argv: Sequence[str], demo_defaults: Mapping[st
             parser.error("nothing to do: give --train, or --ckpt_path FILE to evaluate a checkpoint")
         args = evaluated(parser, argv, first.ckpt_path)
     check_method(parser, args)
-    if args.modulation == "gblend":
-        args.blend_epochs = args.blend_epochs or args.epochs
     if args.imagenet and (args.visual_pretrain or args.modality == "audio"):
         parser.error("--imagenet starts the visual encoder: leave it out with --visual_pretrain or --modality audio")
     args.data_root = args.data_root or Path("data") / args.dataset

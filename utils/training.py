@@ -102,7 +102,8 @@ def train(args: Namespace, dataset: Dataset, facts: Mapping[str, object], num_cl
 
 def make_learner(args: Namespace, model: MultimodalClassifier, compute: Compute) -> Learner:
     kind = METHODS[args.modulation]
-    method = kind(model, **{flag: getattr(args, flag) for flag in kind.uses})
+    settings = {**vars(args), "blend_epochs": args.blend_epochs or args.epochs}
+    method = kind(model, **{flag: settings[flag] for flag in kind.uses})
     return Learner(model, compute, args.optimizer, args.learning_rate, args.weight_decay, args.lr_decay_step,
                    args.lr_decay_ratio, method)
 
