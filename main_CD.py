@@ -18,13 +18,12 @@ import torch
 from dataset.clips import ClipDataset, ClipFiles
 from dataset.cremad import EMOTIONS, PAPER_COUNTS, find_clips
 from dataset.demo import make_demo
-from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
+from dataset.frontends import AUDIO_FRONTENDS
 from dataset.lists import Clip, check_every_class_has_a_clip, read_lists, split_by_speaker, split_stratified
-from models import AVClassifier
 from utils import classification, cli, options, training
 from utils.classification import Built, Splits
 from utils.cli import number
-from utils.distributed import say, together
+from utils.distributed import say
 
 # --image_size and --audio_seconds have least values because oneDNN's bfloat16 convolutions on AMX give garbage for 3x3
 # kernels of stride 2 on maps 1 or 2 wide (torch 2.11), which is what the last stage gets of 32 columns or fewer.
@@ -69,13 +68,7 @@ def work(args: Namespace, device: torch.device) -> dict:
 
 
 def build(args: Namespace, device: torch.device) -> Built:
-    """The data sets, the network at its start and what computes it."""
-    training.prepare_demo(args, make_demo, "CREMA-D")
-    splits = together(lambda: load_splits(args))
-    model = training.make_model(args, lambda: AVClassifier(
-        len(splits.classes), args.fusion_method, args.mmcosine, args.scaling, options.modalities(args)))
-    front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
-    return Built(splits, model, training.make_compute(args, device, front_ends, model))
+    return classification.build(args, device, make_demo, "CREMA-D", load_splits)
 
 
 def load_splits(args: Namespace) -> Splits:

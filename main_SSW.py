@@ -18,7 +18,7 @@ import torch
 from dataset.clips import ClipDataset, ClipFiles, find_each
 from dataset.demo_birds import make_demo
 from dataset.errors import InputError
-from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
+from dataset.frontends import AUDIO_FRONTENDS
 from dataset.lists import check_every_class_has_a_clip, split_stratified
 from dataset.ssw60 import (
     OF_MODALITY,
@@ -31,11 +31,10 @@ from dataset.ssw60 import (
     read_taxa,
     reliable_only,
 )
-from models import AVClassifier
 from utils import classification, cli, options, training
 from utils.classification import Built, Splits
 from utils.cli import number
-from utils.distributed import say, together
+from utils.distributed import say
 
 DEMO = {"dataset": "demo_birds", "data_root": Path("data/demo_birds"), "epochs": 8, "image_size": 64,
         "audio_seconds": 0.6, "num_frames": 1, "batch_size": 16, "learning_rate": 0.01, "lr_decay_step": 6}
@@ -88,13 +87,7 @@ def work(args: Namespace, device: torch.device) -> dict:
 
 
 def build(args: Namespace, device: torch.device) -> Built:
-    """The data sets, the network at its start and what computes it."""
-    training.prepare_demo(args, make_demo, "birds")
-    splits = together(lambda: load_splits(args))
-    model = training.make_model(args, lambda: AVClassifier(
-        len(splits.classes), args.fusion_method, args.mmcosine, args.scaling, options.modalities(args)))
-    front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
-    return Built(splits, model, training.make_compute(args, device, front_ends, model))
+    return classification.build(args, device, make_demo, "birds", load_splits)
 
 
 def load_splits(args: Namespace) -> Splits:

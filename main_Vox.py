@@ -77,6 +77,7 @@ def main(argv: Sequence[str]) -> dict:
 
 def work(args: Namespace, device: torch.device) -> dict:
     training.prepare_demo(args, make_demo, "VoxCeleb")
+    together(lambda: verification.make_scores_folder(args.scores_path))  # now, not after the last epoch
     data = load_data(args)
     classes = len(data.identities) if args.train else checkpoint.num_classes(args.ckpt_path)
     model = training.make_model(args, lambda: SpeakerClassifier(
@@ -105,8 +106,6 @@ def load_data(args: Namespace) -> Data:
 
 def read_lists(args: Namespace) -> Listed:
     """Raises InputError for lists that cannot be used, and for trials of identities that are trained on."""
-    if args.scores_path:
-        training.make_folder(args.scores_path, exist_ok=True)
     trials = read_trial_lists(args)
     train = lists.read_train_list(args.data_root / "train.csv", HOW_TO_GET) if args.train else None
     if train:

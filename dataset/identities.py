@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dataset.errors import InputError, first_few
+from dataset.lists import read_text
 from dataset.voxceleb import Utterance
 
 HEADER = b"wav,faces,identity,n_frames"
@@ -75,7 +76,7 @@ def read_train_list(path: Path, how_to_get: str) -> TrainList:
     lines.seek(place)
     for number, line in enumerate(lines, 1):
         row = line.strip()
-        if row and row.lower() != HEADER:
+        if row and (number > 1 or row.lower() != HEADER):
             wav, identity = parse_row(row, path, number)
             starts.append(place)
             stops.append(place + len(line))
@@ -140,7 +141,7 @@ def read_trials(path: Path, how_to_get: str) -> Trials:
     numbers: dict[str, int] = {}
     labels: dict[tuple[int, int], int] = {}
     rows = array("q")
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         cells = line.replace(",", " ").split()
         if not cells or (number == 1 and cells[0].lower() == "label"):
             continue
@@ -167,14 +168,6 @@ def parse_trial(cells: Sequence[str], where: str) -> tuple[int, list[str]]:
     if names[0] == names[1]:
         raise InputError(f"{where}: {names[0]} is tried against itself: take the row out")
     return int(cells[0]), names
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 text, with or without BOM. Raises InputError."""
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def merge_trials(lists: Mapping[str, Trials]) -> dict[str, Trials]:

@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from dataset.errors import InputError, first_few
-from dataset.identities import Trials, read_lines, read_trials
+from dataset.identities import Trials, read_trials
+from dataset.lists import read_text
 from utils import cli
 from utils.metrics import equal_error_rate, error_rates, min_dcf
 from utils.plots import plot_det
@@ -45,7 +46,7 @@ def read_scores(path: Path, trials: Trials) -> dict[Pair, float]:
         raise InputError(f"no score file {path}: main_Vox.py writes <list>.scores.txt into a run's folder")
     names = set(trials.names)
     scores: dict[Pair, float] = {}
-    for number, line in enumerate(read_lines(path), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         cells = [cell.lstrip("/") for cell in line.replace(",", " ").split()]

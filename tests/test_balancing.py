@@ -181,7 +181,8 @@ def test_trials_find_the_weights_and_leave_everything_else_as_it_was():
         def load_state_dict(self, found):
             state.update(copy.deepcopy(found))
 
-    def trial(epochs: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def trial(epochs: int, losses: object) -> tuple[torch.Tensor, torch.Tensor]:
+        assert losses == method.losses
         if epochs == 0:
             seen.append(method.weights.tolist())
             return torch.tensor([2.0, 2, 2]), torch.tensor([2.0, 2, 2])
@@ -193,6 +194,20 @@ def test_trials_find_the_weights_and_leave_everything_else_as_it_was():
     assert seen == [[1, 0, 0], [0, 1, 1]] and state["x"].item() == 1
     raw = [0.5 / 0.5**2, 0.5 / 0.5**2, 0.2 / 0.8**2]
     assert method.weights.tolist() == pytest.approx([value / sum(raw) for value in raw], rel=1e-5)
+
+
+def test_losses_that_gain_nothing_on_held_out_clips_are_weighed_alike():
+    method = GradientBlending(make_model(), blend_epochs=1)
+
+    class Learner:
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, found):
+            pass
+
+    method.prepare(Learner(), lambda epochs, losses: (torch.full((3,), 2.0 - epochs), torch.full((3,), 2.0 + epochs)))
+    assert method.weights.tolist() == pytest.approx([1 / 3] * 3)
 
 
 # ---- PMR

@@ -219,7 +219,7 @@ def test_identities_trained_on_are_refused_by_folder_and_in_evaluation_too(train
 
 def test_an_unusable_place_for_scores_is_told_before_training(train_argv, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file cannot be made"):
+    with pytest.raises(InputError, match=r"--scores_path .*file cannot be made"):
         main([*train_argv, "--scores_path", str(tmp_path / "file")])
 
 

@@ -13,7 +13,8 @@ from dataset.identities import Trials
 from models import MultimodalClassifier
 from utils.engine import Compute
 from utils.metrics import equal_error_rate
-from utils.verification import TrialSet, cosines, figures, kinds, score, write_scores
+from utils.report import figure_names
+from utils.verification import TrialSet, cosines, figures, score, write_scores
 
 UTTERANCES, CLASSES = 23, 5
 COMPUTE = Compute(torch.device("cpu"), torch.float32, {"audio": nn.Identity(), "visual": nn.Identity()})
@@ -104,7 +105,7 @@ def test_one_modality_alone_has_no_joint_figure():
     model = MultimodalClassifier({"audio": nn.Linear(4, 8)}, CLASSES, "concat", dim=8)
     compute = COMPUTE._replace(front_ends={"audio": nn.Identity()})
     found = figures(score(arguments(), trial_set(), model, compute), trial_set())
-    assert kinds(model) == {"audio": "eer"} and "eer" in found and "eer_audio" not in found
+    assert figure_names("eer", model.modalities) == {"audio": "eer"} and "eer" in found and "eer_audio" not in found
 
 
 def test_a_network_that_diverged_is_told_by_name():

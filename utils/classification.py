@@ -3,16 +3,19 @@
 import math
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch.utils.data import Dataset
 
 from dataset.clips import ClipFiles
 from dataset.errors import InputError, first_few
+from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip
-from models import MultimodalClassifier
-from utils import checkpoint, confusion, report, training
-from utils.distributed import say
+from models import AVClassifier, MultimodalClassifier
+from utils import checkpoint, confusion, options, report, training
+from utils.distributed import say, together
 from utils.engine import Compute, evaluate
 from utils.run import Run
 from utils.training import Examination, evaluation_loader, place
@@ -45,6 +48,17 @@ class Built(NamedTuple):
     splits: Splits
     model: MultimodalClassifier
     compute: Compute
+
+
+def build(args: Namespace, device: torch.device, make_demo: Callable[[Path], object], about: str,
+          load_splits: Callable[[Namespace], Splits]) -> Built:
+    """What main_CD.py and main_SSW.py make of their flags. make_demo, about: as for `training.prepare_demo`."""
+    training.prepare_demo(args, make_demo, about)
+    splits = together(lambda: load_splits(args))
+    model = training.make_model(args, lambda: AVClassifier(
+        len(splits.classes), args.fusion_method, args.mmcosine, args.scaling, options.modalities(args)))
+    front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
+    return Built(splits, model, training.make_compute(args, device, front_ends, model))
 
 
 def usable_splits(args: Namespace, classes: Sequence[str], listed: Mapping[str, Sequence],
@@ -101,14 +115,8 @@ def examine(args: Namespace, splits: Splits, model: MultimodalClassifier, comput
             return evaluate(model, test, compute)
         return {name.removeprefix("test_"): value for name, value in run.best().items() if name.startswith("test_")}
 
-    return Examination("val" if splits.val else "test", shown_figures(model), True,
+    return Examination("val" if splits.val else "test", report.figure_names("accuracy", model.modalities), True,
                        lambda: evaluate(model, held_out, compute), of_best_epoch)
-
-
-def shown_figures(model: MultimodalClassifier) -> dict[str, str]:
-    """{what is measured: name of the figure}, joint first; one modality alone has no joint."""
-    each = {name: f"accuracy_{name}" for name in model.modalities}
-    return {"joint": "accuracy", **each} if len(each) > 1 else {model.modalities[0]: "accuracy"}
 
 
 def evaluate_checkpoint(args: Namespace, splits: Splits, model: MultimodalClassifier, compute: Compute,
@@ -126,7 +134,7 @@ def evaluate_checkpoint(args: Namespace, splits: Splits, model: MultimodalClassi
         raise InputError(f"the loss of {args.ckpt_path} is {scores['loss']}: it holds the weights of a diverged run")
     precision = str(compute.precision).removeprefix("torch.")
     clips = f"{len(splits.test)} test clips" + report.of_collections(splits.more)
-    say(report.evaluation(scores, shown_figures(model), args.ckpt_path, clips, precision))
+    say(report.evaluation(scores, report.figure_names("accuracy", model.modalities), args.ckpt_path, clips, precision))
     if confusions:
         folder = args.ckpt_path.with_name(f"{args.ckpt_path.stem}_evaluated")
         say(confusion.report(model, test, compute, splits.classes, folder))

@@ -15,7 +15,8 @@ from scipy import stats
 
 from dataset.errors import InputError
 from utils.published import published
-from utils.sweeps import AXES, WHERE, read_json, without_meaning
+from utils.run import read_json
+from utils.sweeps import AXES, WHERE, without_meaning
 
 LEVEL = 0.95  # of the intervals
 BASELINE = {"mmcosine": False, "modulation": "none", "lam": 0.0, "modality": "both"}  # what a run is compared with

@@ -86,7 +86,12 @@ def equal_error_rate(scores: ArrayLike, labels: ArrayLike) -> float:
 
     Arguments and errors as in `error_rates`.
     """
-    miss, false_alarm = error_rates(scores, labels)
+    return crossing(error_rates(scores, labels))
+
+
+def crossing(rates: ErrorRates) -> float:
+    """The equal error rate of a trade-off."""
+    miss, false_alarm = rates
     gap = miss - false_alarm  # falls from 1 to -1
     after = int(np.argmax(gap <= 0))
     share = gap[after - 1] / (gap[after - 1] - gap[after])

@@ -16,7 +16,7 @@ from utils import checkpoint, distributed, events, report, training
 from utils.classification import Built
 from utils.cli import number
 from utils.features import Features, extract
-from utils.sweeps import read_json
+from utils.run import read_json
 
 
 def add_flags(parser: ArgumentParser) -> None:

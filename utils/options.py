@@ -10,7 +10,7 @@ from pathlib import Path
 from dataset.errors import InputError
 from models.fusion import FUSIONS
 from utils import checkpoint
-from utils.balancing import METHODS
+from utils.balancing import METHOD_FLAGS, METHODS
 from utils.cli import add_boolean, number
 from utils.engine import OPTIMIZERS
 from utils.precision import PRECISIONS
@@ -111,7 +111,7 @@ def add_balancing_flags(parser: ArgumentParser) -> None:
 def check_method(parser: ArgumentParser, args: Namespace) -> None:
     """Flags of a method that is not used, or of two modalities where there is one, are mistakes."""
     used = METHODS[args.modulation].uses
-    for flag in ("alpha", "modulation_starts", "modulation_ends", "blend_epochs"):
+    for flag in METHOD_FLAGS:
         if flag not in used and getattr(args, flag) != parser.get_default(flag):
             parser.error(f"--{flag} means nothing to --modulation {args.modulation}: leave it out")
     for flag, off in (("lam", 0), ("modulation", "none")):

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.stats import norm
 
 from dataset.files import write_whole
-from utils.metrics import ErrorRates
+from utils.metrics import ErrorRates, crossing
 
 DET_TICKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 COLOURS = {"joint": "black", "audio": "tab:orange", "visual": "tab:blue"}
@@ -57,11 +56,11 @@ def plot_det(curves: Mapping[str, ErrorRates], path: Path | None) -> Figure:
     axes = figure.subplots()
     low, high = norm.ppf((0.0005, 0.85))
     axes.plot((low, high), (low, high), ":", color="grey")
-    for name, (miss, false_alarm) in curves.items():
-        x, y = norm.ppf(false_alarm.clip(1e-6, 1 - 1e-6)), norm.ppf(miss.clip(1e-6, 1 - 1e-6))
-        rate = float(np.interp(0, x - y, x))
-        line = axes.plot(x, y, label=f"{name} (EER {norm.cdf(rate):.2%})", color=COLOURS.get(name))[0]
-        axes.plot(rate, rate, "o", color=line.get_color())
+    for name, rates in curves.items():
+        y, x = (norm.ppf(rate.clip(1e-6, 1 - 1e-6)) for rate in rates)
+        equal = crossing(rates)
+        line = axes.plot(x, y, label=f"{plain(name)} (EER {equal:.2%})", color=COLOURS.get(name))[0]
+        axes.plot(norm.ppf(equal), norm.ppf(equal), "o", color=line.get_color())
     for axis, limit, ticks, label in ((axes.xaxis, axes.set_xlim, axes.set_xticks, "false alarms (%)"),
                                       (axes.yaxis, axes.set_ylim, axes.set_yticks, "misses (%)")):
         limit(low, high)

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,6 +17,12 @@ SELECTION = {"test": "best test epoch (the paper's protocol: there is no validat
 
 def prefixed(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
     return {f"{prefix}_{name}": value for name, value in figures.items()}
+
+
+def figure_names(measure: str, modalities: Sequence[str]) -> dict[str, str]:
+    """{what is measured: name of the figure}, joint first; one modality alone has no joint."""
+    each = {name: f"{measure}_{name}" for name in modalities}
+    return {"joint": measure, **each} if len(each) > 1 else {modalities[0]: measure}
 
 
 def epoch_line(record: Mapping[str, float], split: str, shown: Mapping[str, str], epochs: int) -> str:

@@ -122,3 +122,14 @@ class Run:
                         self.folder / "curves.png")
         distributed.say(report.summary(result, self.shown, self.split, self.folder, self.events_folder))
         return result
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object in a file. Raises InputError: missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is missing or damaged: move {path.parent} away")
+    return content

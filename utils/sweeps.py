@@ -5,7 +5,6 @@ A combination is {axis: value, as text} of the axes that were given; the entry s
 
 import importlib.util
 import itertools
-import json
 import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +14,9 @@ from typing import NamedTuple
 
 from dataset.errors import InputError, first_few
 from utils import options
-from utils.balancing import METHODS
+from utils.balancing import METHOD_FLAGS, METHODS
+from utils.run import read_json
 
-METHOD_FLAGS = tuple(dict.fromkeys(flag for method in METHODS.values() for flag in method.uses))
 # the first one outermost: an interrupted sweep has all of the first seed before any of the second
 AXES = ("random_seed", "fusion_method", "mmcosine", "scaling", "modulation", *METHOD_FLAGS, "modality", "lam")
 OWN = ("train", "ckpt_path", "run_name", "resume")  # flags that a sweep gives its runs itself
@@ -152,14 +151,3 @@ def clear_start(run: PlannedRun) -> None:
     """Removes what a run has left that was killed before its first last.pt: the entry script wants the place free."""
     if state(run) == NEW and run.folder.exists():
         shutil.rmtree(run.folder)
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object in a file. Raises InputError: missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is missing or damaged: move {path.parent} away")
-    return content

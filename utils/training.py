@@ -3,6 +3,7 @@
 import json
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from dataset.errors import InputError, report_problems
 from models import MultimodalClassifier, scale_lower_bound
 from utils import checkpoint, distributed, options, report
-from utils.balancing import METHODS, Trial
+from utils.balancing import METHODS, Losses
 from utils.distributed import say
 from utils.engine import PARTS, Compute, Learner, classification_loss, fit, outputs, train_one_epoch
 from utils.events import events_folder
@@ -89,7 +90,7 @@ def train(args: Namespace, dataset: Dataset, facts: Mapping[str, object], num_cl
     origins = load_pretrained(args, model)
     learner = make_learner(args, place(model, compute, args.compile), compute)
     if not args.resume:
-        learner.method.prepare(learner, make_trial(args, dataset, learner, compute))
+        learner.method.prepare(learner, partial(trial, args, dataset, learner, compute))
     run = open_run(args, learner, facts, origins, compute, examination)
     try:
         fit(learner, train_loader(dataset, args, compute), examination.held_out, compute,
@@ -108,32 +109,31 @@ def make_learner(args: Namespace, model: MultimodalClassifier, compute: Compute)
                    args.lr_decay_ratio, method)
 
 
-def make_trial(args: Namespace, dataset: Dataset, learner: Learner, compute: Compute) -> Trial:
-    """trial(epochs): trains on a seeded part of the training clips so long, by the run's schedule -> `method.losses` of
-    this part and of the held-out one, means over their clips as they come in training."""
+def trial(args: Namespace, dataset: Dataset, learner: Learner, compute: Compute, epochs: int,
+          losses: Losses) -> tuple[Tensor, Tensor]:
+    """Trains on a seeded part of the training clips for so many epochs of the run's schedule -> means of `losses` over
+    this part and over the held-out one, clips as they come in training."""
     order = np.random.default_rng(args.random_seed).permutation(len(dataset)).tolist()
     count = max(1, round(HELD_OUT_OF_TRIALS * len(dataset)))
     trained, held_out = Subset(dataset, order[count:]), Subset(dataset, order[:count])
+    loader = train_loader(trained, args, compute)
+    for epoch in range(1, epochs + 1):
+        torch.manual_seed(mixed_seed(args.random_seed, epoch))
+        loader.batch_sampler.epoch = epoch
+        train_one_epoch(learner, loader, compute, classification_loss(args.lam), log=lambda rows: None)
+        learner.scheduler.step()
+        say(f"trial, epoch {epoch}/{epochs}")
+    distributed.broadcast_model(learner.model)
+    return tuple(mean_losses(args, part, learner, compute, losses) for part in (trained, held_out))
 
-    @torch.no_grad()
-    def losses_on(part: Dataset) -> Tensor:
-        total = 0
-        for output, labels in outputs(learner.model, evaluation_loader(part, args, compute), compute):
-            loss = F.cross_entropy(output.logits, labels)
-            total = total + len(labels) * learner.method.losses(output, labels, loss).double().cpu()
-        return distributed.sum_over_processes(total).float() / len(part)
 
-    def trial(epochs: int) -> tuple[Tensor, Tensor]:
-        loader = train_loader(trained, args, compute)
-        for epoch in range(1, epochs + 1):
-            torch.manual_seed(mixed_seed(args.random_seed, epoch))
-            loader.batch_sampler.epoch = epoch
-            train_one_epoch(learner, loader, compute, classification_loss(args.lam), log=lambda rows: None)
-            learner.scheduler.step()
-            say(f"Gradient-Blending trial, epoch {epoch}/{epochs}")
-        return losses_on(trained), losses_on(held_out)
-
-    return trial
+@torch.no_grad()
+def mean_losses(args: Namespace, part: Dataset, learner: Learner, compute: Compute, losses: Losses) -> Tensor:
+    """(1 + M,), over every clip of `part` once, over all processes."""
+    total = torch.zeros(1 + len(learner.model.modalities), device=compute.device)
+    for output, labels in outputs(learner.model, evaluation_loader(part, args, compute), compute):
+        total += len(labels) * losses(output, labels, F.cross_entropy(output.logits, labels))
+    return distributed.sum_over_processes(total) / len(part)
 
 
 def open_run(args: Namespace, learner: Learner, facts: Mapping[str, object], origins: Mapping[str, Origin],
@@ -180,9 +180,9 @@ def new_folder(args: Namespace) -> Path:
     return folder
 
 
-def make_folder(folder: Path, exist_ok: bool = False) -> None:
+def make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=exist_ok)
+        folder.mkdir(parents=True)
     except OSError as error:
         go_on = f", or go on with that run: --resume {folder}" if folder.exists() else ""
         raise InputError(f"the run's folder {folder} cannot be made ({error.strerror}): choose another --run_name or "

@@ -58,15 +58,9 @@ def examine(args: Namespace, test: TrialSet, val: TrialSet | None, model: Multim
 
     held_out = val or test
     shown = {shown_name(name, kind, held_out): f"{prefix(name, held_out)}{figure}"
-             for name in held_out.lists for kind, figure in kinds(model).items()}
+             for name in held_out.lists for kind, figure in report.figure_names("eer", model.modalities).items()}
     return Examination("val" if val else "test", shown, False,
                        lambda: figures(score(args, held_out, model, compute), held_out), final)
-
-
-def kinds(model: MultimodalClassifier) -> dict[str, str]:
-    """{what is scored: name of its equal error rate}, joint first; one modality alone has no joint."""
-    each = {name: f"eer_{name}" for name in model.modalities}
-    return {"joint": "eer", **each} if len(each) > 1 else {model.modalities[0]: "eer"}
 
 
 def prefix(name: str, trial_set: TrialSet) -> str:
@@ -137,6 +131,15 @@ def figures(scores: Scores, trial_set: TrialSet) -> dict[str, float]:
             raise InputError(f"the trials {name} cannot be scored: {error}. These are the weights of a diverged run: "
                              "try a lower --learning_rate, or --amp off") from None
     return found
+
+
+def make_scores_folder(folder: Path | None) -> None:
+    """Raises InputError."""
+    try:
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--scores_path {folder} cannot be made ({error.strerror}): name another folder") from None
 
 
 def write_scores(scores: Scores, trial_set: TrialSet, folder: Path) -> Figure:

@@ -52,20 +52,21 @@ class GradientBlending(Method):
     def prepare(self, learner: Stateful, trial: Trial) -> None:
         """Finds the weights. The heads do not touch each other's encoders, so one trial serves all modalities.
 
-        trial(epochs): trains `learner` so long -> mean `losses` of clips trained on and held out, (1 + M,) each.
+        trial(epochs, losses): trains `learner` so long -> means of `losses` over clips trained on and held out.
         Raises InputError when they are not finite.
         """
         before = copy.deepcopy(learner.state_dict())
         found = []
         for alone in (torch.eye(1 + len(self.modalities))[0], torch.tensor([0.0] + [1.0] * len(self.modalities))):
             self.weights.copy_(alone)
-            start, end = torch.stack(trial(0)), torch.stack(trial(self.blend_epochs))  # (2, 1 + M)
-            found.append(blend(start, end))
+            ends = [torch.stack(trial(epochs, self.losses)) for epochs in (0, self.blend_epochs)]  # (2, 1 + M) each
+            found.append(blend(*ends))
             learner.load_state_dict(before)
         weights = torch.cat([found[0][:1], found[1][1:]])
         if not weights.isfinite().all():
             raise InputError("a loss is not finite in the trials of Gradient-Blending: try a lower --learning_rate")
-        self.weights.copy_(weights / weights.sum() if weights.sum() > 0 else 1 / len(weights))
+        weights = weights if weights.any() else torch.ones_like(weights)  # nothing gained: nothing to tell them apart
+        self.weights.copy_(weights / weights.sum())
         named = zip(("joint", *self.modalities), self.weights.tolist(), strict=True)
         say("Gradient-Blending weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in named))
 

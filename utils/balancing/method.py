@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from models import ClassifierOutput, MultimodalClassifier
 
-Trial = Callable[[int], tuple[Tensor, Tensor]]  # epochs -> losses after them, of clips trained on and held out
+Losses = Callable[[ClassifierOutput, Tensor, Tensor], Tensor]  # output, labels, plain loss -> (1 + M,) means
+Trial = Callable[[int, Losses], tuple[Tensor, Tensor]]  # epochs -> (1 + M,) each: trained on, held out
 
 
 class Stateful(Protocol):
