@@ -68,8 +68,9 @@ def slow_down(score: Tensor, alpha: float) -> Tensor:
 
 def modulate(gradient: Tensor, coefficient: Tensor, noise: bool) -> None:
     """In place: times the coefficient, plus noise of the gradient's own standard deviation. The noise comes from
-    torch's global generator, which is seeded alike in every process."""
+    torch's global generator, which is seeded alike in every process; drawn into channels_last memory it takes a CPU
+    eight times as long."""
     std = gradient.std() + 1e-8 if noise else None
     gradient.mul_(coefficient)
     if std is not None:
-        gradient.add_(torch.randn_like(gradient) * std)
+        gradient.add_(torch.randn_like(gradient, memory_format=torch.contiguous_format) * std)
