@@ -69,9 +69,13 @@ def get_args_parser() -> ArgumentParser:
     return parser
 
 
+def parse(argv: Sequence[str]) -> Namespace:
+    return options.parse(get_args_parser(), argv, DEMO)
+
+
 def main(argv: Sequence[str]) -> dict:
     """Trains or evaluates as argv says -> what result.json holds. Raises InputError for the user's mistakes."""
-    args = options.parse(get_args_parser(), argv, DEMO)
+    args = parse(argv)
     return training.on_devices(args, argv, __file__, partial(work, args))
 
 

@@ -11,6 +11,9 @@
 set -euo pipefail
 python=${PYTHON:-python}
 scripts=$(dirname "$0")
+fail() { echo "ablation_probes.sh: error: $1" >&2; exit 2; }
+if [[ " $* " == *" --output"* ]]; then fail "the probes have to know the folder as well: OUTPUT=DIR in front, not --output"; fi
+if [[ " $* " == *"main_Vox.py "* ]]; then fail "runs of main_Vox.py do not classify and cannot be probed"; fi
 output=${OUTPUT:-runs/ablation_probes}
 "$python" "$scripts/sweep.py" --output "$output" --script main_CD.py --mmcosine False True --scaling 2 \
     --random_seed 0 1 2 "$@"

@@ -16,7 +16,6 @@ They go to RUN/figures for one run, to `figures` beside the first run for severa
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from utils import cli, figures, opened
 from utils.events import Events
 from utils.features import angles, seen_by_head
 from utils.opened import OpenedRun
+from utils.run import read_json
 
 PERPLEXITY = 30  # of t-SNE; a third of the clips where there are fewer than 90
 Runs = dict[str, OpenedRun]  # by what tells them apart
@@ -125,12 +125,16 @@ def draw_gap(runs: Runs, title: str) -> Figure | str:
 
 
 def bars_of(run: OpenedRun) -> dict[str, dict[str, float]]:
-    """{"logits", and "probe" if there is one: {modality: test accuracy at the best epoch}}."""
+    """{"logits", and "probe" if there is one of that epoch: {modality: test accuracy at the best epoch}}."""
     bars = {"logits": {name: run.result[f"accuracy_{name}"] for name in run.modalities}}
     path = run.folder / "probes.json"
     if path.is_file():
-        probes = json.loads(path.read_text(encoding="utf-8"))
-        bars["probe"] = {name: probes[name] for name in run.modalities}
+        probes = read_json(path)
+        if probes.get("best_epoch") == run.result["best_epoch"]:
+            bars["probe"] = {name: probes[name] for name in run.modalities}
+        else:
+            print(f"{path} left out, it is not of the best epoch, {run.result['best_epoch']}: scripts/probe.py "
+                  f"{run.folder} makes it anew")
     return bars
 
 

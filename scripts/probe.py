@@ -78,11 +78,11 @@ def shown_figures(probes: Mapping[str, object], result: Mapping[str, object]) ->
 
 
 def by_method(runs: Sequence[OpenedRun]) -> dict[str, list[OpenedRun]]:
-    """{method and number of seeds: runs that differ in nothing but the seed}; methods with several seeds alone."""
-    names, groups = comparison.varying(runs), {}
-    for run in runs:
-        groups.setdefault(comparison.identity(run.settings, names), []).append(run)
-    return {f"{comparison.label(group[0].settings, names)}: {len(group)} seeds": group for group in groups.values()
+    """{method and number of seeds: runs that differ in nothing but the seed}; methods with several seeds alone. Raises
+    InputError for two runs that differ in nothing."""
+    names = comparison.varying(runs)
+    groups = [list(group.values()) for group in comparison.make_groups(runs, names).values()]
+    return {f"{comparison.label(group[0].settings, names)}: {len(group)} seeds": group for group in groups
             if len(group) > 1}
 
 
@@ -99,7 +99,7 @@ def main(argv: list[str]) -> dict[Path, dict]:
     """{run's folder: what its probes.json holds}; printed as a table in %. Raises InputError."""
     args = get_args_parser().parse_args(argv)
     runs = [OpenedRun(folder, args) for folder in dict.fromkeys(args.runs)]
-    probes, figures = {}, {}
+    methods, probes, figures = by_method(runs), {}, {}
     for run in runs:
         probes[run.folder] = probe_run(run, args.inverse_penalty)
         figures[run.folder] = shown_figures(probes[run.folder], run.result)
@@ -107,7 +107,7 @@ def main(argv: list[str]) -> dict[Path, dict]:
               f"best epoch {run.result['best_epoch']}: {run.folder / 'probes.json'}")
         run.close()
     rows = {str(folder): [one] for folder, one in figures.items()}
-    rows |= {head: [figures[run.folder] for run in group] for head, group in by_method(runs).items()}
+    rows |= {head: [figures[run.folder] for run in group] for head, group in methods.items()}
     print("top-1 %; gap in points\n" + table(rows))
     return probes
 

@@ -32,6 +32,7 @@ from dataset.files import write_whole
 from utils import cli, comparison, jobs, sweeps
 from utils.distributed import say
 from utils.jobs import Job
+from utils.run import is_finished
 from utils.sweeps import BEGUN, DONE, PlannedRun
 
 
@@ -57,17 +58,18 @@ def main(argv: Sequence[str]) -> list[comparison.FinishedRun]:
     args = get_args_parser().parse_args(argv)
     if args.report_only:
         return report(args.output)
-    if args.workers > 1 and any(flag.startswith("--gpu_ids") for flag in args.flags):
-        raise InputError("--gpu_ids gives every run the same cards: leave it out, or leave out --workers")
     script = (REPO / args.script).resolve()
     runs = sweeps.plan(sweeps.load_script(script), {name: getattr(args, name) for name in sweeps.AXES},
                        [*["--demo"] * args.demo, *args.flags], args.output)
+    if args.workers > 1 and any(run.settings["gpu_ids"] or ":" in run.settings["device"] for run in runs):
+        raise InputError("--gpu_ids, or --device with a card's number, gives every run the same cards: leave it out, "
+                         "or leave out --workers")
     if args.dry_run:
         tell_commands(runs, args.script)
         return []
     with jobs.alone_in(args.output) as lock:
         failed = carry_out(runs, script, args.workers, lock)
-    finished = report(args.output) if len(failed) < len(runs) else []
+    finished = report(args.output) if any(map(is_finished, args.output.iterdir())) else []
     if failed:
         raise InputError("\n  ".join([f"{len(failed)} of {len(runs)} runs failed:", *failed.values(),
                                       "Mend that and start the same command again: it goes on with these alone"]))
@@ -96,7 +98,7 @@ def carry_out(runs: Sequence[PlannedRun], script: Path, workers: int, lock: int)
 
 def tell_end(todo: dict[str, PlannedRun], failed: dict[str, str], job: Job, status: int) -> None:
     """Says how a run ended; one that failed goes into `failed`."""
-    if status == 0 and sweeps.state(todo[job.name]) == DONE:
+    if status == 0 and is_finished(todo[job.name].folder):
         say(f"{job.name}: done")
         return
     last = job.log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]

@@ -26,6 +26,12 @@ def get_args_parser():
     return parser
 
 
+def parse(argv):
+    from utils import options
+
+    return options.parse(get_args_parser(), argv, DEMO)
+
+
 def own_settings():
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for name in ("ckpt_path", "run_name", "resume"):
@@ -61,9 +67,9 @@ def result(args):
     """10 points more with MMCosine, 1 with every seed, 2 from film."""
     figure = 0.5 + 0.1 * args.mmcosine + 0.01 * args.random_seed + 0.02 * (args.fusion_method == "film")
     figures = {args.measure: figure, f"{args.measure}_audio": figure / 2, f"last_test_{args.measure}": figure - 0.01}
-    return {"dataset": args.dataset, "seed": args.random_seed, "modulation": args.modulation, **figures, "n_test": 100,
-            "selection": "best test epoch", "git_commit": "c0ffee", "command": " ".join(sys.argv),
-            "classes": ["A", "B"]}
+    return {"dataset": args.dataset, "seed": args.random_seed, "epochs": args.epochs, "modulation": args.modulation,
+            **figures, "n_test": 100, "selection": "best test epoch", "git_commit": "c0ffee",
+            "command": " ".join(sys.argv), "classes": ["A", "B"]}
 
 
 def stopped(*_):

@@ -1,5 +1,6 @@
 """Pictures of finished runs, the figures in them against oracles, and what training records for them."""
 
+import io
 import json
 import math
 import shutil
@@ -14,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dataset.errors import InputError
 from main_CD import main as train
 from scripts import analyse
-from scripts.analyse import FIGURES, main
+from scripts.analyse import FIGURES, get_args_parser, main, open_runs
 from utils import figures
 from utils.features import angles, seen_by_head
 from utils.opened import OpenedRun
@@ -169,14 +170,65 @@ def test_heat_maps_show_the_recorded_norms(runs):
         np.testing.assert_array_equal(shown[place], np.load(runs[name].folder / "class_norms.npy")[:, modality].T)
 
 
-def test_bars_show_logits_and_probes_with_their_gap(runs, copied_runs):
-    (copied_runs["plain"] / "probes.json").write_text(json.dumps({"audio": 0.75, "visual": 0.5}))
-    figure = FIGURES["gap"]({"plain": OpenedRun(copied_runs["plain"], HERE)}, "title")
-    bars = figure.axes[1]
-    result = runs["plain"].result
+def test_bars_show_logits_and_probes_with_their_gap(runs, copied_runs, capsys):
+    result, path = runs["plain"].result, copied_runs["plain"] / "probes.json"
+    probes = {"audio": 0.75, "visual": 0.5, "best_epoch": result["best_epoch"]}
+    path.write_text(json.dumps(probes))
+    opened = {"plain": OpenedRun(copied_runs["plain"], HERE)}
+    bars = FIGURES["gap"](opened, "title").axes[1]
     shown = [patch.get_width() for patch in bars.patches]
     assert shown == [result["accuracy_audio"], 0.75, result["accuracy_visual"], 0.5]
     assert bars.texts[1].get_text() == "+25.0"
+    path.write_text(json.dumps({**probes, "best_epoch": 77}))  # as after --resume with more epochs
+    assert len(FIGURES["gap"](opened, "title").axes[1].patches) == 2
+    assert "probes.json left out, it is not of the best epoch" in capsys.readouterr().out
+
+
+def test_runs_of_very_different_lengths_are_smoothed_each_by_its_own():
+    curves = {name: {"audio": np.stack([np.arange(1, n + 1), np.ones(n)], 1)} for name, n in (("a", 400), ("b", 9))}
+    figure = figures.logits(curves, "title")
+    thick = [axes.lines[1].get_xydata() for axes in figure.axes]
+    assert [len(line) for line in thick] == [391, 9] and all(np.allclose(line[:, 1], 1) for line in thick)
+
+
+def test_angles_on_the_edge_of_a_bin_are_drawn():
+    figure = figures.angle_histograms({"run": {"audio": np.full(5, 90.0)}}, "title")
+    assert sum(patch.get_height() for patch in figure.axes[0].patches) == 1
+
+
+def test_one_epoch_has_one_tick():
+    figure = figures.accuracy({"run": {"joint": np.array([0.5])}}, "title", 0.1)
+    figure.canvas.draw()
+    assert [tick for tick in figure.axes[0].get_xticks() if 0.9 < tick < 1.1] == [1]
+
+
+def test_names_of_classes_are_text_of_a_bounded_length():
+    classes = ["a$^{$b", "_hidden", "the " + "very " * 20 + "long one"]
+    points = (np.random.default_rng(0).normal(size=(9, 2)), np.arange(9) % 3)
+    drawn = figures.embedding({"x$^{$y": points}, "ti$^{$tle", classes)
+    drawn.canvas.print_png(io.BytesIO())
+    names = [text.get_text().strip() for text in drawn.legends[0].get_texts()]
+    assert names == [r"a\$^{\$b", "_hidden", "the very very very very…"]
+    figures.confusion({"run": np.eye(3)}, "title", classes).canvas.print_png(io.BytesIO())
+
+
+@pytest.mark.parametrize("name, only, message", [
+    ("metrics.jsonl", "accuracy", r"metrics\.jsonl is missing or damaged"),
+    ("class_norms.npy", "weight_norms", r"class_norms\.npy is damaged"),
+    ("probes.json", "gap", r"probes\.json is missing or damaged")])
+def test_damaged_files_are_named(copied_runs, name, only, message):
+    path = copied_runs["plain"] / name  # a link to the original
+    path.unlink(missing_ok=True)
+    path.write_text("{")
+    with pytest.raises(InputError, match=message):
+        main([str(copied_runs["plain"]), "--only", only, *MACHINE])
+
+
+def test_runs_in_folders_of_one_name_are_told_apart_by_their_paths(copied_runs, tmp_path):
+    twins = [tmp_path / name / "run" for name in ("a", "b")]
+    for twin in twins:
+        shutil.copytree(copied_runs["plain"], twin)
+    assert open_runs(get_args_parser().parse_args([*map(str, twins)]))[0].keys() == {*map(str, twins)}
 
 
 def test_a_picture_that_cannot_be_drawn_is_left_out_by_name(copied_runs, capsys):

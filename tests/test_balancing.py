@@ -2,23 +2,29 @@
 
 import copy
 import math
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from test_engine import Vectors
 from torch import nn
 
 from dataset.demo import make_demo
+from dataset.errors import InputError
 from main_CD import main, parse
 from models import ClassifierOutput, MultimodalClassifier
-from utils import checkpoint
-from utils.balancing import METHODS
+from utils import checkpoint, training
+from utils.balancing import METHODS, Method
 from utils.balancing.gradient_blending import GradientBlending, blend
 from utils.balancing.ogm import Ogm, OgmGe, modulate, scores, slow_down
 from utils.balancing.pmr import Pmr
-from utils.engine import Compute
-from utils.training import make_learner
+from utils.engine import Compute, Learner, classification_loss, fit, train_one_epoch
+from utils.loading import TrainBatches, make_loader
+from utils.training import trial
 
 NAMES = ("audio", "visual", "flow")
 CLASSES, DIM = 5, 6
@@ -150,13 +156,6 @@ def test_blending_weight_is_gain_over_squared_overfitting():
     assert blend(start, end).tolist() == pytest.approx([1.1 / 0.01, 0.95 / 0.01, 0.9 / 0.01], rel=1e-4)
 
 
-def test_trials_last_as_long_as_the_run_unless_told_otherwise():
-    compute = Compute(torch.device("cpu"), torch.float32, {})
-    for flags, epochs in ((["--epochs", "9"], 9), (["--epochs", "9", "--blend_epochs", "4"], 4)):
-        args = parse(["--train", "--modulation", "gblend", *flags])
-        assert make_learner(args, make_model(), compute).method.blend_epochs == epochs
-
-
 def test_blended_loss_is_the_weighted_sum_of_the_joint_and_the_heads_losses():
     model = make_model()
     output, labels = step(model)
@@ -169,45 +168,100 @@ def test_blended_loss_is_the_weighted_sum_of_the_joint_and_the_heads_losses():
     assert method.loss(output, labels, joint).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_trials_find_the_weights_and_leave_everything_else_as_it_was():
-    method = GradientBlending(make_model(), blend_epochs=2)
-    state = {"x": torch.tensor([1.0])}
-    seen = []
+class Stub:
+    """A learner whose state is one number and its method's."""
 
-    class Learner:
-        def state_dict(self):
-            return state
+    def __init__(self, method: nn.Module):
+        self.method, self.x = method, 1
 
-        def load_state_dict(self, found):
-            state.update(copy.deepcopy(found))
+    def state_dict(self) -> dict:
+        return {"x": self.x, "method": self.method.state_dict()}
+
+    def load_state_dict(self, found: dict) -> None:
+        self.x = found["x"]
+        self.method.load_state_dict(found["method"])
+
+
+def make_trial(stub: Stub, seen: list, after: torch.Tensor) -> Callable:
+    """All losses are 2 before training, `after` (2, 1 + M) after it."""
 
     def trial(epochs: int, losses: object) -> tuple[torch.Tensor, torch.Tensor]:
-        assert losses == method.losses
-        if epochs == 0:
-            seen.append(method.weights.tolist())
-            return torch.tensor([2.0, 2, 2]), torch.tensor([2.0, 2, 2])
-        assert epochs == 2
-        state["x"] += 1
-        return torch.tensor([1.0, 1, 1]), torch.tensor([1.5, 1.5, 1.8])
+        assert losses == stub.method.losses and stub.x == 1
+        seen.append((epochs, stub.method.weights.tolist()))
+        stub.x += epochs
+        return tuple(after) if epochs else tuple(torch.full((2, 3), 2.0))
 
-    method.prepare(Learner(), trial)
-    assert seen == [[1, 0, 0], [0, 1, 1]] and state["x"].item() == 1
+    return trial
+
+
+@pytest.mark.parametrize("flag, length", [(2, 2), (0, 9)])
+def test_trials_find_the_weights_and_leave_everything_else_as_it_was(flag, length):
+    method = GradientBlending(make_model(), blend_epochs=flag)
+    stub, seen, saved = Stub(method), [], []
+    trial = make_trial(stub, seen, torch.tensor([[1.0, 1, 1], [1.5, 1.5, 1.8]]))
+    method.prepare(stub, 9, trial, lambda: saved.append(copy.deepcopy(stub.state_dict())))
+    assert [epochs for epochs, _ in seen] == [0, length, length] and stub.x == 1
+    assert [weights for _, weights in seen[1:]] == [[1, 0, 0], [0, 1, 1]]
     raw = [0.5 / 0.5**2, 0.5 / 0.5**2, 0.2 / 0.8**2]
-    assert method.weights.tolist() == pytest.approx([value / sum(raw) for value in raw], rel=1e-5)
+    expected = [value / sum(raw) for value in raw]
+    assert method.weights.tolist() == pytest.approx(expected, rel=1e-5)
+    assert method.facts() == dict(zip(("blend_weight_joint", "blend_weight_audio", "blend_weight_visual"),
+                                      method.weights.tolist(), strict=True))
+    for done, state in enumerate(saved, 1):  # a run killed after each measurement goes on with the next one
+        again, told = GradientBlending(make_model(), blend_epochs=flag), []
+        stub = Stub(again)
+        stub.load_state_dict(state)
+        again.prepare(stub, 9, make_trial(stub, told, torch.tensor([[1.0, 1, 1], [1.5, 1.5, 1.8]])), lambda: None)
+        assert len(told) == 3 - done and torch.equal(again.weights, method.weights)
 
 
-def test_losses_that_gain_nothing_on_held_out_clips_are_weighed_alike():
-    method = GradientBlending(make_model(), blend_epochs=1)
+@pytest.mark.parametrize("held_out, message", [
+    (2.5, r"after a trial of 9 epochs the joint loss of held-out clips is 2\.500, before .*2\.000.*--blend_epochs"),
+    (math.inf, "a loss is not finite"), (math.nan, "a loss is not finite")])
+def test_a_joint_loss_that_gains_nothing_is_refused_after_its_own_trial(held_out, message):
+    method = GradientBlending(make_model(), blend_epochs=0)
+    stub, seen = Stub(method), []
+    after = torch.tensor([[1.0, 1, 1], [held_out, 1, 1]])
+    with pytest.raises(InputError, match=message):
+        method.prepare(stub, 9, make_trial(stub, seen, after), lambda: None)
+    assert len(seen) == 2
 
-    class Learner:
-        def state_dict(self):
-            return {}
 
-        def load_state_dict(self, found):
-            pass
+def test_a_head_that_gains_nothing_has_no_weight():
+    method = GradientBlending(make_model(), blend_epochs=0)
+    stub = Stub(method)
+    method.prepare(stub, 1, make_trial(stub, [], torch.tensor([[1.0, 1, 1], [1.5, 1.5, 2.5]])), lambda: None)
+    assert method.weights.tolist() == pytest.approx([0.5, 0.5, 0])
 
-    method.prepare(Learner(), lambda epochs, losses: (torch.full((3,), 2.0 - epochs), torch.full((3,), 2.0 + epochs)))
-    assert method.weights.tolist() == pytest.approx([1 / 3] * 3)
+
+class Noted(Vectors):
+    """Notes which clips are asked for, and whether the network was being trained then."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.asked = model, []
+
+    def __getitem__(self, i):
+        self.asked.append((self.model.training, i))
+        return super().__getitem__(i)
+
+
+def test_a_trial_trains_on_four_fifths_of_the_training_clips_and_holds_out_the_rest():
+    model, compute = make_model(), Compute(torch.device("cpu"), torch.float32, dict.fromkeys(NAMES[:2], nn.Identity()))
+    learner, data = Learner(model, compute, "sgd", 0.1, 0.0, 100, 0.1), Noted(model)
+    args = Namespace(random_seed=3, batch_size=3, num_workers=0, lam=0.0, modulation="gblend")
+    before = copy.deepcopy(model.state_dict())
+    means = trial(args, data, learner, compute, 2, lambda output, labels, loss: torch.stack([loss, 2 * loss, 3 * loss]))
+    trained = [i for training, i in data.asked if training]
+    measured = [i for training, i in data.asked if not training]
+    parts = measured[:9], measured[9:]  # of 11
+    assert sorted(trained) == sorted(2 * parts[0]) and sorted(measured) == list(range(11))
+    assert any(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    model.eval()
+    for part, mean in zip(parts, means, strict=True):
+        with torch.no_grad():
+            loss = F.cross_entropy(model(data.audio[part], data.visual[part]).logits, data.labels[part])
+        torch.testing.assert_close(mean, loss * torch.tensor([1.0, 2, 3]))
 
 
 # ---- PMR
@@ -264,28 +318,96 @@ def few_clips(tmp_path_factory) -> Path:
     return root
 
 
+class Measurements:
+    """In place of `mean_losses`: gains, not the same for every loss. `stop`: the call that is interrupted."""
+
+    def __init__(self, stop: int = 0):
+        self.calls, self.stop = 0, stop
+
+    def __call__(self, args, part, learner, compute, losses):
+        self.calls += 1
+        if self.calls == self.stop:
+            raise KeyboardInterrupt
+        return torch.tensor([2.0, 2, 2]) if learner.scheduler.last_epoch == 0 else torch.tensor([1.0, 1.2, 1.4])
+
+
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("none", "ogm")])  # ogm_ge is ogm and noise
-def test_a_balanced_run_resumes_to_the_weights_of_the_uninterrupted_one(few_clips, tmp_path, name):
+def test_a_balanced_run_resumes_to_the_weights_of_the_uninterrupted_one(few_clips, tmp_path, name, monkeypatch):
     argv = ["--train", "--dataset", "tiny", "--data_root", str(few_clips), "--learning_rate", "0.01", "--ckpt_path",
             str(tmp_path), "--image_size", "64", "--audio_seconds", "0.6", "--batch_size", "3", "--num_workers", "0",
             "--device", "cpu", "--modulation", name, "--mmcosine"]
     argv += ["--blend_epochs", "1"] if name == "gblend" else []
+    monkeypatch.setattr(training, "mean_losses", Measurements())
     result = main([*argv, "--epochs", "2", "--run_name", "whole"])
-    main([*argv, "--epochs", "1", "--run_name", "part"])
+    monkeypatch.setattr(training, "mean_losses", Measurements(stop=5))  # in the second trial, of the heads
+    with pytest.raises(KeyboardInterrupt) if name == "gblend" else nullcontext():
+        main([*argv, "--epochs", "1", "--run_name", "part"])
+    monkeypatch.setattr(training, "mean_losses", Measurements())
     main(["--resume", str(tmp_path / "part"), "--epochs", "2"])
+    assert training.mean_losses.calls == (2 if name == "gblend" else 0)
     whole, part = (checkpoint.load(tmp_path / run / "last.pt") for run in ("whole", "part"))
     assert result["modulation"] == name
     for kind in ("model", "method"):
         assert whole[kind].keys() == part[kind].keys()
         assert all(torch.equal(whole[kind][key], part[kind][key]) for key in whole[kind]), kind
-    evaluated = main(["--ckpt_path", str(tmp_path / "whole/best.pt"), "--num_workers", "0"])
-    assert evaluated["accuracy"] == pytest.approx(result["accuracy"])
+    if name == "gblend":
+        weights = [result[f"blend_weight_{what}"] for what in ("joint", *NAMES[:2])]
+        assert weights == whole["method"]["weights"].tolist() == pytest.approx([1 / 2.4, 0.8 / 2.4, 0.6 / 2.4])
+
+
+def test_an_epoch_under_ogm_is_sgd_on_the_modulated_gradients():
+    compute = Compute(torch.device("cpu"), torch.float32, dict.fromkeys(NAMES[:2], nn.Identity()))
+    model, data = make_model(), Vectors()
+    data.audio *= 4
+    by_hand = copy.deepcopy(model)
+    learner = Learner(model, compute, "sgd", 0.1, 0.0, 100, 0.1, Ogm(model, 0.5, 0, 0))
+    learner.method.begin_epoch(1)
+    train_one_epoch(learner, make_loader(data, TrainBatches(len(data), 11, 0), 0, 0, compute.device), compute,
+                    classification_loss(0), lambda rows: None)
+    output = by_hand.train()(data.audio, data.visual)
+    F.cross_entropy(output.logits, data.labels).backward()
+    factors = dict(zip(NAMES, naive_coefficients(output, data.labels, 0.5), strict=False))
+    assert min(factors.values()) < 1
+    for (name, found), start in zip(model.named_parameters(), by_hand.parameters(), strict=True):
+        factor = factors[name.split("_net")[0]] if start.dim() == 4 else 1
+        torch.testing.assert_close(found, start - 0.1 * factor * start.grad)
+
+
+def test_ogm_changes_the_epochs_it_is_asked_to_and_no_other():
+    compute = Compute(torch.device("cpu"), torch.float32, dict.fromkeys(NAMES[:2], nn.Identity()))
+
+    class Notes:
+        """In place of a Run."""
+
+        def __init__(self):
+            self.history = []
+
+        def log_iterations(self, rows):
+            pass
+
+        def end_epoch(self, train, held_out, norms, state):
+            self.history.append(copy.deepcopy(state["model"]))
+
+    def weights(method: type[Method], **settings) -> list[dict]:
+        model, run = make_model(), Notes()
+        learner = Learner(model, compute, "sgd", 0.1, 0.0, 100, 0.1, method(model, **settings))
+        fit(learner, make_loader(Vectors(), TrainBatches(11, 4, 0), 0, 0, compute.device), dict, compute,
+            classification_loss(0), run, 3, seed=0)
+        return run.history
+
+    plain, late = weights(Method), weights(Ogm, alpha=0.5, modulation_starts=1, modulation_ends=1)
+    same = [all(torch.equal(one[name], other[name]) for name in one) for one, other in zip(plain, late, strict=True)]
+    assert same == [True, False, False]
+    always = weights(Ogm, alpha=0.5, modulation_starts=0, modulation_ends=9)
+    assert not torch.equal(always[0]["audio_net.1.weight"], plain[0]["audio_net.1.weight"])
 
 
 @pytest.mark.parametrize("argv, message", [
     (["--alpha", "0.5"], "--alpha means nothing to --modulation none"),
     (["--modulation", "gblend", "--modulation_ends", "3"], "--modulation_ends means nothing to --modulation gblend"),
-    (["--modulation", "ogm", "--modality", "audio"], "--modulation compares the modalities")])
+    (["--modulation", "ogm", "--modality", "audio"], "--modulation compares the modalities"),
+    (["--modulation", "ogm_ge", "--modulation_starts", "60"], "--modulation_starts 60 is after the last epoch"),
+    (["--modulation", "ogm", "--modulation_starts", "9", "--epochs", "9"], "of modulation, 8 counted from 0")])
 def test_flags_that_would_do_nothing_are_refused(argv, message, capsys):
     with pytest.raises(SystemExit):
         parse(["--train", *argv])

@@ -205,8 +205,9 @@ def test_an_encoder_that_was_pretrained_on_other_inputs_is_told(birds, tmp_path,
 
 
 def test_confusions_agree_with_the_accuracies_in_training_and_evaluation(birds, tmp_path):
-    result = main(flags(birds, tmp_path, "run", "--mmcosine"))
+    result = main(flags(birds, tmp_path, "run", "--mmcosine", "--modulation", "ogm_ge", "--alpha", "0.5"))
     assert (result["scaling"], result["n_without_sound"], result["pretrained"]) == (20.0, 0, {})
+    assert (result["modulation"], result["alpha"]) == ("ogm_ge", 0.5)
     evaluated = main(["--ckpt_path", str(tmp_path / "run/best.pt"), "--num_workers", "0"])
     assert evaluated["accuracy"] == pytest.approx(result["accuracy"])
     for folder in (tmp_path / "run", tmp_path / "run/best_evaluated"):

@@ -148,7 +148,14 @@ def test_runs_are_told_apart_by_what_differs_else_by_their_folder(finished_runs)
     plain, mmcosine = (OpenedRun(finished_runs[name], HERE) for name in ("plain", "mmcosine"))
     assert labels([plain, mmcosine]) == ("tiny · concat · seed 0", ["plain", "MMCosine s=10"])
     assert labels([plain]) == ("tiny · concat · plain · seed 0", [""])
-    assert labels([plain, plain])[1] == ["plain", "plain"]
+    assert labels([plain, plain])[1] == [str(finished_runs["plain"])] * 2
+
+
+@pytest.mark.parametrize("flags", [["--output", "x"], ["--output=x"], ["--script", "main_Vox.py"]])
+def test_the_recipe_refuses_what_could_not_be_probed(flags):
+    done = subprocess.run([REPO / "scripts/ablation_probes.sh", *flags], capture_output=True, text=True,
+                          env={**os.environ, "PYTHON": "false"})
+    assert done.returncode == 2 and done.stderr.startswith("ablation_probes.sh: error: ")
 
 
 # ---- what users get wrong

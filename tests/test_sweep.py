@@ -19,6 +19,7 @@ from scipy import stats
 from dataset.errors import InputError
 from scripts.sweep import main
 from utils import comparison, jobs
+from utils.balancing import METHOD_FLAGS
 from utils.comparison import mean_and_std, paired_difference
 from utils.jobs import Job, alone_in, run_jobs
 from utils.published import published
@@ -56,7 +57,16 @@ def starts(out: Path) -> dict[str, list[str]]:
 
 def table_rows(out: Path) -> dict[str, list[str]]:
     """{first cell: the others} of table.md."""
-    lines = [line for line in (out / "table.md").read_text().splitlines() if line.startswith("| ")]
+    return rows_of((out / "table.md").read_text().partition("\nPoints to")[0])
+
+
+def difference_rows(out: Path) -> dict[str, list[str]]:
+    """{method: differences to plain, joint, audio, visual} of table.md."""
+    return dict(list(rows_of((out / "table.md").read_text().partition("\nPoints to")[2]).items())[2:])
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {first: others for first, *others in cells}
 
@@ -86,11 +96,11 @@ def test_flags_of_a_balancing_method_go_to_runs_that_use_it_and_into_names_when_
 
 
 @pytest.mark.parametrize(("settings", "idle"), [
-    ({"modality": "both", "mmcosine": True, "modulation": "ogm"}, {"blend_epochs"}),
-    ({"modality": "both", "mmcosine": False, "modulation": "none"},
-     {"scaling", "alpha", "modulation_starts", "modulation_ends", "blend_epochs"}),
+    ({"modality": "both", "mmcosine": True, "modulation": "ogm"},
+     {*METHOD_FLAGS} - {"alpha", "modulation_starts", "modulation_ends"}),
+    ({"modality": "both", "mmcosine": False, "modulation": "none"}, {"scaling", *METHOD_FLAGS}),
     ({"modality": "audio", "mmcosine": True, "modulation": "ogm"},
-     {"fusion_method", "modulation", "lam", "alpha", "modulation_starts", "modulation_ends", "blend_epochs"})])
+     {"fusion_method", "modulation", "lam", *METHOD_FLAGS})])
 def test_settings_without_meaning_are_those_that_nothing_reads(settings, idle):
     assert without_meaning(settings) == idle
 
@@ -123,7 +133,8 @@ def test_dry_run_tells_what_is_done_and_what_would_be_resumed(capsys, sweep, out
     (["--script", "tests/conftest.py"], r"conftest\.py is no entry script"),
     (["--", "--lam", "1"], "--lam stands behind the --: give it before the --, it is an axis"),
     (["--", "--epochs", "3", "--resume=x"], "--resume stands behind the --: give it to no run"),
-    (["--workers", "2", "--", "--gpu_ids", "0,1"], "--gpu_ids gives every run the same cards"),
+    (["--workers", "2", "--", "--gpu_ids", "0,1"], "--gpu_ids, or --device with a card's number, gives"),
+    (["--workers", "2", "--", "--device", "cuda:1"], "--gpu_ids, or --device with a card's number, gives"),
     (["--report_only"], "no finished run .*name the --output of a sweep")])
 def test_what_a_sweep_cannot_do_is_one_sentence(tmp_path, argv, message):
     with pytest.raises(InputError, match=message):
@@ -332,9 +343,11 @@ def test_a_test_set_is_as_large_as_its_first_trial_list_or_its_clips(result, siz
 def test_table_has_means_spreads_and_the_interval_to_plain_of_the_same_fusion(sweep, out):
     sweep(*GRID, "--fusion_method", "concat", "film")
     rows = table_rows(out)
-    assert rows["film, plain"] == ["2", "52.50 +- 0.71", "26.25 +- 0.35", "", "51.50 +- 0.71", "", "baseline"]
+    assert rows["film, plain"] == ["2", "52.50 +- 0.71", "26.25 +- 0.35", "", "51.50 +- 0.71", ""]
     assert rows["film, MMCosine s=10"][:2] == ["2", "62.50 +- 0.71"]
-    assert rows["film, MMCosine s=10"][-1] == "+10.00 [+10.00, +10.00] *, n=2"
+    assert difference_rows(out) == {f"{fusion}, MMCosine s=10": ["+10.00 [+10.00, +10.00] *, n=2",
+                                                                 "+5.00 [+5.00, +5.00] *, n=2", "n/a"]
+                                    for fusion in ("concat", "film")}
     text = (out / "table.md").read_text()
     assert "accuracy %, higher is better" in text
     assert "One of 100 clips is 1.000 points" in text
@@ -343,18 +356,25 @@ def test_table_has_means_spreads_and_the_interval_to_plain_of_the_same_fusion(sw
 
 def test_one_seed_gives_no_interval_and_no_spread(sweep, out):
     sweep("--mmcosine", "False", "True")
-    assert table_rows(out)["concat, MMCosine s=10"] == ["1", "60.00", "30.00", "", "59.00", "", "n/a"]
+    assert table_rows(out)["concat, MMCosine s=10"] == ["1", "60.00", "30.00", "", "59.00", ""]
+    assert difference_rows(out) == {"concat, MMCosine s=10": ["n/a", "n/a", "n/a"]}
 
 
-def test_without_a_plain_run_nothing_is_called_the_baseline(sweep, out):
+def test_without_a_plain_run_there_is_no_difference(sweep, out):
     sweep("--mmcosine", "True", "--random_seed", "0", "1")
-    assert table_rows(out)["concat, MMCosine s=10"][-1] == "n/a"
+    assert difference_rows(out) == {"concat, MMCosine s=10": ["n/a", "n/a", "n/a"]}
 
 
 def test_error_rates_are_said_to_be_better_when_low(sweep, out):
     sweep("--mmcosine", "False", "--modality", "both", "visual", "--", "--measure", "eer")
     assert "equal error rate %, lower is better" in (out / "table.md").read_text()
-    assert table_rows(out)["visual encoder alone, plain"] == ["1", "", "", "50.00", "49.00", "", "n/a"]
+    assert table_rows(out)["visual encoder alone, plain"] == ["1", "", "", "50.00", "49.00", ""]
+
+
+def test_an_encoder_alone_stands_against_the_joint_network_and_against_its_modality_there(sweep, out):
+    sweep("--modality", "both", "audio", "--random_seed", "0", "1")
+    assert difference_rows(out) == {"audio encoder alone, plain": ["+0.00 [+0.00, +0.00], n=2",
+                                                                   "+25.25 [+22.07, +28.43] *, n=2", "n/a"]}
 
 
 def test_runs_that_differ_in_more_than_the_axes_are_never_averaged(tmp_path, sweep, out):
@@ -419,11 +439,12 @@ def test_two_real_runs_of_main_cd_give_a_table(tiny_data, out, capsys):
     for run in runs:
         assert json.loads((out / run.name / "result.json").read_text()) == run.result
     plain, cosine = (table_rows(out)[f"concat, {method}"] for method in ("plain", "MMCosine s=10"))
-    assert plain[1] == f"{100 * runs[0].result['accuracy']:.2f}" and plain[-1] == "baseline"
+    assert plain[1] == f"{100 * runs[0].result['accuracy']:.2f}"
     assert cosine[3] == f"{100 * runs[1].result['accuracy_visual']:.2f}"
+    (out / runs[0].name / "result.json").unlink()  # as if killed before it: it is gone on with
     capsys.readouterr()
-    main(argv)
-    assert "2 runs: 2 done" in capsys.readouterr().out
+    assert [run.result["accuracy"] for run in main(argv)] == [run.result["accuracy"] for run in runs]
+    assert "2 runs: 1 done, 1 to go on with" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"learning_rate 0\.001, now 0\.1"):
         main([*argv, "--learning_rate", "0.1"])
 

@@ -15,12 +15,13 @@ from scipy import stats
 
 from dataset.errors import InputError
 from utils.published import published
-from utils.run import read_json
+from utils.run import is_finished, read_json
 from utils.sweeps import AXES, WHERE, without_meaning
 
 LEVEL = 0.95  # of the intervals
 BASELINE = {"mmcosine": False, "modulation": "none", "lam": 0.0, "modality": "both"}  # what a run is compared with
 IN_ORDER = ("modality", "fusion_method", "modulation", "lam", "mmcosine", "scaling", "random_seed")
+KINDS = ("joint", "audio", "visual")
 MEASURES = {"accuracy": "accuracy %, higher is better", "eer": "equal error rate %, lower is better"}
 
 
@@ -46,11 +47,12 @@ Group = Mapping[int, FinishedRun]  # by seed: runs that differ in nothing else
 
 def read_runs(output: Path) -> list[FinishedRun]:
     """The finished runs below a folder, those of one method together. Raises InputError: none, or a damaged file."""
-    folders = sorted(path.parent for path in output.glob("*/result.json"))
-    if not folders:
-        raise InputError(f"no finished run (a folder with a result.json) in {output}: name the --output of a sweep")
-    return sorted(map(read_run, folders), key=lambda run: (
-        run.settings["modality"] != "both", *map(run.settings.get, IN_ORDER)))
+    found = [read_run(path.parent) for path in sorted(output.glob("*/result.json"))]
+    runs = [run for run in found if is_finished(output / run.name)]
+    if not runs:
+        raise InputError(f"no finished run (a folder with a result.json of all its epochs) in {output}: name the "
+                         "--output of a sweep")
+    return sorted(runs, key=lambda run: (run.settings["modality"] != "both", *map(run.settings.get, IN_ORDER)))
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -140,11 +142,17 @@ def dataset_table(runs: Sequence[FinishedRun]) -> str:
     names, measure = varying(runs), measure_of(runs[0])
     groups = make_groups(runs, names)
     demo = " (DEMO DATA: rendered, not a benchmark)" if runs[0].result.get("demo") else ""
-    columns = ["", "n", "joint", "audio", "visual", "last epoch", "paper", "against plain"]
-    rows = [row(group, groups, names, measure) for group in groups.values()]
+    rows = [row(group, names, measure) for group in groups.values()]
+    differences = [difference_row(group, groups, names, measure) for group in groups.values()]
     lines = [f"## {runs[0].settings['dataset']}{demo}: {MEASURES[measure]}", ""]
-    lines += ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]
+    lines += table(["", "n", *KINDS, "last epoch", "paper"], rows)
+    lines += ["", "Points to the joint plain network with the same fusion, paired over seeds:", ""]
+    lines += table(["", *KINDS], list(filter(None, differences)))
     return "\n".join([*lines, "", *notes(runs, measure), ""])
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (columns, ["---"] * len(columns), *rows)]
 
 
 def measure_of(run: FinishedRun) -> str:
@@ -155,15 +163,23 @@ def measure_of(run: FinishedRun) -> str:
     raise InputError(f"the result.json of {run.name} has none of the figures {', '.join(MEASURES)}: move it away")
 
 
-def row(group: Group, groups: Mapping[str, Group], names: Sequence[str], measure: str) -> list[str]:
+def row(group: Group, names: Sequence[str], measure: str) -> list[str]:
     run = next(iter(group.values()))
-    modality = run.settings["modality"]
-    shown = {kind: f"{measure}_{kind}" for kind in ("audio", "visual")} if modality == "both" else {}
-    shown["joint" if modality == "both" else modality] = measure
-    cells = [spread(by_seed(group, shown.get(kind))) for kind in ("joint", "audio", "visual")]
+    shown = measured(run, measure)
+    if run.settings["modality"] != "both":
+        del shown["joint"]
+    cells = [spread(by_seed(group, shown.get(kind))) for kind in KINDS]
     paper = published(run.settings, test_size(run.result))
     return [label(run.settings, names), str(len(group)), *cells, spread(by_seed(group, f"last_test_{measure}")),
-            f"{paper:.2f}" if paper else "", against_baseline(group, groups, names, measure)]
+            f"{paper:.2f}" if paper else ""]
+
+
+def measured(run: FinishedRun, measure: str) -> dict[str, str]:
+    """{kind: name of the figure}; the joint one is what the run decides by, which may be one encoder alone."""
+    modality = run.settings["modality"]
+    if modality != "both":
+        return {"joint": measure, modality: measure}
+    return {kind: measure if kind == "joint" else f"{measure}_{kind}" for kind in KINDS}
 
 
 def by_seed(group: Group, figure: str | None) -> dict[int, float]:
@@ -195,13 +211,18 @@ def label(settings: Mapping[str, object], names: Sequence[str]) -> str:
     return ", ".join([*parts, *(f"{name} {meant[name]}" for name in others)])
 
 
-def against_baseline(group: Group, groups: Mapping[str, Group], names: Sequence[str], measure: str) -> str:
-    """The group's paired difference to the plain network with the same fusion, in points."""
-    plain = {**next(iter(group.values())).settings, **BASELINE}
-    baseline = groups.get(identity(plain, names), {})
+def difference_row(group: Group, groups: Mapping[str, Group], names: Sequence[str], measure: str) -> list[str] | None:
+    """The group's paired differences to the plain network with the same fusion, in points; None: it is that."""
+    run = next(iter(group.values()))
+    baseline = groups.get(identity({**run.settings, **BASELINE}, names), {})
     if baseline is group:
-        return "baseline"
-    found = paired_difference(by_seed(group, measure), by_seed(baseline, measure))
+        return None
+    mine, plain = measured(run, measure), measured(next(iter(baseline.values())), measure) if baseline else {}
+    found = [paired_difference(by_seed(group, mine.get(kind)), by_seed(baseline, plain.get(kind))) for kind in KINDS]
+    return [label(run.settings, names), *map(points, found)]
+
+
+def points(found: Difference | None) -> str:
     if found is None:
         return "n/a"
     mark = " *" if found.low > 0 or found.high < 0 else ""
@@ -209,9 +230,10 @@ def against_baseline(group: Group, groups: Mapping[str, Group], names: Sequence[
 
 
 NOTES = """n: seeds. +-: standard deviation over seeds (n - 1). last epoch: on the test set, of the joint network or the
-encoder alone. paper: published, for a test set of this size. against plain: points to the joint plain network with the
-same fusion, paired over common seeds (n of them), with its {level:.0%} interval (Student's t); * where the interval
-leaves out 0, as one in twenty does by chance. It knows the noise of seeds, not that of the choice of test data.{noise}
+encoder alone. paper: published, for a test set of this size, at whatever scale where it names none. Points: the mean
+over common seeds (n of them) with its {level:.0%} interval (Student's t); * where the interval leaves out 0, as one in
+twenty does by chance. joint: an encoder alone stands against the joint network. Intervals know the noise of seeds, not
+that of the choice of test data, and not that of another machine.{noise}
 
 Epoch: {chosen}. Commits: {commits}."""
 

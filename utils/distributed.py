@@ -140,6 +140,10 @@ def sum_over_processes(values: Tensor) -> Tensor:
 def average_gradients(module: nn.Module) -> None:
     """The mean over the processes of the gradients of a module that DistributedDataParallel knows nothing of."""
     for parameter in module.parameters() if size() > 1 else ():
+        if not parameter.requires_grad:
+            continue
+        if parameter.grad is None:  # not used by this process's clips
+            parameter.grad = torch.zeros_like(parameter)
         dist.all_reduce(parameter.grad)
         parameter.grad /= size()
 

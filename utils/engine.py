@@ -53,6 +53,7 @@ class Learner:
     def __init__(self, model: MultimodalClassifier, compute: Compute, optimizer: str, learning_rate: float,
                  weight_decay: float, lr_decay_step: int, lr_decay_ratio: float, method: Method | None = None):
         self.model, self.method = model, (method or Method(model)).to(compute.device)
+        distributed.broadcast_model(self.method)  # the network's start is DistributedDataParallel's affair
         self.network = DistributedDataParallel(model) if distributed.size() > 1 else model
         trained = [parameter for module in (model, self.method) for parameter in module.parameters()
                    if parameter.requires_grad]

@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from utils.balancing import METHOD_FLAGS
+
 RELEASE_NAMES = {"audio": "a", "visual": "v"}
-COMPARED = ("dataset", "fusion_method", "mmcosine", "scaling", "modulation", "lam", "modality", "learning_rate",
-            "batch_size", "epochs", "random_seed")  # the columns of the HPARAMS table
+COMPARED = ("dataset", "fusion_method", "mmcosine", "scaling", "modulation", *METHOD_FLAGS, "lam", "modality",
+            "learning_rate", "batch_size", "epochs", "random_seed")  # the columns of the HPARAMS table
 
 
 def events_folder(run_folder: Path, tensorboard_path: Path | None) -> Path:

@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from utils.plots import COLOURS
+from utils.plots import COLOURS, plain
 
 CELLS_WITH_NUMBERS = 12  # classes up to which a confusion matrix has figures in its cells
 ANGLE_BIN = 2.5  # degrees
+PARTS_OF_A_RUN = 40  # the running mean of a curve is over one of them
+LONGEST_NAME = 24  # characters of a class's name
 CLASS_HEIGHT = 0.17  # inches a class, for names of 7 points
 RUN_COLOURS = ("tab:green", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:olive", "tab:cyan", "tab:gray")
 
@@ -27,21 +29,21 @@ def panels(labels: Sequence[str], title: str, *, rows: int = 1, width: float = 4
     """A figure and its axes (rows, runs), titled with the runs' labels; `share`: the same x and y axes."""
     figure = Figure(figsize=(max(width * len(labels), 6) + 0.6, height * rows + 0.6), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(plain(title), fontsize=11)
     axes = figure.subplots(rows, len(labels), sharex=share, sharey=share, squeeze=False)
     for one, label in zip(axes[0], labels, strict=True):
-        one.set_title(fill(label, round(9 * width)), fontsize=10)
+        one.set_title(plain(fill(label, round(9 * width))), fontsize=10)
     return figure, axes
 
 
 def whole_numbers(axes: Axes, label: str) -> None:
     axes.set_xlabel(label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def accuracy(runs: Mapping[str, Mapping[str, np.ndarray]], title: str, chance: float) -> Figure:
     """runs: {label: {"joint" and modalities: (epochs,) fractions}}. chance: 1/C."""
-    figure, axes = panels(list(runs), f"{title}\naccuracy by joint and by modality logits")
+    figure, axes = panels(list(runs), f"{title}\naccuracy over the epochs")
     for one, curves in zip(axes[0], runs.values(), strict=True):
         for name, values in curves.items():
             one.plot(np.arange(1, len(values) + 1), values, ".-", markersize=4, color=COLOURS.get(name), label=name)
@@ -57,21 +59,19 @@ def accuracy(runs: Mapping[str, Mapping[str, np.ndarray]], title: str, chance: f
 
 def logits(runs: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:
     """runs: {label: {modality: (iterations, 2) number and mean logit of the true class}}; thick: running mean."""
-    longest = max(len(curve) for curves in runs.values() for curve in curves.values())
-    window = max(1, longest // 40)
     figure, axes = panels(list(runs), f"{title}\nhow strongly each modality speaks for the true class in training")
     for one, curves in zip(axes[0], runs.values(), strict=True):
         for name, curve in curves.items():
             steps, values = curve.T
             line = one.plot(steps, values, color=COLOURS.get(name), alpha=0.25, linewidth=0.8)[0]
+            window = max(1, len(values) // PARTS_OF_A_RUN)
             smooth = np.convolve(values, np.ones(window) / window, mode="valid")
             one.plot(steps[window - 1:], smooth, color=line.get_color(), label=name)
         whole_numbers(one, "iteration")
         one.grid(alpha=0.3)
     axes[0, 0].set_ylabel("logit of the true class")
-    thick = f"; thick: of the last {window} batches" if window > 1 else ""
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False,
-                  title=f"modality logits, mean of a batch{thick}")
+                  title=f"modality logits, mean of a batch; thick: running mean over 1/{PARTS_OF_A_RUN} of the run")
     return figure
 
 
@@ -97,7 +97,13 @@ def weight_norms(runs: Mapping[str, np.ndarray], title: str, modalities: Sequenc
 def name_classes(axes: Axes, axis: str, classes: Sequence[str]) -> None:
     """Ticks with the names of the classes."""
     place = axes.set_yticks if axis == "y" else axes.set_xticks
-    place(range(len(classes)), classes, fontsize=7, rotation=0 if axis == "y" else 90)
+    place(range(len(classes)), [short(name) for name in classes], fontsize=7, rotation=0 if axis == "y" else 90)
+
+
+def short(name: str) -> str:
+    """The name of a class as it stands in a picture; matplotlib would leave out of a legend what begins with _."""
+    cut = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME - 1]}…"
+    return plain(f" {cut}" if cut.startswith("_") else cut)
 
 
 def colour_scale(figure: Figure, image: AxesImage, axes: np.ndarray, label: str, **how: object) -> None:
@@ -108,7 +114,7 @@ def colour_scale(figure: Figure, image: AxesImage, axes: np.ndarray, label: str,
 def angle_histograms(runs: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:
     """runs: {label: {modality: (N,) degrees between a clip's feature and its class weight}}."""
     everything = np.concatenate([values for one in runs.values() for values in one.values()])
-    bins = np.arange(np.floor(everything.min() / ANGLE_BIN), np.ceil(everything.max() / ANGLE_BIN) + 1) * ANGLE_BIN
+    bins = np.arange(np.floor(everything.min() / ANGLE_BIN), np.floor(everything.max() / ANGLE_BIN) + 2) * ANGLE_BIN
     figure, axes = panels(list(runs), f"{title}\nangle between the test clips' features and their class weight")
     for one, modalities in zip(axes[0], runs.values(), strict=True):
         for name, values in modalities.items():
@@ -126,24 +132,26 @@ def angle_histograms(runs: Mapping[str, Mapping[str, np.ndarray]], title: str) -
 
 def embedding(runs: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, classes: Sequence[str]) -> Figure:
     """runs: {label: (points (N, 2), labels (N,))} -> scatter plots, a colour a class, named up to 20 classes."""
-    figure, axes = panels(list(runs), f"{title}\nt-SNE of the test clips' fused features, a colour a class",
-                           height=4.4)
+    figure, axes = panels(list(runs), f"{title}\nt-SNE of the test clips' features as the head takes them",
+                           height=4.4, share=False)
     table = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= 20 else "nipy_spectral"]
     colours = [table(c if len(classes) <= 20 else c / (len(classes) - 1)) for c in range(len(classes))]
     for one, (points, labels) in zip(axes[0], runs.values(), strict=True):
         for c, name in enumerate(classes):
-            one.scatter(*points[labels == c].T, s=14, color=colours[c], label=name)
+            one.scatter(*points[labels == c].T, s=14, color=colours[c], label=short(name))
         one.set(xticks=[], yticks=[], xlabel="t-SNE 1 (arbitrary units)")
     axes[0, 0].set_ylabel("t-SNE 2 (arbitrary units)")
     if len(classes) <= 20:
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", frameon=False,
+                      ncols=max(1, int(figure.get_figwidth() / (0.5 + 0.09 * max(map(len, map(short, classes)))))))
     return figure
 
 
 def confusion(runs: Mapping[str, np.ndarray], title: str, classes: Sequence[str]) -> Figure:
     """runs: {label: (C, C) share of the row's clips taken for the column's class}."""
-    side = max(3.6, CLASS_HEIGHT * len(classes) + 1)
-    figure, axes = panels(list(runs), f"{title}\nconfusions of the joint logits, test clips", width=side, height=side)
+    names = 0.08 * max(map(len, map(short, classes)))  # inches
+    side = max(3.6, CLASS_HEIGHT * len(classes) + 1 + names)
+    figure, axes = panels(list(runs), f"{title}\nconfusions, test clips", width=side, height=side)
     for one, shares in zip(axes[0], runs.values(), strict=True):
         image = one.imshow(shares, vmin=0, vmax=1, cmap="Blues")
         name_classes(one, "x", classes)
@@ -168,7 +176,8 @@ def gap(curves: Mapping[str, np.ndarray], bars: Mapping[str, Mapping[str, float]
                           height=max(3.6, 0.6 * len(bars)), share=False)
     over_epochs, at_best = axes[0]
     for colour, (label, values) in zip(RUN_COLOURS * len(curves), curves.items(), strict=False):
-        over_epochs.plot(np.arange(1, len(values) + 1), 100 * values, ".-", markersize=4, color=colour, label=label)
+        over_epochs.plot(np.arange(1, len(values) + 1), 100 * values, ".-", markersize=4, color=colour,
+                         label=plain(label))
     over_epochs.axhline(0, color="grey", linewidth=0.8)
     whole_numbers(over_epochs, "epoch")
     over_epochs.set_ylabel("gap (percentage points)")
@@ -188,7 +197,7 @@ def draw_bars(axes: Axes, bars: Mapping[str, Mapping[str, float]], modalities: S
     for place, values in enumerate(bars.values()):
         first, second = (values[name] for name in modalities)
         axes.text(max(first, second) + 0.02, place, f"{100 * (first - second):+.1f}", va="center", fontsize=9)
-    axes.set_yticks(places, [fill(name, 28) for name in bars], fontsize=8)
+    axes.set_yticks(places, [plain(fill(name, 28)) for name in bars], fontsize=8)
     axes.set(xlim=(0, 1.2), ylim=(len(bars) - 0.4, -0.6), xticks=np.linspace(0, 1, 6))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("top-1 accuracy; behind the bars: gap (points)")

@@ -17,9 +17,10 @@ import torch
 POLL = 0.1  # seconds between looks at the running programs
 GRACE = 60.0  # seconds that a program has to end after SIGTERM
 
-# What a child does first: it asks the kernel (PR_SET_PDEATHSIG) for a SIGTERM when its parent dies, even of SIGKILL.
-FOLLOW = ("import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); "
-          "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])")
+# What a child does first: it asks the kernel (PR_SET_PDEATHSIG) for a SIGTERM when its parent dies, even of SIGKILL;
+# ends when that has happened already; becomes the program.
+FOLLOW = ("import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); parent, *argv = sys.argv[1:]; "
+          "os.getppid() == int(parent) or sys.exit(143); os.execv(sys.executable, [sys.executable, *argv])")
 
 
 class Job(NamedTuple):
@@ -68,8 +69,9 @@ def run_jobs(jobs: Sequence[Job], workers: int, cards: Sequence[str], lock: int,
 def start(job: Job, environment: Mapping[str, str], lock: int) -> subprocess.Popen:
     print(f"{job.name}: started, log {job.log}", flush=True)
     with job.log.open("ab") as log:  # a session of its own: Ctrl-C reaches it through `stop` alone, once
-        return subprocess.Popen([sys.executable, "-c", FOLLOW, *job.argv], stdin=subprocess.DEVNULL, stdout=log,
-                                stderr=log, env=environment, pass_fds=[lock], start_new_session=True)
+        return subprocess.Popen([sys.executable, "-c", FOLLOW, str(os.getpid()), *job.argv], env=environment,
+                                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock],
+                                start_new_session=True)
 
 
 def environment(worker: int, workers: int, cards: Sequence[str]) -> dict[str, str]:

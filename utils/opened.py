@@ -1,6 +1,6 @@
 """Finished runs, opened again: figures, data, best weights and features, for probes and pictures."""
 
-import importlib
+import importlib.util
 import json
 import re
 from argparse import ArgumentParser, Namespace
@@ -12,11 +12,11 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dataset.errors import InputError
-from utils import checkpoint, distributed, events, report, training
+from utils import checkpoint, distributed, events, options, report, training
 from utils.classification import Built
 from utils.cli import number
 from utils.features import Features, extract
-from utils.run import read_json
+from utils.run import is_finished, read_json
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -37,10 +37,8 @@ class OpenedRun:
         check_finished(folder)
         self.folder, self.machine = folder, machine
         self.result, self.settings = read_json(folder / "result.json"), read_json(folder / "args.json")
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        self.history: list[dict] = [json.loads(line) for line in lines]
-        norms = [name for name in self.history[0] if name.startswith("train_weight_norm_")]
-        self.modalities = [name.removeprefix("train_weight_norm_") for name in norms]
+        self.history = read_history(folder / "metrics.jsonl")
+        self.name, self.modalities = str(folder), list(options.modalities(Namespace(**self.settings)))
         self.script = entry_script(self.result, folder)
         self.title = report.title(self.result)
 
@@ -92,13 +90,26 @@ class OpenedRun:
     def class_norms(self) -> np.ndarray | None:
         """(epochs, M, C) ||W_m,c|| after every epoch; None of a run from before they were recorded."""
         path = self.folder / "class_norms.npy"
-        return np.load(path) if path.is_file() else None
+        try:
+            return np.load(path) if path.is_file() else None
+        except (ValueError, EOFError):
+            raise InputError(f"{path} is damaged: remove it, and that picture is left out") from None
+
+
+def read_history(path: Path) -> list[dict]:
+    """The records of metrics.jsonl, one an epoch. Raises InputError: missing or damaged."""
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        records = []
+    if not records:
+        raise InputError(f"{path} is missing or damaged: restore it, or make the run again")
+    return records
 
 
 def check_finished(folder: Path) -> None:
-    """Raises InputError. A run that was finished and then resumed to more epochs has the old result until its end."""
-    result = folder / "result.json"
-    if result.is_file() and read_json(result)["epochs"] == read_json(folder / "args.json")["epochs"]:
+    """Raises InputError."""
+    if is_finished(folder):
         return
     if (folder / "last.pt").is_file():
         raise InputError(f"the run in {folder} is not finished (it has no result.json of all its epochs): go on with "
@@ -109,7 +120,7 @@ def check_finished(folder: Path) -> None:
 def entry_script(result: dict, folder: Path) -> ModuleType:
     """The module that made the run, by the name in its command. Raises InputError: it does not classify."""
     name = re.search(r"\bmain_\w+(?=\.py\b)", result["command"])
-    module = importlib.import_module(name[0]) if name else None
+    module = importlib.import_module(name[0]) if name and importlib.util.find_spec(name[0]) else None
     if not hasattr(module, "build"):
         raise InputError(f"{folder} was made by {result['command'].split(' -')[0]}: only runs that classify can be "
                          "opened, of main_CD.py or main_SSW.py")
@@ -122,5 +133,6 @@ def labels(runs: list[OpenedRun]) -> tuple[str, list[str]]:
     shared = [part for part in parts[0] if all(part in other for other in parts)]
     own = [" · ".join(part for part in one if part not in shared) for one in parts]
     if len(set(own)) < len(own):
-        own = [run.folder.name for run in runs]
+        names = [run.folder.name for run in runs]
+        own = names if len(set(names)) == len(names) else [run.name for run in runs]
     return " · ".join(shared), own

@@ -100,23 +100,24 @@ def add_method_flags(parser: ArgumentParser) -> None:
 def add_balancing_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("balancing beside or instead of MMCosine")
     group.add_argument("--modulation", choices=list(METHODS), default="none",
-                       help="ogm, ogm_ge: OGM-GE; gblend: Gradient-Blending; pmr: prototypical rebalance")
-    group.add_argument("--alpha", type=number(float, 0), default=0.3, help="strength of ogm, ogm_ge and pmr")
-    group.add_argument("--modulation_starts", type=number(int, 0), default=0, help="first epoch of ogm, from 0")
-    group.add_argument("--modulation_ends", type=number(int, 0), default=50, help="its last epoch, inclusive")
-    group.add_argument("--blend_epochs", type=number(int, 0), default=0,
-                       help="of each of gblend's two trials; 0: as many as the run has")
+                       help="; ".join(f"{name}: {method.title}" for name, method in METHODS.items()))
+    for flag in METHOD_FLAGS.values():
+        group.add_argument(f"--{flag.name}", type=flag.kind, default=flag.default, help=flag.help)
 
 
 def check_method(parser: ArgumentParser, args: Namespace) -> None:
     """Flags of a method that is not used, or of two modalities where there is one, are mistakes."""
-    used = METHODS[args.modulation].uses
+    method = METHODS[args.modulation]
     for flag in METHOD_FLAGS:
-        if flag not in used and getattr(args, flag) != parser.get_default(flag):
+        if flag not in method.uses() and getattr(args, flag) != parser.get_default(flag):
             parser.error(f"--{flag} means nothing to --modulation {args.modulation}: leave it out")
     for flag, off in (("lam", 0), ("modulation", "none")):
         if args.modality != "both" and getattr(args, flag) != off:
             parser.error(f"--{flag} compares the modalities: leave it out with --modality {args.modality}")
+    try:
+        method.check(args)
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def add_optimisation_flags(parser: ArgumentParser) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from utils.balancing import METHODS
+
 SELECTION = {"test": "best test epoch (the paper's protocol: there is no validation set)",
              "val": "best validation epoch; the test set was evaluated once"}
 
@@ -38,7 +40,8 @@ def result(settings: Mapping[str, object], last: Mapping[str, float], best_epoch
            scores: Mapping[str, float]) -> dict:
     """The settings that name an experiment, its figures (`scores`), and the same of the last epoch's record."""
     named = {"dataset": settings["dataset"], "fusion": settings["fusion_method"], "seed": settings["random_seed"]}
-    same = ("modality", "mmcosine", "scaling", "modulation", "lam", "epochs", "demo")
+    same = ("modality", "mmcosine", "scaling", "modulation", *sorted(METHODS[settings["modulation"]].uses()), "lam",
+            "learning_rate", "batch_size", "epochs", "demo")
     at_the_end = {f"last_{split}_{name}": last[f"{split}_{name}"] for name in scores}
     weights = {name.replace("train", "last"): value for name, value in last.items() if "weight_norm" in name}
     return {**named, **{name: settings[name] for name in same}, "best_epoch": best_epoch, **scores, **at_the_end,

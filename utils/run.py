@@ -124,6 +124,13 @@ class Run:
         return result
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether it holds a result, of all the epochs asked for: a finished run that is resumed to more has the old one.
+    Raises InputError: a damaged file."""
+    return (folder / "result.json").is_file() and (
+        read_json(folder / "result.json").get("epochs") == read_json(folder / "args.json").get("epochs"))
+
+
 def read_json(path: Path) -> dict:
     """A JSON object in a file. Raises InputError: missing or damaged."""
     try:

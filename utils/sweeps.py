@@ -41,8 +41,8 @@ def load_script(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, "get_args_parser") or not hasattr(module, "DEMO"):
-        raise InputError(f"{path} is no entry script (it lacks get_args_parser or DEMO): name another with --script")
+    if not hasattr(module, "get_args_parser") or not hasattr(module, "parse"):
+        raise InputError(f"{path} is no entry script (it lacks get_args_parser or parse): name another with --script")
     return module
 
 
@@ -78,7 +78,7 @@ def plan_run(script: ModuleType, combination: Mapping[str, str], rest: Sequence[
     idle = without_meaning(asked)
     kept = {name: value for name, value in combination.items() if name not in idle}
     argv = ["--train", *flags(kept), *rest, "--ckpt_path", str(output)]
-    args = options.parse(script.get_args_parser(), argv, script.DEMO)
+    args = script.parse(argv)
     name = run_name(vars(args), parser.get_default)
     return PlannedRun(name, output / name, (*argv, "--run_name", name), options.settings(args))
 
@@ -93,7 +93,7 @@ def without_meaning(settings: Mapping[str, object]) -> set[str]:
     idle = {"fusion_method", "modulation", "lam"} if alone else set()
     if not settings["mmcosine"]:
         idle.add("scaling")
-    return idle | {flag for flag in METHOD_FLAGS if alone or flag not in METHODS[settings["modulation"]].uses}
+    return idle | {flag for flag in METHOD_FLAGS if alone or flag not in METHODS[settings["modulation"]].uses()}
 
 
 def run_name(settings: Mapping[str, object], default: Callable[[str], object]) -> str:
@@ -103,9 +103,13 @@ def run_name(settings: Mapping[str, object], default: Callable[[str], object]) -
              f"mmcosine{meant['scaling']:.12g}" if settings["mmcosine"] else "plain"]
     if meant.get("modulation", "none") != "none":
         parts.append(meant["modulation"])
-    parts += [f"{name}{meant[name]:.12g}" for name in (*METHOD_FLAGS, "lam")
+    parts += [f"{name}{short(meant[name])}" for name in (*METHOD_FLAGS, "lam")
               if name in meant and meant[name] != default(name)]
     return "-".join([*parts, f"seed{settings['random_seed']}"])
+
+
+def short(value: object) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def state(run: PlannedRun) -> str:

@@ -1,6 +1,7 @@
 """From a network and its data to a finished run: what every entry script does after its own preparations."""
 
 import json
+import math
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -89,10 +90,12 @@ def train(args: Namespace, dataset: Dataset, facts: Mapping[str, object], num_cl
     tell_of_method(args, num_classes, len(model.modalities))
     origins = load_pretrained(args, model)
     learner = make_learner(args, place(model, compute, args.compile), compute)
-    if not args.resume:
-        learner.method.prepare(learner, partial(trial, args, dataset, learner, compute))
     run = open_run(args, learner, facts, origins, compute, examination)
     try:
+        if not run.history:
+            learner.method.prepare(learner, args.epochs, partial(trial, args, dataset, learner, compute),
+                                   lambda: run.save_last(learner.state_dict()))
+        run.facts.update(learner.method.facts())
         fit(learner, train_loader(dataset, args, compute), examination.held_out, compute,
             classification_loss(args.lam), run, args.epochs, args.random_seed)
         return run.finish(examination.final(run))
@@ -103,8 +106,7 @@ def train(args: Namespace, dataset: Dataset, facts: Mapping[str, object], num_cl
 
 def make_learner(args: Namespace, model: MultimodalClassifier, compute: Compute) -> Learner:
     kind = METHODS[args.modulation]
-    settings = {**vars(args), "blend_epochs": args.blend_epochs or args.epochs}
-    method = kind(model, **{flag: settings[flag] for flag in kind.uses})
+    method = kind(model, **{flag: getattr(args, flag) for flag in kind.uses()})
     return Learner(model, compute, args.optimizer, args.learning_rate, args.weight_decay, args.lr_decay_step,
                    args.lr_decay_ratio, method)
 
@@ -120,9 +122,12 @@ def trial(args: Namespace, dataset: Dataset, learner: Learner, compute: Compute,
     for epoch in range(1, epochs + 1):
         torch.manual_seed(mixed_seed(args.random_seed, epoch))
         loader.batch_sampler.epoch = epoch
-        train_one_epoch(learner, loader, compute, classification_loss(args.lam), log=lambda rows: None)
+        found = train_one_epoch(learner, loader, compute, classification_loss(args.lam), log=lambda rows: None)
+        if not math.isfinite(found["loss"]):
+            raise InputError(f"the loss is {found['loss']} in epoch {epoch} of a trial of --modulation "
+                             f"{args.modulation}: try a lower --learning_rate, or --amp off")
         learner.scheduler.step()
-        say(f"trial, epoch {epoch}/{epochs}")
+        say(f"trial, epoch {epoch}/{epochs}: loss {found['loss']:.4f}")
     distributed.broadcast_model(learner.model)
     return tuple(mean_losses(args, part, learner, compute, losses) for part in (trained, held_out))
 

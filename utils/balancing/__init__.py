@@ -6,5 +6,5 @@ from utils.balancing.ogm import Ogm, OgmGe
 from utils.balancing.pmr import Pmr
 
 METHODS = {"none": Method, "ogm": Ogm, "ogm_ge": OgmGe, "gblend": GradientBlending, "pmr": Pmr}
-METHOD_FLAGS = tuple(dict.fromkeys(flag for method in METHODS.values() for flag in method.uses))
+METHOD_FLAGS = {flag.name: flag for method in METHODS.values() for flag in method.flags}
 __all__ = ["METHODS", "METHOD_FLAGS", "Losses", "Method"]

@@ -7,10 +7,12 @@ generalises and overfits (k, T on clips trained on, V on held-out clips, 0 befor
 
     w_k proportional to G_k / O_k^2,   G = L_V(0) - L_V(N),   O = (L_V(N) - L_T(N)) - (L_V(0) - L_T(0))
 
-and summing to 1. What gains nothing on held-out clips gets weight 0. M modalities, B clips, C classes, D features.
+and summing to 1. A head that gains nothing on held-out clips gets weight 0; the joint loss must gain. M modalities,
+B clips, C classes, D features.
 """
 
 import copy
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -19,7 +21,8 @@ from torch import Tensor, nn
 
 from dataset.errors import InputError
 from models import ClassifierOutput, MultimodalClassifier
-from utils.balancing.method import Method, Stateful, Trial
+from utils.balancing.method import Flag, Method, Stateful, Trial
+from utils.cli import number
 from utils.distributed import say
 
 LEAST_OVERFITTING = 0.1  # nats, what a mean over some hundred clips can tell: less would get all the weight
@@ -28,7 +31,9 @@ LEAST_OVERFITTING = 0.1  # nats, what a mean over some hundred clips can tell: l
 class GradientBlending(Method):
     """blend_epochs: of each of the two trials that find the weights; they come on top of the run's own epochs."""
 
-    uses: ClassVar[tuple[str, ...]] = ("blend_epochs",)
+    title = "Gradient-Blending, offline"
+    flags: ClassVar[tuple[Flag, ...]] = (
+        Flag("blend_epochs", number(int, 0), 0, "of each of gblend's two trials; 0: as many as the run has"),)
 
     def __init__(self, model: MultimodalClassifier, blend_epochs: int):
         super().__init__(model)
@@ -38,6 +43,8 @@ class GradientBlending(Method):
         self.blend_epochs, self.modalities = blend_epochs, model.modalities
         self.heads = nn.ModuleList(nn.Linear(dim, classes) for _ in range(modalities))
         self.register_buffer("weights", torch.full((1 + modalities,), 1 / (1 + modalities)))
+        # losses before and after the trials, of clips trained on and held out; nan: not measured yet
+        self.register_buffer("measured", torch.full((2, 2, 1 + modalities), torch.nan))
 
     def losses(self, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
         """(1 + M,): the joint loss, and each head's."""
@@ -49,26 +56,43 @@ class GradientBlending(Method):
     def loss(self, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
         return (self.weights * self.losses(output, labels, loss)).sum()
 
-    def prepare(self, learner: Stateful, trial: Trial) -> None:
+    def prepare(self, learner: Stateful, epochs: int, trial: Trial, save: Callable[[], None]) -> None:
         """Finds the weights. The heads do not touch each other's encoders, so one trial serves all modalities.
 
-        trial(epochs, losses): trains `learner` so long -> means of `losses` over clips trained on and held out.
-        Raises InputError when they are not finite.
+        trial(epochs, losses): trains `learner` so long -> means of `losses` over clips trained on and held out. Each
+        measurement is saved: a resumed run goes on with the next one.
+        Raises InputError: a loss is not finite, or the joint one gains nothing.
         """
-        before = copy.deepcopy(learner.state_dict())
-        found = []
-        for alone in (torch.eye(1 + len(self.modalities))[0], torch.tensor([0.0] + [1.0] * len(self.modalities))):
-            self.weights.copy_(alone)
-            ends = [torch.stack(trial(epochs, self.losses)) for epochs in (0, self.blend_epochs)]  # (2, 1 + M) each
-            found.append(blend(*ends))
-            learner.load_state_dict(before)
-        weights = torch.cat([found[0][:1], found[1][1:]])
-        if not weights.isfinite().all():
-            raise InputError("a loss is not finite in the trials of Gradient-Blending: try a lower --learning_rate")
-        weights = weights if weights.any() else torch.ones_like(weights)  # nothing gained: nothing to tell them apart
+        length = self.blend_epochs or epochs
+        for end, trained, which in ((0, 0, slice(None)), (1, length, slice(1)), (1, length, slice(1, None))):
+            if self.measured[end, :, which].isnan().any():
+                if trained:
+                    say(f"Gradient-Blending: trial of {'the joint loss' if which.stop else 'the heads'} alone")
+                self.measure(learner, trial, end, trained, which)
+                save()
+            before, after = self.measured[:, 1, 0].tolist()
+            if after >= before:
+                raise InputError(f"Gradient-Blending: after a trial of {length} epochs the joint loss of held-out "
+                                 f"clips is {after:.3f}, before it was {before:.3f}. Its weight would be 0, the joint "
+                                 "head learn nothing: try a shorter trial (--blend_epochs) or a lower --learning_rate")
+        weights = blend(*self.measured)
         self.weights.copy_(weights / weights.sum())
+        say("Gradient-Blending: " + ", ".join(f"{name} {weight:.3f}" for name, weight in self.facts().items()))
+
+    def measure(self, learner: Stateful, trial: Trial, end: int, epochs: int, which: slice) -> None:
+        """measured[end, :, which]: the losses `which` after `epochs` of training by them alone."""
+        before, measured = copy.deepcopy(learner.state_dict()), self.measured.clone()
+        self.weights.zero_()
+        self.weights[which] = 1
+        measured[end, :, which] = torch.stack(trial(epochs, self.losses))[:, which]
+        learner.load_state_dict(before)
+        if not measured[end, :, which].isfinite().all():
+            raise InputError("a loss is not finite in the trials of Gradient-Blending: try a lower --learning_rate")
+        self.measured.copy_(measured)
+
+    def facts(self) -> dict[str, float]:
         named = zip(("joint", *self.modalities), self.weights.tolist(), strict=True)
-        say("Gradient-Blending weights: " + ", ".join(f"{name} {weight:.3f}" for name, weight in named))
+        return {f"blend_weight_{name}": weight for name, weight in named}
 
 
 def blend(start: Tensor, end: Tensor) -> Tensor:

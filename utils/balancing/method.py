@@ -1,7 +1,8 @@
 """What a balancing method may do in training. M modalities, B clips, C classes, D features."""
 
+from argparse import Namespace
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -9,6 +10,15 @@ from models import ClassifierOutput, MultimodalClassifier
 
 Losses = Callable[[ClassifierOutput, Tensor, Tensor], Tensor]  # output, labels, plain loss -> (1 + M,) means
 Trial = Callable[[int, Losses], tuple[Tensor, Tensor]]  # epochs -> (1 + M,) each: trained on, held out
+
+
+class Flag(NamedTuple):
+    """A method's own flag --<name>; kind: of its value, as argparse's `type`."""
+
+    name: str
+    kind: Callable[[str], object]
+    default: object
+    help: str
 
 
 class Stateful(Protocol):
@@ -22,17 +32,32 @@ class Method(nn.Module):
     """Does nothing: what training is without a balancing method, and what the others build on.
 
     A method is a module, so its parameters are trained, saved and restored with the network; gradients of parameters
-    that are its own are averaged over processes for it. `uses` names the flags that its constructor takes beside the
-    model.
+    that are its own are averaged over processes for it. title: for the help. flags: what its constructor takes beside
+    the model.
     """
 
-    uses: ClassVar[tuple[str, ...]] = ()
+    title: ClassVar[str] = "joint training as it is"
+    flags: ClassVar[tuple[Flag, ...]] = ()
 
     def __init__(self, model: MultimodalClassifier):
         super().__init__()
 
-    def prepare(self, learner: Stateful, trial: Trial) -> None:
-        """Before a new run's first epoch: may try things out, and must leave `learner` as it was."""
+    @classmethod
+    def uses(cls) -> set[str]:
+        """Names of its flags."""
+        return {flag.name for flag in cls.flags}
+
+    @classmethod
+    def check(cls, args: Namespace) -> None:
+        """Raises ValueError for flags that cannot be meant so, told to the user."""
+
+    def prepare(self, learner: Stateful, epochs: int, trial: Trial, save: Callable[[], None]) -> None:
+        """Before the first of a run's `epochs`, and again when a run is resumed that has none behind it: may try things
+        out and `save` what was found, and must leave the rest of `learner` as it was."""
+
+    def facts(self) -> dict[str, float]:
+        """What result.json should say of it."""
+        return {}
 
     def begin_epoch(self, epoch: int) -> None:
         """Before an epoch; the first is 1."""

@@ -11,6 +11,7 @@ and k_m = 1 for the others. GE adds Gaussian noise to these gradients of every e
 deviation that the gradient had before.
 """
 
+from argparse import Namespace
 from typing import ClassVar
 
 import torch
@@ -19,13 +20,19 @@ from torch import Tensor
 from models import ClassifierOutput, MultimodalClassifier
 from models.fusion import mean_of_others
 from utils import distributed
-from utils.balancing.method import Method
+from utils.balancing.method import Flag, Method
+from utils.cli import number
+
+ALPHA = Flag("alpha", number(float, 0), 0.3, "strength of ogm, ogm_ge and pmr")
 
 
 class Ogm(Method):
     """Gradient modulation in the epochs `modulation_starts` to `modulation_ends`, inclusive and counted from 0."""
 
-    uses: ClassVar[tuple[str, ...]] = ("alpha", "modulation_starts", "modulation_ends")
+    title = "on-the-fly gradient modulation"
+    flags: ClassVar[tuple[Flag, ...]] = (
+        ALPHA, Flag("modulation_starts", number(int, 0), 0, "first epoch of ogm and ogm_ge, counted from 0"),
+        Flag("modulation_ends", number(int, 0), 50, "their last epoch, inclusive"))
     noise = False
 
     def __init__(self, model: MultimodalClassifier, alpha: float, modulation_starts: int, modulation_ends: int):
@@ -33,6 +40,13 @@ class Ogm(Method):
         if len(model.modalities) < 2:
             raise ValueError("gradient modulation weighs modalities against each other: it needs at least two")
         self.alpha, self.epochs, self.active = alpha, range(modulation_starts, modulation_ends + 1), False
+
+    @classmethod
+    def check(cls, args: Namespace) -> None:
+        last = min(args.modulation_ends, args.epochs - 1)
+        if args.modulation_starts > last:
+            raise ValueError(f"--modulation_starts {args.modulation_starts} is after the last epoch of modulation, "
+                             f"{last} counted from 0: nothing would be modulated")
 
     def begin_epoch(self, epoch: int) -> None:
         self.active = epoch - 1 in self.epochs
@@ -50,6 +64,7 @@ class Ogm(Method):
 class OgmGe(Ogm):
     """Gradient modulation with generalisation enhancement: the noise."""
 
+    title = "ogm, and noise on the gradients"
     noise = True
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from models import ClassifierOutput, MultimodalClassifier
 from models.fusion import mean_of_others
 from utils import distributed
-from utils.balancing.method import Method
-from utils.balancing.ogm import scores
+from utils.balancing.method import Flag, Method
+from utils.balancing.ogm import ALPHA, scores
 
 MOMENTUM = 0.5  # share of the old prototypes after an epoch
 
@@ -28,7 +28,8 @@ MOMENTUM = 0.5  # share of the old prototypes after an epoch
 class Pmr(Method):
     """From the second epoch on: the first one gives the first prototypes."""
 
-    uses: ClassVar[tuple[str, ...]] = ("alpha",)
+    title = "prototypical modal rebalance"
+    flags: ClassVar[tuple[Flag, ...]] = (ALPHA,)
 
     def __init__(self, model: MultimodalClassifier, alpha: float):
         super().__init__(model)
