@@ -205,27 +205,24 @@ def test_resume_refuses_other_settings_but_takes_more_epochs(train_argv, tmp_pat
 @pytest.mark.parametrize("change", [lambda root: (root / "test.csv").write_text("\n".join(
     (root / "test.csv").read_text().splitlines()[:-2])), lambda root: (root / "stat.csv").write_text(
         (root / "stat.csv").read_text() + "NEW\n")])
-def test_resume_and_evaluation_notice_other_data(damaged_argv, copied_data, tmp_path, change):
-    main([*damaged_argv, "--epochs", "1"])
+def test_resume_and_evaluation_notice_other_data(copied_runs, copied_data, change):
     change(copied_data)
     with pytest.raises(InputError, match=r"other data|no training clip of class NEW"):
-        main(["--resume", str(tmp_path / "run"), "--epochs", "2"])
+        main(["--resume", str(copied_runs["plain"]), "--data_root", str(copied_data), "--epochs", "3"])
 
 
-def test_a_checkpoint_of_other_classes_is_refused(train_argv, copied_data, tmp_path):
-    main([*train_argv, "--epochs", "1"])
+def test_a_checkpoint_of_other_classes_is_refused(finished_runs, copied_data):
     for name in ("stat.csv", "train.csv", "test.csv"):
         path = copied_data / name
         path.write_text(re.sub(r"\bANG$", "RAGE", path.read_text(), flags=re.MULTILINE))
     with pytest.raises(InputError, match=r"trained on the classes ANG.*the data has DIS"):
-        main(["--ckpt_path", str(tmp_path / "run" / "best.pt"), "--data_root", str(copied_data)])
+        main(["--ckpt_path", str(finished_runs["plain"] / "best.pt"), "--data_root", str(copied_data)])
 
 
-def test_a_best_pt_is_no_last_pt(train_argv, tmp_path):
-    main([*train_argv, "--epochs", "1"])
-    shutil.copy(tmp_path / "run" / "best.pt", tmp_path / "run" / "last.pt")
+def test_a_best_pt_is_no_last_pt(finished_runs, tmp_path):
+    shutil.copy(finished_runs["plain"] / "best.pt", tmp_path / "last.pt")
     with pytest.raises(InputError, match="cannot be resumed from: it lacks class_norms, history"):
-        main(["--resume", str(tmp_path / "run")])
+        main(["--resume", str(tmp_path)])
 
 
 def test_a_run_is_never_overwritten(train_argv, tmp_path):
@@ -237,9 +234,10 @@ def test_a_run_is_never_overwritten(train_argv, tmp_path):
 # ---- several processes
 
 
-def test_two_processes_train_and_evaluate_every_clip_once(train_argv, tmp_path):
+def test_gpu_ids_start_a_process_each_which_train_and_evaluate_every_clip_once(train_argv, tmp_path):
+    """With --device cpu the cards are only counted. torchrun itself is run in tests/test_main_ssw.py."""
     argv = [*train_argv, "--epochs", "1", "--batch_size", "7"]  # 24 = 7 + 7 + 7 + 3: parts of unequal size
-    done = shell(*argv, "--amp", "off", processes=2)
+    done = shell(*argv, "--amp", "off", "--gpu_ids", "0,1")
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["processes"], result["n_test"]) == (2, 12)
@@ -250,17 +248,9 @@ def test_two_processes_train_and_evaluate_every_clip_once(train_argv, tmp_path):
     assert alone["loss"] == pytest.approx(line["test_loss"], rel=1e-5)
 
 
-def test_gpu_ids_start_a_process_each_through_torchruns_launcher(train_argv, tmp_path):
-    done = shell(*train_argv, "--epochs", "1", "--gpu_ids", "0,1")  # --device cpu: the cards are only counted
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["processes"] == 2
-
-
 def test_missing_cards_are_one_message(train_argv):
-    done = shell(*train_argv, "--device", "cuda", "--gpu_ids", "98,99")
-    assert done.returncode == 2
-    assert done.stderr.count("error:") == 1
-    assert "CUDA device 98" in done.stderr
+    with pytest.raises(InputError, match="CUDA device 98"):
+        main([*train_argv, "--device", "cuda", "--gpu_ids", "98,99"])
 
 
 # ---- checkpoints of others
