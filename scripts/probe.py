@@ -27,7 +27,8 @@ from utils.features import Features
 from utils.opened import OpenedRun
 
 MOST_ITERATIONS = 5000  # of L-BFGS; features of 512 numbers need some hundreds
-ABOUT = ("best_epoch", "inverse_penalty", "n_train", "n_test")  # what probes.json holds beside figures
+COLUMNS = {"audio": "audio probe", "visual": "visual probe", "concatenated": "probe of both", "gap": "probes' gap",
+           "accuracy": "network", "accuracy_audio": "its audio logits", "accuracy_visual": "its visual logits"}
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -72,9 +73,8 @@ def probe_run(run: OpenedRun, inverse_penalty: float) -> dict[str, object]:
 
 
 def shown_figures(probes: Mapping[str, object], result: Mapping[str, object]) -> dict[str, float]:
-    """{column: fraction} of a run: its probes, and what the joint network's own logits reach."""
-    fitted = {f"{name} probe" if name != "gap" else name: value for name, value in probes.items() if name not in ABOUT}
-    return {**fitted, **{name: value for name, value in result.items() if name.startswith("accuracy")}}
+    """{column: fraction} of a run: its probes, and what the network's own logits reach."""
+    return {column: {**result, **probes}[name] for name, column in COLUMNS.items() if name in {**result, **probes}}
 
 
 def by_method(runs: Sequence[OpenedRun]) -> dict[str, list[OpenedRun]]:
@@ -88,7 +88,7 @@ def by_method(runs: Sequence[OpenedRun]) -> dict[str, list[OpenedRun]]:
 
 def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """{head of the row: figures of its runs} as Markdown, in %: of several runs the mean +- standard deviation."""
-    columns = list(dict.fromkeys(name for runs in rows.values() for figures in runs for name in figures))
+    columns = [name for name in COLUMNS.values() if any(name in figures for runs in rows.values() for figures in runs)]
     lines = [["run", *columns], ["---"] * (1 + len(columns))]
     lines += [[head, *(comparison.spread({place: figures[name] for place, figures in enumerate(runs)
                                           if name in figures}) for name in columns)] for head, runs in rows.items()]

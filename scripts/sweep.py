@@ -55,7 +55,10 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str]) -> list[comparison.FinishedRun]:
     """The finished runs of --output. Raises InputError for the user's mistakes, and at the end for failed runs."""
-    args = get_args_parser().parse_args(argv)
+    args, others = get_args_parser().parse_known_args(argv)
+    if others:
+        raise InputError(f"{others[0]} is no flag of a sweep: give flags for every run behind a --, {others[0]} among "
+                         "them, after the sweep's own")
     if args.report_only:
         return report(args.output)
     script = (REPO / args.script).resolve()

@@ -122,10 +122,10 @@ def test_runs_that_differ_in_the_seed_alone_have_a_row_of_their_means(copied_run
 
 
 def test_the_table_gives_percent_and_the_deviation_over_n_minus_1():
-    figures = [{"gap": 0.1, "accuracy": 0.5}, {"gap": 0.3, "accuracy": 0.5}]
-    lines = table({"a": figures[:1], "only gap": [{"gap": -0.25}], "mean": figures}).splitlines()
+    figures = [{"probes' gap": 0.1, "network": 0.5}, {"probes' gap": 0.3, "network": 0.5}]
+    lines = table({"a": figures[:1], "only gap": [{"probes' gap": -0.25}], "mean": figures}).splitlines()
     deviation = 100 * math.sqrt((0.1**2 + 0.1**2) / 1)
-    assert lines == ["| run | gap | accuracy |", "| --- | --- | --- |", "| a | 10.00 | 50.00 |",
+    assert lines == ["| run | probes' gap | network |", "| --- | --- | --- |", "| a | 10.00 | 50.00 |",
                      "| only gap | -25.00 |  |", f"| mean | 20.00 +- {deviation:.2f} | 50.00 +- 0.00 |"]
 
 
