@@ -40,7 +40,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], split: str, shown: Mappi
     for axes, text in titles.items():
         axes.set_title(text, fontsize=10)
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         axes.legend()
     write_whole(path, lambda temporary: canvas.print_png(temporary))
