@@ -14,6 +14,7 @@ import numpy as np
 from scipy import stats
 
 from dataset.errors import InputError
+from utils.balancing import METHODS
 from utils.published import published
 from utils.run import is_finished, read_json
 from utils.sweeps import AXES, WHERE, without_meaning
@@ -52,7 +53,13 @@ def read_runs(output: Path) -> list[FinishedRun]:
     if not runs:
         raise InputError(f"no finished run (a folder with a result.json of all its epochs) in {output}: name the "
                          "--output of a sweep")
-    return sorted(runs, key=lambda run: (run.settings["modality"] != "both", *map(run.settings.get, IN_ORDER)))
+    return sorted(runs, key=place)
+
+
+def place(run: FinishedRun) -> list:
+    """To sort by: encoders alone at the end, methods as they stand in METHODS."""
+    at = {**run.settings, "modulation": list(METHODS).index(run.settings["modulation"])}
+    return [run.settings["modality"] != "both", *map(at.get, IN_ORDER)]
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -233,7 +240,8 @@ NOTES = """n: seeds. +-: standard deviation over seeds (n - 1). last epoch: on t
 encoder alone. paper: published, for a test set of this size, at whatever scale where it names none. Points: the mean
 over common seeds (n of them) with its {level:.0%} interval (Student's t); * where the interval leaves out 0, as one in
 twenty does by chance. joint: an encoder alone stands against the joint network. Intervals know the noise of seeds, not
-that of the choice of test data, and not that of another machine.{noise}
+that of the choice of test data, and not that of another machine.
+{noise}
 
 Epoch: {chosen}. Commits: {commits}."""
 
@@ -252,4 +260,4 @@ def noise_of_test_data(runs: Sequence[FinishedRun], measure: str) -> str:
         return ""
     n, p = clips.pop(), statistics.fmean(run.result[measure] for run in runs)
     error = (p * (1 - p) / n) ** 0.5
-    return f" One of {n} clips is {100 / n:.3f} points, the binomial standard error is {100 * error:.1f}."
+    return f"One of {n} clips is {100 / n:.3f} points, the binomial standard error is {100 * error:.1f}."
