@@ -21,7 +21,8 @@ from dataset.errors import InputError
 from main_CD import load_splits, main, parse
 from models import AVClassifier
 from scripts.prepare_cremad import main as prepare_cremad
-from utils import checkpoint
+from utils import checkpoint, report, training
+from utils.engine import fit
 
 FIGURES = ("accuracy", "accuracy_audio", "accuracy_visual")
 
@@ -60,8 +61,14 @@ def test_every_fusion_trains_and_its_best_checkpoint_gives_its_accuracy(train_ar
     assert {name: evaluated[name] for name in FIGURES} == pytest.approx({name: result[name] for name in FIGURES})
 
 
-def test_run_folder_holds_what_the_docs_say(train_argv, tmp_path):
+def test_run_folder_holds_what_the_docs_say(train_argv, tmp_path, monkeypatch):
+    def fit_meanwhile(*arguments):
+        monkeypatch.setattr(report, "git_commit", lambda: "checked out in mid-run")
+        fit(*arguments)
+
+    monkeypatch.setattr(training, "fit", fit_meanwhile)
     result = main([*train_argv, "--mmcosine", "--scaling", "7.5"])
+    assert result["git_commit"] != "checked out in mid-run"
     folder = tmp_path / "run"
     assert json.loads((folder / "result.json").read_text()) == result
     assert result.keys() >= {"dataset", "fusion", "mmcosine", "scaling", "seed", "epochs", "best_epoch", *FIGURES,

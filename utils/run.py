@@ -42,6 +42,7 @@ class Run:
         self.class_norms = list(saved["class_norms"])  # (M, C) an epoch: how long each class weight is
         self.iterations = saved["iterations"]
         self.start = time.time() - saved["wall_seconds"]
+        self.environment = report.environment()  # now: the checkout may be another one when the run ends
         self.events_folder = events_folder
         self.events = Events(events_folder if distributed.is_main() else None, self.iterations)
         self.write("args.json", json.dumps(self.settings, indent=2) + "\n")
@@ -114,7 +115,7 @@ class Run:
         """
         self.check_finite(scores, "evaluation of the best epoch")
         result = report.result(self.settings, self.history[-1], self.best()["epoch"], self.split, scores)
-        result.update(self.facts, **report.environment(), wall_seconds=self.wall_seconds())
+        result.update(self.facts, **self.environment, wall_seconds=self.wall_seconds())
         self.write("result.json", json.dumps(result, indent=2) + "\n")
         self.events.finish(self.settings, scores, result["best_epoch"])
         if distributed.is_main():
