@@ -17,13 +17,14 @@ import torch
 
 from dataset.clips import ClipDataset, ClipFiles
 from dataset.cremad import EMOTIONS, PAPER_COUNTS, find_clips
-from dataset.demo import make_demo
+from dataset.demo.emotions import make_demo
 from dataset.frontends import AUDIO_FRONTENDS
 from dataset.lists import Clip, check_every_class_has_a_clip, read_lists, split_by_speaker, split_stratified
-from utils import classification, cli, options, training
-from utils.classification import Built, Splits
+from utils import cli
 from utils.cli import number
 from utils.distributed import say
+from utils.training import classification, options, train
+from utils.training.classification import Built, Splits
 
 # --image_size and --audio_seconds have least values because oneDNN's bfloat16 convolutions on AMX give garbage for 3x3
 # kernels of stride 2 on maps 1 or 2 wide (torch 2.11), which is what the last stage gets of 32 columns or fewer.
@@ -60,7 +61,7 @@ def parse(argv: Sequence[str]) -> Namespace:
 def main(argv: Sequence[str]) -> dict:
     """Trains or evaluates as argv says -> what result.json holds. Raises InputError for the user's mistakes."""
     args = parse(argv)
-    return training.on_devices(args, argv, __file__, partial(work, args))
+    return train.on_devices(args, argv, __file__, partial(work, args))
 
 
 def work(args: Namespace, device: torch.device) -> dict:

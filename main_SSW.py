@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 
 from dataset.clips import ClipDataset, ClipFiles, find_each
-from dataset.demo_birds import make_demo
-from dataset.errors import InputError
+from dataset.demo.birds import make_demo
 from dataset.frontends import AUDIO_FRONTENDS
 from dataset.lists import check_every_class_has_a_clip, split_stratified
 from dataset.ssw60 import (
@@ -31,10 +30,12 @@ from dataset.ssw60 import (
     read_taxa,
     reliable_only,
 )
-from utils import classification, cli, options, training
-from utils.classification import Built, Splits
+from utils import cli
 from utils.cli import number
 from utils.distributed import say
+from utils.errors import InputError
+from utils.training import classification, options, train
+from utils.training.classification import Built, Splits
 
 DEMO = {"dataset": "demo_birds", "data_root": Path("data/demo_birds"), "epochs": 8, "image_size": 64,
         "audio_seconds": 0.6, "num_frames": 1, "batch_size": 16, "learning_rate": 0.01, "lr_decay_step": 6}
@@ -79,7 +80,7 @@ def parse(argv: Sequence[str]) -> Namespace:
 def main(argv: Sequence[str]) -> dict:
     """Trains or evaluates as argv says -> what result.json holds. Raises InputError for the user's mistakes."""
     args = parse(argv)
-    return training.on_devices(args, argv, __file__, partial(work, args))
+    return train.on_devices(args, argv, __file__, partial(work, args))
 
 
 def work(args: Namespace, device: torch.device) -> dict:

@@ -16,16 +16,17 @@ from typing import NamedTuple
 import torch
 
 from dataset import identities as lists
-from dataset.demo_identities import make_demo
-from dataset.errors import InputError
+from dataset.demo.identities import make_demo
 from dataset.frontends import NormaliseFrames
 from dataset.identities import TrainList, Trials
 from dataset.voxceleb import UtteranceDataset, Utterances, find_problems
 from models import SpeakerClassifier
-from utils import checkpoint, cli, distributed, options, training, verification
+from utils import cli, distributed
 from utils.cli import number
 from utils.distributed import say, together
-from utils.verification import TrialSet
+from utils.errors import InputError
+from utils.training import checkpoint, options, train, verification
+from utils.training.verification import TrialSet
 
 DEMO = {"dataset": "demo_identities", "data_root": Path("data/demo_identities"), "epochs": 10, "image_size": 64,
         "batch_size": 32, "audio_frames": 100, "test_frames": 120, "learning_rate": 0.01, "lr_decay_step": 8}
@@ -76,21 +77,21 @@ def parse(argv: Sequence[str]) -> Namespace:
 def main(argv: Sequence[str]) -> dict:
     """Trains or evaluates as argv says -> what result.json holds. Raises InputError for the user's mistakes."""
     args = parse(argv)
-    return training.on_devices(args, argv, __file__, partial(work, args))
+    return train.on_devices(args, argv, __file__, partial(work, args))
 
 
 def work(args: Namespace, device: torch.device) -> dict:
-    training.prepare_demo(args, make_demo, "VoxCeleb")
+    train.prepare_demo(args, make_demo, "VoxCeleb")
     together(lambda: verification.make_scores_folder(args.scores_path))  # now, not after the last epoch
     data = load_data(args)
     classes = len(data.identities) if args.train else checkpoint.num_classes(args.ckpt_path)
-    model = training.make_model(args, lambda: SpeakerClassifier(
+    model = train.make_model(args, lambda: SpeakerClassifier(
         classes, args.fusion_method, args.mmcosine, args.scaling, options.modalities(args)))
-    compute = training.make_compute(args, device, {"audio": torch.nn.Identity(), "visual": NormaliseFrames()}, model)
+    compute = train.make_compute(args, device, {"audio": torch.nn.Identity(), "visual": NormaliseFrames()}, model)
     if not args.train:
         return verification.evaluate_checkpoint(args, data.test, model, compute)
     examination = verification.examine(args, data.test, data.val, model, compute)
-    return training.train(args, data.train, data.facts, classes, model, compute, examination)
+    return train.train(args, data.train, data.facts, classes, model, compute, examination)
 
 
 def load_data(args: Namespace) -> Data:
@@ -203,7 +204,7 @@ def accept_problems(args: Namespace, folder: str, utterances: Utterances, what: 
     problems = distributed.merged(find_problems(root, utterances, options.modalities(args), distributed.rank(),
                                                 distributed.size()))
     named = {utterances[place].wav: reason for place, reason in problems.items()}
-    together(lambda: training.accept_problems(named, len(utterances), args.skip_missing, f"{what} utterances"))
+    together(lambda: train.accept_problems(named, len(utterances), args.skip_missing, f"{what} utterances"))
     return problems
 
 

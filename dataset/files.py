@@ -1,9 +1,8 @@
-"""Files written whole or not at all, media read with one clear error, git-lfs pointers recognised."""
+"""Media read with one clear error, git-lfs pointers recognised."""
 
 import math
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -11,26 +10,12 @@ import numpy as np
 import soundfile
 import torch
 
-from dataset.errors import InputError
+from utils.errors import InputError
 
 LFS_HEAD = b"version https://git-lfs"
 SHORTER_THAN_STATED = re.compile(r"data : (?P<stated>\d+) \(should be (?P<there>\d+)\)")  # libsndfile's log of a wav
 IMAGE_ENDS = (b"\xff\xd9", b"IEND\xaeB`\x82")  # the last bytes of a whole JPEG or PNG
 STREAMED = (0xFFFFFFFF, 0x7FFFFFFF)  # bytes stated by a program that wrote the header before it knew the length
-
-
-def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:
-    """Writes text, or whatever `content(path)` writes, under a temporary name in the same folder and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, which writers look at
-    try:
-        if callable(content):
-            content(temporary)
-        else:
-            temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_is_media(path: Path) -> None:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from dataset.errors import InputError
 from dataset.files import check_image, read_image
+from utils.errors import InputError
 
 
 def find_frames(folder: Path) -> tuple[Path, ...]:

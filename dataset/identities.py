@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.errors import InputError, first_few
 from dataset.lists import read_text
 from dataset.voxceleb import Utterance
+from utils.errors import InputError, first_few
 
 HEADER = b"wav,faces,identity,n_frames"
 

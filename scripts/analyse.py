@@ -26,13 +26,14 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix
 
-from dataset.errors import InputError
-from dataset.files import write_whole
-from utils import cli, figures, opened
-from utils.events import Events
-from utils.features import angles, seen_by_head
-from utils.opened import OpenedRun
-from utils.run import read_json
+from utils import cli
+from utils.errors import InputError
+from utils.experiments import figures, finished_run
+from utils.experiments.features import angles, seen_by_head
+from utils.experiments.finished_run import OpenedRun
+from utils.training.run import read_json
+from utils.training.tensorboard import Events
+from utils.whole_files import write_whole
 
 PERPLEXITY = 30  # of t-SNE; a third of the clips where there are fewer than 90
 Runs = dict[str, OpenedRun]  # by what tells them apart
@@ -41,7 +42,7 @@ Runs = dict[str, OpenedRun]  # by what tells them apart
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    opened.add_flags(parser)
+    finished_run.add_flags(parser)
     parser.add_argument("--only", nargs="+", choices=list(FIGURES), default=list(FIGURES), help="which pictures")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for them")
     cli.add_boolean(parser, "--use_tensorboard", True, "write them as TensorBoard images too")
@@ -150,7 +151,7 @@ def open_runs(args: argparse.Namespace) -> tuple[Runs, str]:
                                    ("modalities", run.modalities, found[0].modalities)):
             if mine != others:
                 raise InputError(f"{run.folder} has other {what} than {found[0].folder}: draw them one by one")
-    title, own = opened.labels(found)
+    title, own = finished_run.labels(found)
     if len(set(own)) < len(own):
         raise InputError(f"two of the runs {', '.join(map(str, args.runs))} cannot be told apart: give each once")
     return dict(zip(own, found, strict=True)), title

@@ -33,12 +33,13 @@ from dataset.frontends import NormaliseFrames, Spectrogram
 from dataset.lists import Clip
 from models import AVClassifier
 from scripts import voxceleb_scale
-from utils import cli, report
+from utils import cli
 from utils.distributed import choose_device
-from utils.engine import Compute, Learner, classification_loss, evaluate, train_one_epoch
-from utils.loading import EvaluationBatches, TrainBatches, make_loader
-from utils.precision import PRECISIONS, choose_precision
-from utils.training import place
+from utils.training import report
+from utils.training.engine import Compute, Learner, classification_loss, evaluate, train_one_epoch
+from utils.training.loading import EvaluationBatches, TrainBatches, make_loader
+from utils.training.precision import PRECISIONS, choose_precision
+from utils.training.train import place
 
 CLASSES = 6
 FILES = 64  # different clips on disk; the list repeats them

@@ -25,12 +25,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataset import preparation as prep
 from dataset.cremad import AUDIO_FOLDER, EMOTIONS, PAPER_COUNTS, audio_path, frames_folder
-from dataset.errors import InputError
 from dataset.files import read_audio
 from dataset.lists import Lists
+from dataset.preparation import clips as prep
 from utils import cli
+from utils.errors import InputError
 
 HOW_TO_GET = ('Get CREMA-D with "git lfs install" and "git clone https://github.com/CheyneyComputerScience/CREMA-D '
               'FOLDER", then name that folder with --data_root.')

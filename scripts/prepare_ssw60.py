@@ -33,12 +33,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataset import preparation as prep
-from dataset.errors import InputError
-from dataset.files import check_audio, read_image, write_whole
+from dataset.files import check_audio, read_image
 from dataset.frontends import AUDIO_FRONTENDS
+from dataset.preparation import clips as prep
 from dataset.ssw60 import MEDIA, OF_MODALITY, SPLITS, Asset, is_silent, read_assets, read_taxa
 from utils import cli
+from utils.errors import InputError
+from utils.whole_files import write_whole
 
 HOW_TO_GET = "data/SSW60/README.md tells where the tarball is: unpack it and name the folder that has taxa.csv with " \
              "--data_root, or the parts that you have with --collections."

@@ -21,10 +21,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dataset.files import write_whole
-from utils import cli, comparison, opened
-from utils.features import Features
-from utils.opened import OpenedRun
+from utils import cli
+from utils.experiments import comparison, finished_run
+from utils.experiments.features import Features
+from utils.experiments.finished_run import OpenedRun
+from utils.whole_files import write_whole
 
 MOST_ITERATIONS = 5000  # of L-BFGS; features of 512 numbers need some hundreds
 COLUMNS = {"audio": "audio probe", "visual": "visual probe", "concatenated": "probe of both", "gap": "probes' gap",
@@ -34,7 +35,7 @@ COLUMNS = {"audio": "audio probe", "visual": "visual probe", "concatenated": "pr
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    opened.add_flags(parser)
+    finished_run.add_flags(parser)
     parser.add_argument("--inverse_penalty", type=cli.number(float, 0, exclusive=True), default=1.0,
                         help="scikit-learn's C: the larger, the less the weights are held down")
     return parser

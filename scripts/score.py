@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from dataset.errors import InputError, first_few
 from dataset.identities import Trials, read_trials
 from dataset.lists import read_text
 from utils import cli
-from utils.metrics import equal_error_rate, error_rates, min_dcf
-from utils.plots import plot_det
+from utils.errors import InputError, first_few
+from utils.training.metrics import equal_error_rate, error_rates, min_dcf
+from utils.training.plots import plot_det
 
 Pair = tuple[str, str]
 

@@ -27,13 +27,14 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
-from dataset.errors import InputError
-from dataset.files import write_whole
-from utils import cli, comparison, jobs, sweeps
+from utils import cli
 from utils.distributed import say
-from utils.jobs import Job
-from utils.run import is_finished
-from utils.sweeps import BEGUN, DONE, PlannedRun
+from utils.errors import InputError
+from utils.experiments import comparison, grid, jobs
+from utils.experiments.grid import BEGUN, DONE, PlannedRun
+from utils.experiments.jobs import Job
+from utils.training.run import is_finished
+from utils.whole_files import write_whole
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -47,7 +48,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry_run", action="store_true", help="print the commands and stop")
     parser.add_argument("--report_only", action="store_true", help="make the tables of --output and stop")
     axes = parser.add_argument_group("axes: several values each, as the entry script takes them")
-    for name in sweeps.AXES:
+    for name in grid.AXES:
         axes.add_argument(f"--{name}", nargs="+", metavar="VALUE")
     parser.add_argument("flags", nargs="*", help="behind a --: flags for every run")
     return parser
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> list[comparison.FinishedRun]:
     if args.report_only:
         return report(args.output)
     script = (REPO / args.script).resolve()
-    runs = sweeps.plan(sweeps.load_script(script), {name: getattr(args, name) for name in sweeps.AXES},
+    runs = grid.plan(grid.load_script(script), {name: getattr(args, name) for name in grid.AXES},
                        [*["--demo"] * args.demo, *args.flags], args.output)
     if args.workers > 1 and any(run.settings["gpu_ids"] or ":" in run.settings["device"] for run in runs):
         raise InputError("--gpu_ids, or --device with a card's number, gives every run the same cards: leave it out, "
@@ -81,20 +82,20 @@ def main(argv: Sequence[str]) -> list[comparison.FinishedRun]:
 
 def tell_commands(runs: Sequence[PlannedRun], script: Path) -> None:
     for run in runs:
-        done = sweeps.state(run) == DONE
-        say(f"# {run.name} is done" if done else sweeps.command_line(run, script))
+        done = grid.state(run) == DONE
+        say(f"# {run.name} is done" if done else grid.command_line(run, script))
 
 
 def carry_out(runs: Sequence[PlannedRun], script: Path, workers: int, lock: int) -> dict[str, str]:
     """Runs what has no result yet -> {run: why it failed, and where its log is}."""
-    states = [sweeps.state(run) for run in runs]  # all, before any starts: a folder of other settings stops the sweep
+    states = [grid.state(run) for run in runs]  # all, before any starts: a folder of other settings stops the sweep
     todo = {run.name: run for run, state in zip(runs, states, strict=True) if state != DONE}
     say(f"{len(runs)} runs: {states.count(DONE)} done, {states.count(BEGUN)} to go on with, "
         f"{len(todo) - states.count(BEGUN)} to begin")
     for run in todo.values():
-        sweeps.clear_start(run)
+        grid.clear_start(run)
     failed: dict[str, str] = {}
-    jobs.run_jobs([Job(run.name, [str(script), *sweeps.command(run)], run.folder.with_name(f"{run.name}.log"))
+    jobs.run_jobs([Job(run.name, [str(script), *grid.command(run)], run.folder.with_name(f"{run.name}.log"))
                    for run in todo.values()], workers, jobs.visible_cards(), lock, partial(tell_end, todo, failed))
     return failed
 

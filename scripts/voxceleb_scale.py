@@ -24,11 +24,11 @@ from dataset.voxceleb import samples_of
 from models import SpeakerClassifier
 from models.mmcosine import unit
 from utils.distributed import choose_device
-from utils.engine import Compute, Learner
-from utils.metrics import equal_error_rate, min_dcf
-from utils.precision import choose_precision
-from utils.training import place
-from utils.verification import P_TARGETS, cosines
+from utils.training.engine import Compute, Learner
+from utils.training.metrics import equal_error_rate, min_dcf
+from utils.training.precision import choose_precision
+from utils.training.train import place
+from utils.training.verification import P_TARGETS, cosines
 
 IDENTITIES, UTTERANCES_EACH = 5994, 182  # 1,090,908 rows, VoxCeleb2's 1,092,009 closely
 TEST_UTTERANCES, TRIALS = 4708, 37720  # VoxCeleb1-O

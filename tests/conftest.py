@@ -23,7 +23,7 @@ needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="no real med
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
     """24 training and 12 test clips of the six emotions."""
-    from dataset.demo import make_demo
+    from dataset.demo.emotions import make_demo
 
     root = tmp_path_factory.mktemp("data") / "tiny"
     make_demo(root, train_per_class=4, test_per_class=2)
@@ -40,7 +40,7 @@ def train_argv(tiny_data, tmp_path) -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_voices(tmp_path_factory) -> Path:
     """Eight training utterances of four identities, the trials of six utterances of three others."""
-    from dataset.demo_identities import make_demo
+    from dataset.demo.identities import make_demo
 
     root = tmp_path_factory.mktemp("data") / "voices"
     make_demo(root, train_identities=4, train_utterances=2, test_identities=3, test_utterances=2)

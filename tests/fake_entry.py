@@ -16,7 +16,7 @@ SETTINGS = {"dataset": "fake", "fusion_method": "concat", "modality": "both", "m
 
 def get_args_parser():
     """For the sweep: the flags of all entry scripts, and what this one shall do."""
-    from utils import options
+    from utils.training import options
 
     parser = options.shared_parser("fake_entry.py", "")
     parser.add_argument("--seconds", type=float, default=0.0, help="an epoch lasts")
@@ -27,7 +27,7 @@ def get_args_parser():
 
 
 def parse(argv):
-    from utils import options
+    from utils.training import options
 
     return options.parse(get_args_parser(), argv, DEMO)
 

@@ -12,13 +12,13 @@ import torch
 from conftest import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dataset.errors import InputError
 from main_CD import main as train
 from scripts import analyse
 from scripts.analyse import FIGURES, get_args_parser, main, open_runs
-from utils import figures
-from utils.features import angles, seen_by_head
-from utils.opened import OpenedRun
+from utils.errors import InputError
+from utils.experiments import figures
+from utils.experiments.features import angles, seen_by_head
+from utils.experiments.finished_run import OpenedRun
 
 MACHINE = ["--device", "cpu", "--num_workers", "0"]
 HERE = Namespace(data_root=None, device="cpu", num_workers=0)

@@ -13,18 +13,18 @@ import torch.nn.functional as F
 from test_engine import Vectors
 from torch import nn
 
-from dataset.demo import make_demo
-from dataset.errors import InputError
+from dataset.demo.emotions import make_demo
 from main_CD import main, parse
 from models import ClassifierOutput, MultimodalClassifier
-from utils import checkpoint, training
 from utils.balancing import METHODS, Method
 from utils.balancing.gradient_blending import GradientBlending, blend
 from utils.balancing.ogm import Ogm, OgmGe, modulate, scores, slow_down
 from utils.balancing.pmr import Pmr
-from utils.engine import Compute, Learner, classification_loss, fit, train_one_epoch
-from utils.loading import TrainBatches, make_loader
-from utils.training import trial
+from utils.errors import InputError
+from utils.training import checkpoint, train
+from utils.training.engine import Compute, Learner, classification_loss, fit, train_one_epoch
+from utils.training.loading import TrainBatches, make_loader
+from utils.training.train import trial
 
 NAMES = ("audio", "visual", "flow")
 CLASSES, DIM = 5, 6
@@ -337,14 +337,14 @@ def test_a_balanced_run_resumes_to_the_weights_of_the_uninterrupted_one(few_clip
             str(tmp_path), "--image_size", "64", "--audio_seconds", "0.6", "--batch_size", "3", "--num_workers", "0",
             "--device", "cpu", "--modulation", name, "--mmcosine"]
     argv += ["--blend_epochs", "1"] if name == "gblend" else []
-    monkeypatch.setattr(training, "mean_losses", Measurements())
+    monkeypatch.setattr(train, "mean_losses", Measurements())
     result = main([*argv, "--epochs", "2", "--run_name", "whole"])
-    monkeypatch.setattr(training, "mean_losses", Measurements(stop=5))  # in the second trial, of the heads
+    monkeypatch.setattr(train, "mean_losses", Measurements(stop=5))  # in the second trial, of the heads
     with pytest.raises(KeyboardInterrupt) if name == "gblend" else nullcontext():
         main([*argv, "--epochs", "1", "--run_name", "part"])
-    monkeypatch.setattr(training, "mean_losses", Measurements())
+    monkeypatch.setattr(train, "mean_losses", Measurements())
     main(["--resume", str(tmp_path / "part"), "--epochs", "2"])
-    assert training.mean_losses.calls == (2 if name == "gblend" else 0)
+    assert train.mean_losses.calls == (2 if name == "gblend" else 0)
     whole, part = (checkpoint.load(tmp_path / run / "last.pt") for run in ("whole", "part"))
     assert result["modulation"] == name
     for kind in ("model", "method"):

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torchvision.models import resnet18
 
-from dataset.errors import InputError
 from models import MultimodalClassifier
 from models.encoders import ResNet18
-from utils.checkpoint import load, load_encoder, load_model, save, state_dict_of
+from utils.errors import InputError
+from utils.training.checkpoint import load, load_encoder, load_model, save, state_dict_of
 
 
 def encoder() -> nn.Module:

@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from models import ClassifierOutput
-from utils import confusion
-from utils.engine import Compute
-from utils.loading import EvaluationBatches, make_loader
+from utils.training import confusion
+from utils.training.engine import Compute
+from utils.training.loading import EvaluationBatches, make_loader
 
 CLASSES = ["Goose, Snow", "Wood Duck", "Sora", "Never seen"]
 CPU = torch.device("cpu")

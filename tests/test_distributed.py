@@ -10,13 +10,13 @@ import torch.distributed as dist
 from test_engine import CLASSES, CLIPS, CPU, Vectors
 from torch import nn
 
-from dataset.errors import InputError
 from models import MultimodalClassifier
 from utils.balancing import METHODS
 from utils.distributed import choose_device, together
-from utils.engine import Compute, Learner, classification_loss, evaluate, train_one_epoch
-from utils.loading import EvaluationBatches, TrainBatches, make_loader
-from utils.training import trial
+from utils.errors import InputError
+from utils.training.engine import Compute, Learner, classification_loss, evaluate, train_one_epoch
+from utils.training.loading import EvaluationBatches, TrainBatches, make_loader
+from utils.training.train import trial
 
 OF_OGM = {"alpha": 0.5, "modulation_starts": 0, "modulation_ends": 9}
 SETTINGS = {"none": {}, "ogm": OF_OGM, "ogm_ge": OF_OGM, "gblend": {"blend_epochs": 1}, "pmr": {"alpha": 1.0}}

@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
 
-import utils.engine
+import utils.training.engine
 from models import MultimodalClassifier
-from utils.engine import Compute, Learner, class_norms, classification_loss, evaluate, train_one_epoch
-from utils.loading import EvaluationBatches, TrainBatches, make_loader
+from utils.training.engine import Compute, Learner, class_norms, classification_loss, evaluate, train_one_epoch
+from utils.training.loading import EvaluationBatches, TrainBatches, make_loader
 
 CPU = torch.device("cpu")
 CLIPS, CLASSES = 11, 3
@@ -90,7 +90,7 @@ def test_a_step_does_not_wait_for_the_device(model, compute):
 
 
 def test_the_contrastive_loss_is_not_computed_without_its_weight(model, compute, monkeypatch):
-    monkeypatch.setattr(utils.engine, "contrastive_loss", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(utils.training.engine, "contrastive_loss", lambda *_: pytest.fail("computed"))
     train_one_epoch(make_learner(model, compute), train_batches(), compute, classification_loss(0.0), lambda rows: None)
 
 
@@ -103,7 +103,7 @@ def test_the_loss_is_cross_entropy_of_the_joint_logits_plus_lam_times_the_contra
 
 
 def test_logged_rows_are_the_iterations_and_add_up_to_the_epoch(model, compute, monkeypatch):
-    monkeypatch.setattr(utils.engine, "FLUSH_EVERY", 2)
+    monkeypatch.setattr(utils.training.engine, "FLUSH_EVERY", 2)
     pieces = []
     learner = make_learner(model, compute)
     means = train_one_epoch(learner, train_batches(), compute, classification_loss(0), pieces.append)

@@ -6,8 +6,18 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from dataset.errors import InputError
-from dataset.faces import SIDE, TEMPLATE, align, crop_face, largest, middle_square, mtcnn, retinaface, similarity
+from dataset.preparation.faces import (
+    SIDE,
+    TEMPLATE,
+    align,
+    crop_face,
+    largest,
+    middle_square,
+    mtcnn,
+    retinaface,
+    similarity,
+)
+from utils.errors import InputError
 
 
 @pytest.mark.parametrize("angle, scale, shift", [(0, 1, (0, 0)), (0.4, 0.6, (30, -12)), (-1.2, 2.5, (-7, 90))])

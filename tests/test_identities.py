@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.errors import InputError
 from dataset.identities import (
     Trials,
     check_no_leak,
@@ -21,6 +20,7 @@ from dataset.identities import (
     without,
 )
 from dataset.voxceleb import Utterance
+from utils.errors import InputError
 
 ROWS = ["id2/v/1.wav,id2/v/1,id2,3", "id1/v/1.wav,id1/v/1,id1,2", "id2/v/2.wav,id2/v/2,id2,16",
         "id3/v/1.wav,id3#v#1.txt#000.mp4,id3,1"]

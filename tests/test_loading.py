@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from dataset.errors import InputError
-from utils.loading import EvaluationBatches, SeededDataset, TrainBatches, check_batch, make_loader
+from utils.errors import InputError
+from utils.training.loading import EvaluationBatches, SeededDataset, TrainBatches, check_batch, make_loader
 
 CPU = torch.device("cpu")
 SIZES = [(24, 8), (25, 8), (26, 8), (31, 8), (7, 8), (3, 3), (9, 4), (10, 1000)]

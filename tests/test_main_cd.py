@@ -17,12 +17,12 @@ from conftest import REAL_DATA, SMALL, command, needs_real_data, shell
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main_CD
-from dataset.errors import InputError
 from main_CD import load_splits, main, parse
 from models import AVClassifier
 from scripts.prepare_cremad import main as prepare_cremad
-from utils import checkpoint, report, training
-from utils.engine import fit
+from utils.errors import InputError
+from utils.training import checkpoint, report, train
+from utils.training.engine import fit
 
 FIGURES = ("accuracy", "accuracy_audio", "accuracy_visual")
 
@@ -66,7 +66,7 @@ def test_run_folder_holds_what_the_docs_say(train_argv, tmp_path, monkeypatch):
         monkeypatch.setattr(report, "git_commit", lambda: "checked out in mid-run")
         fit(*arguments)
 
-    monkeypatch.setattr(training, "fit", fit_meanwhile)
+    monkeypatch.setattr(train, "fit", fit_meanwhile)
     result = main([*train_argv, "--mmcosine", "--scaling", "7.5"])
     assert result["git_commit"] != "checked out in mid-run"
     folder = tmp_path / "run"

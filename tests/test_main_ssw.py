@@ -16,12 +16,12 @@ from conftest import REAL_DATA, REPO, SMALL, needs_real_data
 from torchvision.models import resnet18, resnet34
 
 import main_SSW
-from dataset.demo_birds import make_demo
-from dataset.errors import InputError
+from dataset.demo.birds import make_demo
 from main_SSW import load_splits, main, parse
 from models import AVClassifier
 from scripts.prepare_ssw60 import main as prepare_ssw60
-from utils import checkpoint
+from utils.errors import InputError
+from utils.training import checkpoint
 
 
 @pytest.fixture(scope="session")
@@ -127,7 +127,7 @@ def test_imagenet_weights_come_from_torchvisions_place_and_are_told_through_two_
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     state = resnet18().state_dict()
     torch.save(state, tmp_path / "hub/checkpoints/resnet18-f37072fd.pth")
-    monkeypatch.setattr("utils.pretraining.provide", lambda weights, path: None)  # these are not ImageNet's
+    monkeypatch.setattr("utils.training.pretraining.provide", lambda weights, path: None)  # these are not ImageNet's
     frozen = ["--learning_rate", "1e-30", "--weight_decay", "0"]
     first = main(flags(birds, tmp_path, "visual", "--modality", "visual", "--pretrain_on", "images_inat", "--imagenet",
                        *frozen))

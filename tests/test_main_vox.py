@@ -13,10 +13,10 @@ from conftest import REAL_DATA, needs_real_data, shell
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main_Vox
-from dataset.errors import InputError
 from main_Vox import load_data, main
 from scripts.score import main as score_files
-from utils import checkpoint, options
+from utils.errors import InputError
+from utils.training import checkpoint, options
 
 SMALL = ["--image_size", "64", "--audio_frames", "33", "--test_frames", "40", "--batch_size", "4", "--num_workers", "0",
          "--device", "cpu"]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from models import ClassifierOutput
-from utils.metrics import batch_sums, means, row_names
+from utils.training.metrics import batch_sums, means, row_names
 
 NAMES = ("audio", "visual", "flow")
 

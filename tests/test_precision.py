@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.precision import choose_precision
+from utils.training.precision import choose_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

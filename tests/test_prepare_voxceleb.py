@@ -11,15 +11,15 @@ import pytest
 import soundfile
 from conftest import REAL_DATA, needs_real_data
 
-from dataset import faces
-from dataset import preparation as prep
-from dataset.errors import InputError
 from dataset.identities import read_train_list, read_trials
+from dataset.preparation import clips as prep
+from dataset.preparation import faces
 from main_Vox import get_args_parser as vox_parser
 from main_Vox import load_data
 from scripts import prepare_voxceleb
 from scripts.prepare_voxceleb import main
-from utils import options
+from utils.errors import InputError
+from utils.training import options
 
 RATE = 44100
 

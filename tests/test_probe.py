@@ -16,13 +16,13 @@ from conftest import REPO, SMALL
 
 from dataset.clips import ClipDataset
 from dataset.cremad import find_clips
-from dataset.errors import InputError
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import read_lists
 from models import AVClassifier
 from scripts.probe import by_method, main, probe_accuracy, probe_features, table
-from utils.features import Features
-from utils.opened import OpenedRun, labels
+from utils.errors import InputError
+from utils.experiments.features import Features
+from utils.experiments.finished_run import OpenedRun, labels
 
 MACHINE = ["--device", "cpu", "--num_workers", "0"]
 HERE = Namespace(data_root=None, device="cpu", num_workers=0)
@@ -202,7 +202,7 @@ def test_data_other_than_the_runs_is_refused(finished_runs, tiny_data, tmp_path)
 
 def test_a_run_of_birds_is_opened_by_its_own_entry_script(tmp_path):
     import main_SSW
-    from dataset.demo_birds import make_demo
+    from dataset.demo.birds import make_demo
 
     make_demo(tmp_path / "birds", species=4, train_per_class=2, test_per_class=1)
     main_SSW.main(["--train", "--dataset", "birds", "--data_root", str(tmp_path / "birds"), "--epochs", "1",

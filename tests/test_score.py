@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from conftest import REAL_DATA, needs_real_data
 
-from dataset.errors import InputError
 from scripts.score import main
-from utils.metrics import equal_error_rate, min_dcf
+from utils.errors import InputError
+from utils.training.metrics import equal_error_rate, min_dcf
 
 PAIRS = [("id1/a.wav", "id1/b.wav"), ("id1/a.wav", "id2/a.wav"), ("id2/a.wav", "id2/b.wav"), ("id1/b.wav", "id2/b.wav")]
 LABELS, SCORES = [1, 0, 1, 0], [0.9, 0.4, 0.3, -0.1]

@@ -16,14 +16,14 @@ import pytest
 from conftest import REPO, SMALL, shell
 from scipy import stats
 
-from dataset.errors import InputError
 from scripts.sweep import main
-from utils import comparison, jobs
 from utils.balancing import METHOD_FLAGS
-from utils.comparison import mean_and_std, paired_difference
-from utils.jobs import Job, alone_in, run_jobs
-from utils.published import published
-from utils.sweeps import without_meaning
+from utils.errors import InputError
+from utils.experiments import comparison, jobs
+from utils.experiments.comparison import mean_and_std, paired_difference
+from utils.experiments.grid import without_meaning
+from utils.experiments.jobs import Job, alone_in, run_jobs
+from utils.experiments.paper_results import published
 
 FAKE = str(REPO / "tests" / "fake_entry.py")
 GRID = ["--mmcosine", "False", "True", "--random_seed", "0", "1"]

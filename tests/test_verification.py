@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from dataset.errors import InputError
 from dataset.identities import Trials
 from models import MultimodalClassifier
-from utils.engine import Compute
-from utils.metrics import equal_error_rate
-from utils.report import figure_names
-from utils.verification import TrialSet, cosines, figures, score, write_scores
+from utils.errors import InputError
+from utils.training.engine import Compute
+from utils.training.metrics import equal_error_rate
+from utils.training.report import figure_names
+from utils.training.verification import TrialSet, cosines, figures, score, write_scores
 
 UTTERANCES, CLASSES = 23, 5
 COMPUTE = Compute(torch.device("cpu"), torch.float32, {"audio": nn.Identity(), "visual": nn.Identity()})

@@ -7,7 +7,7 @@ from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_curve
 
-from utils.metrics import equal_error_rate, error_rates, min_dcf
+from utils.training.metrics import equal_error_rate, error_rates, min_dcf
 
 SEEDS = range(8)
 

@@ -7,7 +7,7 @@ from argparse import ArgumentTypeError, _ActionsContainer
 from collections.abc import Callable
 from pathlib import Path
 
-from dataset.errors import InputError
+from utils.errors import InputError
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dataset.errors import InputError
 from models import ClassifierOutput, MultimodalClassifier
 from utils.balancing.method import Flag, Method, Stateful, Trial
 from utils.cli import number
 from utils.distributed import say
+from utils.errors import InputError
 
 LEAST_OVERFITTING = 0.1  # nats, what a mean over some hundred clips can tell: less would get all the weight
 

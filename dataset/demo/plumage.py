@@ -9,7 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dataset.demo_drawing import Canvas, Colour, darker, ellipse, mix
+from dataset.demo.drawing import Canvas, Colour, darker, ellipse, mix
 
 IMAGE_SIDE = 96  # pixels
 OVERSAMPLING = 2  # birds are drawn this many times larger, then averaged down

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.stats import norm
 
-from dataset.files import write_whole
-from utils.metrics import ErrorRates, crossing
+from utils.training.metrics import ErrorRates, crossing
+from utils.whole_files import write_whole
 
 DET_TICKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 COLOURS = {"joint": "black", "audio": "tab:orange", "visual": "tab:blue"}

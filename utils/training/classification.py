@@ -10,15 +10,15 @@ import torch
 from torch.utils.data import Dataset
 
 from dataset.clips import ClipFiles
-from dataset.errors import InputError, first_few
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip
 from models import AVClassifier, MultimodalClassifier
-from utils import checkpoint, confusion, options, report, training
 from utils.distributed import say, together
-from utils.engine import Compute, evaluate
-from utils.run import Run
-from utils.training import Examination, evaluation_loader, place
+from utils.errors import InputError, first_few
+from utils.training import checkpoint, confusion, options, report, train
+from utils.training.engine import Compute, evaluate
+from utils.training.run import Run
+from utils.training.train import Examination, evaluation_loader, place
 
 
 class Splits(NamedTuple):
@@ -52,13 +52,13 @@ class Built(NamedTuple):
 
 def build(args: Namespace, device: torch.device, make_demo: Callable[[Path], object], about: str,
           load_splits: Callable[[Namespace], Splits]) -> Built:
-    """What main_CD.py and main_SSW.py make of their flags. make_demo, about: as for `training.prepare_demo`."""
-    training.prepare_demo(args, make_demo, about)
+    """What main_CD.py and main_SSW.py make of their flags. make_demo, about: as for `train.prepare_demo`."""
+    train.prepare_demo(args, make_demo, about)
     splits = together(lambda: load_splits(args))
-    model = training.make_model(args, lambda: AVClassifier(
+    model = train.make_model(args, lambda: AVClassifier(
         len(splits.classes), args.fusion_method, args.mmcosine, args.scaling, options.modalities(args)))
     front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
-    return Built(splits, model, training.make_compute(args, device, front_ends, model))
+    return Built(splits, model, train.make_compute(args, device, front_ends, model))
 
 
 def usable_splits(args: Namespace, classes: Sequence[str], listed: Mapping[str, Sequence],
@@ -78,7 +78,7 @@ def usable_splits(args: Namespace, classes: Sequence[str], listed: Mapping[str, 
         if clips and not found[name]:
             first = next(iter(wrong.values()))
             raise InputError(f"none of the {len(clips)} {name} clips can be used. The first: {first}")
-    training.accept_problems(problems, sum(map(len, listed.values())), args.skip_missing)
+    train.accept_problems(problems, sum(map(len, listed.values())), args.skip_missing)
     if args.train:
         check_every_class_has_a_clip(classes, found["train"], f"{args.data_root} after --skip_missing")
     untested = sorted(set(classes) - {clip.label for clip in found["test"]})
@@ -96,7 +96,7 @@ def run(args: Namespace, splits: Splits, model: MultimodalClassifier, compute: C
     """
     if not args.train:
         return evaluate_checkpoint(args, splits, model, compute, confusions)
-    return training.train(args, splits.train, splits.facts(), len(splits.classes), model, compute,
+    return train.train(args, splits.train, splits.facts(), len(splits.classes), model, compute,
                           examine(args, splits, model, compute, confusions))
 
 
@@ -108,7 +108,7 @@ def examine(args: Namespace, splits: Splits, model: MultimodalClassifier, comput
 
     def of_best_epoch(run: Run) -> dict[str, float]:
         if splits.val or confusions:
-            training.load_best(model, run)
+            train.load_best(model, run)
         if confusions:
             say(confusion.report(model, test, compute, splits.classes, run.folder))
         if splits.val:
@@ -127,7 +127,7 @@ def evaluate_checkpoint(args: Namespace, splits: Splits, model: MultimodalClassi
     if classes != list(splits.classes):
         raise InputError(f"{args.ckpt_path} was trained on the classes {', '.join(classes)}, the data has "
                          f"{', '.join(splits.classes)}: name other data with --data_root")
-    training.load_evaluated(args, model, content)
+    train.load_evaluated(args, model, content)
     test = evaluation_loader(splits.test, args, compute)
     scores = evaluate(place(model, compute, args.compile), test, compute)
     if not math.isfinite(scores["loss"]):

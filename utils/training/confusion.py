@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dataset.files import write_whole
 from models import MultimodalClassifier
 from utils import distributed
-from utils.engine import Compute, outputs
-from utils.plots import plot_classes
+from utils.training.engine import Compute, outputs
+from utils.training.plots import plot_classes
+from utils.whole_files import write_whole
 
 
 @torch.inference_mode()

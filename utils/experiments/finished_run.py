@@ -11,12 +11,13 @@ from types import ModuleType
 import numpy as np
 from torch.utils.data import Dataset
 
-from dataset.errors import InputError
-from utils import checkpoint, distributed, events, options, report, training
-from utils.classification import Built
+from utils import distributed
 from utils.cli import number
-from utils.features import Features, extract
-from utils.run import is_finished, read_json
+from utils.errors import InputError
+from utils.experiments.features import Features, extract
+from utils.training import checkpoint, options, report, tensorboard, train
+from utils.training.classification import Built
+from utils.training.run import is_finished, read_json
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -59,9 +60,9 @@ class OpenedRun:
         content = checkpoint.load(path)
         device = distributed.choose_device(self.machine.device, [], 0)
         built = self.script.build(self.args, device)
-        training.check_same_data(content["facts"], built.splits.facts(), path, "name it with --data_root")
+        train.check_same_data(content["facts"], built.splits.facts(), path, "name it with --data_root")
         checkpoint.load_model(built.model, content, path)
-        training.place(built.model, built.compute, compiled=False)
+        train.place(built.model, built.compute, compiled=False)
         return built
 
     @cached_property
@@ -73,7 +74,7 @@ class OpenedRun:
         return self.features(self.built.splits.test)
 
     def features(self, dataset: Dataset) -> Features:
-        loader = training.evaluation_loader(dataset, self.args, self.built.compute)
+        loader = train.evaluation_loader(dataset, self.args, self.built.compute)
         return extract(self.built.model, loader, self.built.compute)
 
     def close(self) -> None:
@@ -84,8 +85,8 @@ class OpenedRun:
     def logits(self) -> dict[str, np.ndarray]:
         """As `events.read_logits`."""
         elsewhere = self.settings["tensorboard_path"]
-        folder = events.events_folder(self.folder, Path(elsewhere) if elsewhere else None)
-        return events.read_logits(folder, self.modalities)
+        folder = tensorboard.events_folder(self.folder, Path(elsewhere) if elsewhere else None)
+        return tensorboard.read_logits(folder, self.modalities)
 
     def class_norms(self) -> np.ndarray | None:
         """(epochs, M, C) ||W_m,c|| after every epoch; None of a run from before they were recorded."""

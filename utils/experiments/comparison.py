@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from dataset.errors import InputError
 from utils.balancing import METHODS
-from utils.published import published
-from utils.run import is_finished, read_json
-from utils.sweeps import AXES, WHERE, without_meaning
+from utils.errors import InputError
+from utils.experiments.grid import AXES, WHERE, without_meaning
+from utils.experiments.paper_results import published
+from utils.training.run import is_finished, read_json
 
 LEVEL = 0.95  # of the intervals
 BASELINE = {"mmcosine": False, "modulation": "none", "lam": 0.0, "modality": "both"}  # what a run is compared with

@@ -14,17 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from dataset.errors import InputError, report_problems
 from models import MultimodalClassifier, scale_lower_bound
-from utils import checkpoint, distributed, options, report
+from utils import distributed
 from utils.balancing import METHODS, Losses
 from utils.distributed import say
-from utils.engine import PARTS, Compute, Learner, classification_loss, fit, outputs, train_one_epoch
-from utils.events import events_folder
-from utils.loading import EvaluationBatches, TrainBatches, make_loader, mixed_seed
-from utils.precision import choose_precision
-from utils.pretraining import Origin, load_pretrained
-from utils.run import Run
+from utils.errors import InputError, report_problems
+from utils.training import checkpoint, options, report
+from utils.training.engine import PARTS, Compute, Learner, classification_loss, fit, outputs, train_one_epoch
+from utils.training.loading import EvaluationBatches, TrainBatches, make_loader, mixed_seed
+from utils.training.precision import choose_precision
+from utils.training.pretraining import Origin, load_pretrained
+from utils.training.run import Run
+from utils.training.tensorboard import events_folder
 
 IN_LAST_PT = {*PARTS, "history", "class_norms", "iterations", "wall_seconds", "facts"}
 HELD_OUT_OF_TRIALS = 0.2  # of the training clips

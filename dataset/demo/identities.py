@@ -15,12 +15,12 @@ import numpy as np
 import soundfile
 
 from dataset.cremad import EMOTIONS
-from dataset.demo_faces import film, random_face
-from dataset.demo_folder import fill_folder, generator
-from dataset.demo_voices import SAMPLE_RATE, VOWELS, Prosody, Voice, random_voice, speak
-from dataset.errors import InputError
-from dataset.files import write_whole
+from dataset.demo.faces import film, random_face
+from dataset.demo.folder import fill_folder, generator
+from dataset.demo.voices import SAMPLE_RATE, VOWELS, Prosody, Voice, random_voice, speak
 from dataset.identities import Trials, format_trials, identity_of
+from utils.errors import InputError
+from utils.whole_files import write_whole
 
 MADE_BY = "dataset/demo_identities.py, version 1"  # count up when the same parameters come to give other bytes
 # standard deviation of a speaker's way of speaking: rate, accent, tremor and breath tell people apart

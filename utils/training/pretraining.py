@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torchvision.models import ResNet18_Weights, ResNet34_Weights, WeightsEnum
 
-from dataset.errors import InputError
 from models import MultimodalClassifier
 from models.encoders import ResNet18, ResNet34
-from utils import checkpoint
 from utils.distributed import is_first_here, say, together
+from utils.errors import InputError
+from utils.training import checkpoint
 
 IMAGENET = {ResNet18: ResNet18_Weights.IMAGENET1K_V1, ResNet34: ResNet34_Weights.IMAGENET1K_V1}
 

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from models import MultimodalClassifier
 from models.mmcosine import unit
-from utils.engine import Compute, outputs
+from utils.training.engine import Compute, outputs
 
 
 class Features(NamedTuple):

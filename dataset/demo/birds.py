@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 import soundfile
 
-from dataset.demo_folder import fill_folder, generator
-from dataset.demo_plumage import Look, film_bird, random_look, sister_look
-from dataset.demo_songs import SAMPLE_RATE, Song, random_song, record_song, sister_song
-from dataset.errors import InputError
-from dataset.files import write_whole
+from dataset.demo.folder import fill_folder, generator
+from dataset.demo.plumage import Look, film_bird, random_look, sister_look
+from dataset.demo.songs import SAMPLE_RATE, Song, random_song, record_song, sister_song
 from dataset.ssw60 import MEDIA, Asset
+from utils.errors import InputError
+from utils.whole_files import write_whole
 
 MADE_BY = "dataset/demo_birds.py, version 1"  # count up when the same parameters come to give other bytes
 FRAMES, FPS = 2, 1

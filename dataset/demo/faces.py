@@ -9,7 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dataset.demo_drawing import Canvas, Colour, between, darker, ellipse, mix
+from dataset.demo.drawing import Canvas, Colour, between, darker, ellipse, mix
 
 IMAGE_SIDE = 128  # pixels
 FRAMES = 2  # at one frame a second: 0 s and 1 s of a clip that is over one second long

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from dataset.errors import InputError, first_few
-from utils import options
 from utils.balancing import METHOD_FLAGS, METHODS
-from utils.run import read_json
+from utils.errors import InputError, first_few
+from utils.training import options
+from utils.training.run import read_json
 
 # the first one outermost: an interrupted sweep has all of the first seed before any of the second
 AXES = ("random_seed", "fusion_method", "mmcosine", "scaling", "modulation", *METHOD_FLAGS, "modality", "lam")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from dataset.errors import InputError
+from utils.errors import InputError
 
 SIDE = 224  # pixels
 SMALLEST = 32  # pixels a side: MTCNN fails on pictures hardly larger than its smallest face, of 20

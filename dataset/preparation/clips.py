@@ -24,8 +24,7 @@ import soundfile
 from tqdm import tqdm
 
 from dataset.cremad import find_clips
-from dataset.errors import InputError, first_few, report_problems
-from dataset.files import check_is_media, read_image, write_whole
+from dataset.files import check_is_media, read_image
 from dataset.lists import (
     Clip,
     Lists,
@@ -35,6 +34,8 @@ from dataset.lists import (
     split_stratified,
     write_lists,
 )
+from utils.errors import InputError, first_few, report_problems
+from utils.whole_files import write_whole
 
 FAILURES = "prepare_failures.csv"
 SPLITS = {"stratified": split_stratified, "speaker": split_by_speaker}

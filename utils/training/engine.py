@@ -16,9 +16,9 @@ from tqdm import tqdm
 from models import ClassifierOutput, MultimodalClassifier, contrastive_loss
 from utils import distributed
 from utils.balancing import Method
-from utils.loading import check_batch, mixed_seed
-from utils.metrics import batch_sums, means, row_names
-from utils.run import Run
+from utils.training.loading import check_batch, mixed_seed
+from utils.training.metrics import batch_sums, means, row_names
+from utils.training.run import Run
 
 OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9), "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 PARTS = ("model", "method", "optimizer", "scheduler", "scaler")  # of a Learner's state

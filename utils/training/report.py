@@ -54,7 +54,7 @@ def environment() -> dict[str, str | None]:
 
 def git_commit() -> str | None:
     """The commit of this code, "+changes" behind it when files differ; None outside a git checkout."""
-    here = Path(__file__).resolve().parents[1]
+    here = Path(__file__).resolve().parents[2]
     try:
         commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
         changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True)

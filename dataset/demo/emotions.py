@@ -14,12 +14,12 @@ import cv2
 import soundfile
 
 from dataset.cremad import AUDIO_FOLDER, EMOTIONS, audio_path, frames_folder
-from dataset.demo_faces import FRAMES, film, random_face
-from dataset.demo_folder import fill_folder, generator
-from dataset.demo_voices import SAMPLE_RATE, random_voice, speak
-from dataset.errors import InputError
-from dataset.files import write_whole
+from dataset.demo.faces import FRAMES, film, random_face
+from dataset.demo.folder import fill_folder, generator
+from dataset.demo.voices import SAMPLE_RATE, random_voice, speak
 from dataset.lists import Clip, Lists, write_lists
+from utils.errors import InputError
+from utils.whole_files import write_whole
 
 LISTS = ("stat.csv", "train.csv", "test.csv")
 MADE_BY = "dataset/demo.py, version 2"  # count up when the same parameters come to give other bytes

@@ -14,18 +14,19 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.errors import InputError
-from dataset.files import write_whole
 from dataset.identities import Trials
 from models import MultimodalClassifier
 from models.mmcosine import unit
-from utils import checkpoint, distributed, report, training
+from utils import distributed
 from utils.distributed import say
-from utils.engine import Compute, outputs
-from utils.metrics import equal_error_rate, error_rates, min_dcf
-from utils.plots import plot_det
-from utils.run import Run
-from utils.training import Examination, evaluation_loader, place
+from utils.errors import InputError
+from utils.training import checkpoint, report, train
+from utils.training.engine import Compute, outputs
+from utils.training.metrics import equal_error_rate, error_rates, min_dcf
+from utils.training.plots import plot_det
+from utils.training.run import Run
+from utils.training.train import Examination, evaluation_loader, place
+from utils.whole_files import write_whole
 
 SCORES = ("logits", "embedding")
 P_TARGETS = (0.01, 0.05)  # priors of minDCF: the paper's and VoxSRC's
@@ -51,7 +52,7 @@ def examine(args: Namespace, test: TrialSet, val: TrialSet | None, model: Multim
     trials. The best epoch's scores and DET curves go into the run's folder."""
 
     def final(run: Run) -> dict[str, float]:
-        training.load_best(model, run)
+        train.load_best(model, run)
         scores = score(args, test, model, compute)
         run.events.figure("result/det", write_scores(scores, test, args.scores_path or run.folder))
         return figures(scores, test)
@@ -159,7 +160,7 @@ def write_scores(scores: Scores, trial_set: TrialSet, folder: Path) -> Figure:
 
 def evaluate_checkpoint(args: Namespace, test: TrialSet, model: MultimodalClassifier, compute: Compute) -> dict:
     """Evaluates --ckpt_path on the trials -> its figures."""
-    training.load_evaluated(args, model, checkpoint.load(args.ckpt_path))
+    train.load_evaluated(args, model, checkpoint.load(args.ckpt_path))
     scores = score(args, test, place(model, compute, args.compile), compute)
     found = figures(scores, test)
     folder = args.scores_path or args.ckpt_path.with_name(f"{args.ckpt_path.stem}_evaluated")

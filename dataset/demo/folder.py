@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.errors import InputError
-from dataset.files import write_whole
+from utils.errors import InputError
+from utils.whole_files import write_whole
 
 MARKER = "demo.json"  # holds the parameters; a folder with it is ours to overwrite
 

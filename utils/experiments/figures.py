@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from utils.plots import COLOURS, plain
+from utils.training.plots import COLOURS, plain
 
 CELLS_WITH_NUMBERS = 12  # classes up to which a confusion matrix has figures in its cells
 ANGLE_BIN = 2.5  # degrees

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from dataset.errors import InputError
 from models.fusion import FUSIONS
-from utils import checkpoint
 from utils.balancing import METHOD_FLAGS, METHODS
 from utils.cli import add_boolean, number
-from utils.engine import OPTIMIZERS
-from utils.precision import PRECISIONS
+from utils.errors import InputError
+from utils.training import checkpoint
+from utils.training.engine import OPTIMIZERS
+from utils.training.precision import PRECISIONS
 
 # What may differ between a run and its resumption: where and how long it runs, not what it computes.
 FREE_ON_RESUME = {"resume", "train", "epochs", "data_root", "num_workers", "device", "gpu_ids", "use_tensorboard",

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.errors import InputError
-from dataset.files import write_whole
-from utils import checkpoint, distributed, report
-from utils.events import Events
-from utils.metrics import row_names
-from utils.plots import plot_curves
+from utils import distributed
+from utils.errors import InputError
+from utils.training import checkpoint, report
+from utils.training.metrics import row_names
+from utils.training.plots import plot_curves
+from utils.training.tensorboard import Events
+from utils.whole_files import write_whole
 
 
 class Run:

@@ -1,0 +1,1 @@
+"""Synthetic data for trying things out: no download."""

@@ -1,0 +1,1 @@
+"""What the prepare scripts share."""

@@ -1,0 +1,1 @@
+"""One run: flags, loop, run folder, metrics, checkpoints, TensorBoard."""
