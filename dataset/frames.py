@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torchvision.transforms import v2
+from torch import Tensor, nn
 
 from dataset.files import check_image, read_image
 from utils.errors import InputError
@@ -28,10 +27,17 @@ def frame_indices(available: int, wanted: int, train: bool) -> list[int]:
     return places.long().clamp(max=available - 1).tolist()
 
 
-def image_transform(image_size: int, train: bool) -> v2.Transform:
-    """(..., 3, H, W) uint8 -> (..., 3, S, S) uint8. All frames of a clip get the same crop and flip."""
+def image_transform(image_size: int, train: bool, area: tuple[float, float] = (0.08, 1.0),
+                    ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> nn.Module:
+    """(..., 3, H, W) uint8 -> (..., 3, S, S) uint8. All frames of a clip get the same crop and flip.
+
+    area, ratio: share of the image that training crops have, and width over height; torchvision's defaults.
+    """
+    from torchvision.transforms import v2  # here, because it takes a second that --help need not wait for
+
     if train:
-        return v2.Compose([v2.RandomResizedCrop(image_size, antialias=True), v2.RandomHorizontalFlip()])
+        return v2.Compose([v2.RandomResizedCrop(image_size, scale=area, ratio=ratio, antialias=True),
+                           v2.RandomHorizontalFlip()])
     return v2.Resize((image_size, image_size), antialias=True)
 
 

@@ -1,24 +1,21 @@
-"""Lists of the VoxCeleb layout: training utterances with their identities, and trials.
+"""Training lists of the VoxCeleb layout: utterances with their identities.
 
 The full VoxCeleb2 has 1.09 million utterances: they are kept as text and offsets in tensors, which loader processes
-share instead of copying (a list of strings is copied by the mere reading of it). U utterances, C identities, N trials.
+share instead of copying (a list of strings is copied by the mere reading of it). U utterances, C identities.
 """
 
 import hashlib
 import io
 from array import array
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.lists import read_text
 from dataset.voxceleb import Utterance
-from utils.errors import InputError, first_few
+from utils.errors import InputError
 
 HEADER = b"wav,faces,identity,n_frames"
 
@@ -122,100 +119,6 @@ def check_no_duplicates(listed: TrainList, hashes: np.ndarray, path: Path) -> No
             raise InputError(f"{path} lists {first} twice: take one of the rows out")
 
 
-class Trials(NamedTuple):
-    """names: the U different utterances; pairs (N, 2) their numbers; labels (N,) True for the same identity."""
-
-    names: list[str]
-    pairs: np.ndarray
-    labels: np.ndarray
-
-
-def read_trials(path: Path, how_to_get: str) -> Trials:
-    """Rows label,utt1,utt2 or label utt1 utt2; label 1 for the same identity, 0 for different ones.
-
-    Raises InputError: missing (the message ends in `how_to_get`), a malformed row, a pair that has both labels, only
-    targets or only non-targets.
-    """
-    if not path.is_file():
-        raise InputError(f"no {path}. {how_to_get}")
-    numbers: dict[str, int] = {}
-    labels: dict[tuple[int, int], int] = {}
-    rows = array("q")
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        cells = line.replace(",", " ").split()
-        if not cells or (number == 1 and cells[0].lower() == "label"):
-            continue
-        label, names = parse_trial(cells, f"{path}, line {number}")
-        a, b = (numbers.setdefault(name, len(numbers)) for name in names)
-        if labels.setdefault(pair_of(a, b), label) != label:
-            raise InputError(f"{path}, line {number}: {' '.join(names)} has label {label}, and {1 - label} before")
-        rows.extend((label, a, b))
-    table = np.array(rows).reshape(-1, 3)
-    trials = Trials(list(numbers), table[:, 1:], table[:, 0] == 1)
-    if trials.labels.all() or not trials.labels.any():
-        raise InputError(f"{path} has {trials.labels.sum()} targets among {len(trials.labels)} trials: error rates "
-                         "need targets (label 1) and non-targets (label 0)")
-    return trials
-
-
-def parse_trial(cells: Sequence[str], where: str) -> tuple[int, list[str]]:
-    """(label, the two utterances). Raises InputError."""
-    names = [name.lstrip("/") for name in cells[1:]]
-    if len(cells) != 3 or cells[0] not in ("0", "1"):
-        raise InputError(f"{where}: expected label,utt1,utt2 with label 0 or 1 but found {' '.join(cells)!r}")
-    if not all(names) or any(".." in name.split("/") for name in names):
-        raise InputError(f"{where}: {' '.join(cells)!r} names no file below the folder of the utterances")
-    if names[0] == names[1]:
-        raise InputError(f"{where}: {names[0]} is tried against itself: take the row out")
-    return int(cells[0]), names
-
-
-def merge_trials(lists: Mapping[str, Trials]) -> dict[str, Trials]:
-    """The same lists over the same names: those of all of them, each once."""
-    names = list(dict.fromkeys(name for trials in lists.values() for name in trials.names))
-    places = {name: place for place, name in enumerate(names)}
-    return {key: Trials(names, np.array([places[name] for name in trials.names])[trials.pairs], trials.labels)
-            for key, trials in lists.items()}
-
-
-def without(trials: Trials, missing: Collection[int]) -> Trials:
-    """The trials that do not need the `missing` utterances (places in trials.names), over the names of the others."""
-    kept = ~np.isin(trials.pairs, list(missing)).any(1)
-    left = [place for place in range(len(trials.names)) if place not in missing]
-    places = np.zeros(len(trials.names), dtype=np.int64)
-    places[left] = np.arange(len(left))
-    return Trials([trials.names[place] for place in left], places[trials.pairs[kept]], trials.labels[kept])
-
-
-def digest_of(trials: Trials) -> str:
-    """Tells trial lists apart: of their rows, in order."""
-    return hashlib.sha256(format_trials(trials).encode()).hexdigest()[:16]
-
-
-def format_trials(trials: Trials) -> str:
-    """Rows label,utt1,utt2."""
-    rows = zip(trials.labels.tolist(), trials.pairs.tolist(), strict=True)
-    return "".join(f"{label:d},{trials.names[a]},{trials.names[b]}\n" for label, (a, b) in rows)
-
-
-def trial_utterances(names: Sequence[str]) -> list[Utterance]:
-    """The files of trial utterances <id>/<video>/<utt>.wav, labelled by their place."""
-    return [Utterance(name, str(Path(name).with_suffix("")), number) for number, name in enumerate(names)]
-
-
-def identity_of(name: str) -> str:
-    """The first folder of an utterance's path; "" without one."""
-    return name.split("/")[0] if "/" in name else ""
-
-
-def check_no_leak(trained: Collection[str], trials: Trials, name: str) -> None:
-    """Raises InputError when identities of the trials are trained on: verification is of people never heard before."""
-    known = sorted(set(trained) & {identity_of(name) for name in trials.names})
-    if known:
-        raise InputError(f"{len(known)} identities of the trials {name} are trained on: {first_few(known)}. Take them "
-                         "out of the training list or of the trials")
-
-
 def hold_out_identities(listed: TrainList, fraction: float, seed: int) -> tuple[TrainList, TrainList]:
     """Splits off round(fraction * C) whole identities, at least 2: (rest, held out). Raises InputError: too few."""
     count = max(2, round(fraction * len(listed.identities)))
@@ -225,31 +128,3 @@ def hold_out_identities(listed: TrainList, fraction: float, seed: int) -> tuple[
     chosen = np.random.default_rng(seed).permutation(len(listed.identities))[:count]
     held = np.isin(listed.labels.numpy(), chosen)
     return listed.select(np.flatnonzero(~held)), listed.select(np.flatnonzero(held))
-
-
-def make_trials(names: Sequence[str], identities: Sequence[object], per_utterance: int, seed: int) -> Trials:
-    """Pairs each utterance with `per_utterance` others of its identity (or all there are) and, by chance, with others;
-    as many non-targets as targets, and no pair twice. VoxCeleb1-O is made so, with 4.
-
-    Raises InputError: no pair of one of the kinds.
-    """
-    rng = np.random.default_rng(seed)
-    members = defaultdict(list)
-    for number, identity in enumerate(identities):
-        members[identity].append(number)
-    targets, others = set(), set()
-    for number, identity in enumerate(identities):
-        same = [other for other in members[identity] if other != number]
-        targets.update(pair_of(number, other) for other in rng.permutation(same)[:per_utterance].tolist())
-        others.update(pair_of(number, other) for other in rng.integers(len(names), size=4 * per_utterance).tolist()
-                      if identities[other] != identity)
-    others = rng.permutation(sorted(others))[:len(targets)].tolist()
-    if not targets or not others:
-        raise InputError(f"no trials can be made of {len(names)} utterances of {len(members)} identities: at least two "
-                         "identities, one of them with two utterances, are needed")
-    pairs = [*sorted(targets), *others]
-    return Trials(list(names), np.array(pairs), np.arange(len(pairs)) < len(targets))
-
-
-def pair_of(first: int, second: int) -> tuple[int, int]:
-    return min(first, second), max(first, second)

@@ -13,10 +13,11 @@ Other columns are not read: `frame_count` is not fps x duration, the media thems
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.clips import ClipFiles
+from dataset.clips import ClipFiles, find_each
 from dataset.files import check_audio, check_image
 from dataset.frames import find_frames
 from dataset.lists import read_text
@@ -166,6 +167,12 @@ def check_prepared(root: Path, collection: str, fps: int, sample_rate: int, moda
         if not needed[modality].is_dir():
             raise InputError(f"there is no folder {needed[modality]}. Run python scripts/prepare_ssw60.py --data_root "
                              f"{root} --sample_rate {sample_rate} --fps {fps}")
+
+
+def find_assets(assets: Sequence[Asset], root: Path, fps: int, sample_rate: int,
+                modalities: Sequence[str]) -> tuple[list[ClipFiles], dict[str, str]]:
+    """(the clips whose files are there, {name: what is wrong} of the others), in list order."""
+    return find_each(partial(find_asset, root=root, fps=fps, sample_rate=sample_rate, modalities=modalities), assets)
 
 
 def find_asset(asset: Asset, root: Path, fps: int, sample_rate: int, modalities: Sequence[str]) -> ClipFiles:

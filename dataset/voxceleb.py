@@ -19,16 +19,16 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 from tqdm import tqdm
 
 from dataset.files import check_audio, check_image, read_excerpt
-from dataset.frames import frame_indices, read_frames
+from dataset.frames import frame_indices, image_transform, read_frames
 from utils.errors import InputError
 
 SAMPLE_RATE = 16000  # Hz
 TEST_FRAME = 2  # the frame that is evaluated, or the last one of fewer
 CHECKED_AT_ONCE = 500  # utterances
+CROP_AREA, CROP_RATIO = (0.7, 1.0), (0.9, 1.1)  # of training crops: they keep most of the aligned face
 IMAGES = (".png", ".jpg", ".jpeg")
 
 
@@ -96,14 +96,6 @@ def check_utterance(root: Path, utterance: Utterance, modalities: Sequence[str])
         check_image(find_faces(root / "faces", utterance.faces)[0])
 
 
-def face_transform(image_size: int, train: bool) -> v2.Transform:
-    """(..., 3, H, W) uint8 -> (..., 3, S, S) uint8. Training crops keep most of the face, as it is aligned."""
-    if train:
-        return v2.Compose([v2.RandomResizedCrop(image_size, scale=(0.7, 1.0), ratio=(0.9, 1.1), antialias=True),
-                           v2.RandomHorizontalFlip()])
-    return v2.Resize((image_size, image_size), antialias=True)
-
-
 class UtteranceDataset(Dataset):
     """Item i: {"audio": (N,) float32 at 16 kHz, "visual": (T, 3, S, S) uint8, "label": int}, the asked modalities.
 
@@ -115,7 +107,7 @@ class UtteranceDataset(Dataset):
                  image_size: int, modalities: Sequence[str]):
         self.root, self.utterances, self.train, self.num_frames = root, utterances, train, num_frames
         self.audio_samples = samples_of(audio_frames)
-        self.transform = face_transform(image_size, train)
+        self.transform = image_transform(image_size, train, CROP_AREA, CROP_RATIO)
         self.read = {"audio": self.read_voice, "visual": self.read_faces}
         self.modalities = modalities
 

@@ -1,8 +1,15 @@
 """Tensors in, tensors out: encoders, fusions, MMCosine and the classifier made of them."""
 
-from models.classifier import AVClassifier, ClassifierOutput, MultimodalClassifier, SpeakerClassifier
-from models.contrastive import contrastive_loss
-from models.mmcosine import mmcosine_logits, scale_lower_bound
+from importlib import import_module
 
-__all__ = ["AVClassifier", "ClassifierOutput", "MultimodalClassifier", "SpeakerClassifier", "contrastive_loss",
-           "mmcosine_logits", "scale_lower_bound"]
+# Imported when first used: torchvision takes a second, which --help need not wait for.
+WHERE = {"AVClassifier": "classifier", "ClassifierOutput": "classifier", "MultimodalClassifier": "classifier",
+         "SpeakerClassifier": "classifier", "contrastive_loss": "contrastive", "ENCODERS": "encoders",
+         "make_encoders": "encoders", "mmcosine_logits": "mmcosine", "scale_lower_bound": "mmcosine"}
+__all__ = list(WHERE)
+
+
+def __getattr__(name: str) -> object:
+    if name not in WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{WHERE[name]}"), name)

@@ -1,7 +1,11 @@
 """One encoder a modality: ResNets from scratch, torchvision's networks and state-dict keys without `fc`."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, ResNet
+
+from models.speaker import SEResNet34
 
 
 class FrameResNet(ResNet):
@@ -41,3 +45,12 @@ def initialise(module: nn.Module) -> None:
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
+
+
+ENCODERS = {"resnet18": ResNet18, "resnet34": ResNet34, "se_resnet34": SEResNet34}
+
+
+def make_encoders(choices: Mapping[str, tuple[str, int | None]]) -> dict[str, nn.Module]:
+    """{modality: (name in ENCODERS, input channels; None for encoders of raw waveforms)} -> {modality: encoder}."""
+    return {modality: ENCODERS[name]() if channels is None else ENCODERS[name](channels)
+            for modality, (name, channels) in choices.items()}

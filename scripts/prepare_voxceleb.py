@@ -35,7 +35,7 @@ import cv2
 import numpy as np
 import torch
 
-from dataset.identities import format_trials, identity_of, make_trials
+from dataset.trials import format_trials, identity_of, make_trials
 from dataset.preparation import clips as prep
 from dataset.preparation.faces import DETECTORS, Detector, crop_face
 from dataset.voxceleb import SAMPLE_RATE, Utterance, check_utterance, find_faces

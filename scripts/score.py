@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from dataset.identities import Trials, read_trials
+from dataset.trials import Trials, read_trials
 from dataset.lists import read_text
 from utils import cli
 from utils.errors import InputError, first_few

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.identities import (
+from dataset.identities import hold_out_identities, read_train_list
+from dataset.trials import (
     Trials,
     check_no_leak,
     format_trials,
-    hold_out_identities,
     make_trials,
     merge_trials,
-    read_train_list,
     read_trials,
     trial_utterances,
     without,

@@ -11,9 +11,10 @@ import pytest
 import soundfile
 from conftest import REAL_DATA, needs_real_data
 
-from dataset.identities import read_train_list, read_trials
+from dataset.identities import read_train_list
 from dataset.preparation import clips as prep
 from dataset.preparation import faces
+from dataset.trials import read_trials
 from main_Vox import get_args_parser as vox_parser
 from main_Vox import load_data
 from scripts import prepare_voxceleb

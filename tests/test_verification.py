@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from dataset.identities import Trials
+from dataset.trials import Trials
 from models import MultimodalClassifier
 from utils.errors import InputError
 from utils.training.engine import Compute

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -96,11 +96,15 @@ def launch(script: str, argv: Sequence[str], processes: int) -> None:
         sys.exit(128 + stop.sigval)
 
 
-def together(work: Callable[[], Result]) -> Result:
-    """Does `work` in every process. An InputError in any of them ends them all, and is told once."""
-    result, message = None, None
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """An InputError in any process, raised in this `with` block, ends them all, and is reported once.
+
+    Every process must reach the block; none leaves it before all have.
+    """
+    message = None
     try:
-        result = work()
+        yield
     except InputError as error:
         message = str(error)
     if size() > 1:
@@ -111,7 +115,6 @@ def together(work: Callable[[], Result]) -> Result:
         sys.exit(2)
     if message:
         raise InputError(message)
-    return result
 
 
 def merged(found: dict) -> dict:

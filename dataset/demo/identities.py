@@ -18,7 +18,7 @@ from dataset.cremad import EMOTIONS
 from dataset.demo.faces import film, random_face
 from dataset.demo.folder import fill_folder, generator
 from dataset.demo.voices import SAMPLE_RATE, VOWELS, Prosody, Voice, random_voice, speak
-from dataset.identities import Trials, format_trials, identity_of
+from dataset.trials import Trials, format_trials, identity_of
 from utils.errors import InputError
 from utils.whole_files import write_whole
 

@@ -1,10 +1,10 @@
 """Balancing methods beside MMCosine, by the name that --modulation takes: a file each, a line each here."""
 
 from utils.balancing.gradient_blending import GradientBlending
-from utils.balancing.method import Losses, Method
+from utils.balancing.method import Method
 from utils.balancing.ogm import Ogm, OgmGe
 from utils.balancing.pmr import Pmr
 
 METHODS = {"none": Method, "ogm": Ogm, "ogm_ge": OgmGe, "gblend": GradientBlending, "pmr": Pmr}
 METHOD_FLAGS = {flag.name: flag for method in METHODS.values() for flag in method.flags}
-__all__ = ["METHODS", "METHOD_FLAGS", "Losses", "Method"]
+__all__ = ["METHODS", "METHOD_FLAGS", "Method"]

@@ -11,19 +11,22 @@ and summing to 1. A head that gains nothing on held-out clips gets weight 0; the
 B clips, C classes, D features.
 """
 
+from __future__ import annotations
+
 import copy
-from collections.abc import Callable
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models import ClassifierOutput, MultimodalClassifier
 from utils.balancing.method import Flag, Method, Stateful, Trial
 from utils.cli import number
 from utils.distributed import say
 from utils.errors import InputError
+
+if TYPE_CHECKING:
+    from models import ClassifierOutput, MultimodalClassifier
 
 LEAST_OVERFITTING = 0.1  # nats, what a mean over some hundred clips can tell: less would get all the weight
 
@@ -56,11 +59,10 @@ class GradientBlending(Method):
     def loss(self, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
         return (self.weights * self.losses(output, labels, loss)).sum()
 
-    def prepare(self, learner: Stateful, epochs: int, trial: Trial, save: Callable[[], None]) -> None:
+    def prepare(self, learner: Stateful, epochs: int, trial: Trial) -> None:
         """Finds the weights. The heads do not touch each other's encoders, so one trial serves all modalities.
 
-        trial(epochs, losses): trains `learner` so long -> means of `losses` over clips trained on and held out. Each
-        measurement is saved: a resumed run goes on with the next one.
+        Each measurement is saved: a resumed run continues with the next one.
         Raises InputError: a loss is not finite, or the joint one gains nothing.
         """
         length = self.blend_epochs or epochs
@@ -69,7 +71,7 @@ class GradientBlending(Method):
                 if trained:
                     say(f"Gradient-Blending: trial of {'the joint loss' if which.stop else 'the heads'} alone")
                 self.measure(learner, trial, end, trained, which)
-                save()
+                trial.save()
             before, after = self.measured[:, 1, 0].tolist()
             if after >= before:
                 raise InputError(f"Gradient-Blending: after a trial of {length} epochs the joint loss of held-out "
@@ -84,7 +86,7 @@ class GradientBlending(Method):
         before, measured = copy.deepcopy(learner.state_dict()), self.measured.clone()
         self.weights.zero_()
         self.weights[which] = 1
-        measured[end, :, which] = torch.stack(trial(epochs, self.losses))[:, which]
+        measured[end, :, which] = torch.stack(trial.train_and_measure(epochs))[:, which]
         learner.load_state_dict(before)
         if not measured[end, :, which].isfinite().all():
             raise InputError("a loss is not finite in the trials of Gradient-Blending: try a lower --learning_rate")

@@ -1,15 +1,14 @@
 """What a balancing method may do in training. M modalities, B clips, C classes, D features."""
 
-from argparse import Namespace
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
-from typing import ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from models import ClassifierOutput, MultimodalClassifier
-
-Losses = Callable[[ClassifierOutput, Tensor, Tensor], Tensor]  # output, labels, plain loss -> (1 + M,) means
-Trial = Callable[[int, Losses], tuple[Tensor, Tensor]]  # epochs -> (1 + M,) each: trained on, held out
+if TYPE_CHECKING:  # flags are made from METHODS: they need not wait for torchvision
+    from models import ClassifierOutput, MultimodalClassifier
 
 
 class Flag(NamedTuple):
@@ -26,6 +25,13 @@ class Stateful(Protocol):
 
     def state_dict(self) -> Mapping: ...
     def load_state_dict(self, state: Mapping) -> None: ...
+
+
+class Trial(Protocol):
+    """utils/training/trial.py."""
+
+    def train_and_measure(self, epochs: int) -> tuple[Tensor, Tensor]: ...
+    def save(self) -> None: ...
 
 
 class Method(nn.Module):
@@ -48,12 +54,12 @@ class Method(nn.Module):
         return {flag.name for flag in cls.flags}
 
     @classmethod
-    def check(cls, args: Namespace) -> None:
-        """Raises ValueError for flags that cannot be meant so, told to the user."""
+    def check(cls, epochs: int, **settings: object) -> None:
+        """Raises ValueError for settings that cannot be meant so in a run of `epochs`, told to the user."""
 
-    def prepare(self, learner: Stateful, epochs: int, trial: Trial, save: Callable[[], None]) -> None:
+    def prepare(self, learner: Stateful, epochs: int, trial: Trial) -> None:
         """Before the first of a run's `epochs`, and again when a run is resumed that has none behind it: may try things
-        out and `save` what was found, and must leave the rest of `learner` as it was."""
+        out and save what was found, and must leave the rest of `learner` as it was."""
 
     def facts(self) -> dict[str, float]:
         """What result.json should say of it."""

@@ -11,17 +11,20 @@ and k_m = 1 for the others. GE adds Gaussian noise to these gradients of every e
 deviation that the gradient had before.
 """
 
-from argparse import Namespace
-from typing import ClassVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from models import ClassifierOutput, MultimodalClassifier
 from models.fusion import mean_of_others
 from utils import distributed
 from utils.balancing.method import Flag, Method
 from utils.cli import number
+
+if TYPE_CHECKING:
+    from models import ClassifierOutput, MultimodalClassifier
 
 ALPHA = Flag("alpha", number(float, 0), 0.3, "strength of ogm, ogm_ge and pmr")
 
@@ -42,10 +45,10 @@ class Ogm(Method):
         self.alpha, self.epochs, self.active = alpha, range(modulation_starts, modulation_ends + 1), False
 
     @classmethod
-    def check(cls, args: Namespace) -> None:
-        last = min(args.modulation_ends, args.epochs - 1)
-        if args.modulation_starts > last:
-            raise ValueError(f"--modulation_starts {args.modulation_starts} is after the last epoch of modulation, "
+    def check(cls, epochs: int, *, alpha: float, modulation_starts: int, modulation_ends: int) -> None:
+        last = min(modulation_ends, epochs - 1)
+        if modulation_starts > last:
+            raise ValueError(f"--modulation_starts {modulation_starts} is after the last epoch of modulation, "
                              f"{last} counted from 0: nothing would be modulated")
 
     def begin_epoch(self, epoch: int) -> None:

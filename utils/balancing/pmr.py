@@ -10,17 +10,21 @@ true class. Prototypes follow the epochs' means with momentum. The entropy term 
 M modalities, B clips, C classes, D features.
 """
 
-from typing import ClassVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models import ClassifierOutput, MultimodalClassifier
 from models.fusion import mean_of_others
 from utils import distributed
 from utils.balancing.method import Flag, Method
 from utils.balancing.ogm import ALPHA, scores
+
+if TYPE_CHECKING:
+    from models import ClassifierOutput, MultimodalClassifier
 
 MOMENTUM = 0.5  # share of the old prototypes after an epoch
 

@@ -1,7 +1,6 @@
 """Training and evaluation, shared by every entry script. B clips, M modalities."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
@@ -16,15 +15,13 @@ from tqdm import tqdm
 from models import ClassifierOutput, MultimodalClassifier, contrastive_loss
 from utils import distributed
 from utils.balancing import Method
-from utils.training.loading import check_batch, mixed_seed
+from utils.training.loading import check_batch
 from utils.training.metrics import batch_sums, means, row_names
 from utils.training.run import Run
 
 OPTIMIZERS = {"sgd": partial(torch.optim.SGD, momentum=0.9), "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 PARTS = ("model", "method", "optimizer", "scheduler", "scaler")  # of a Learner's state
 FLUSH_EVERY = 50  # iterations between two looks at the device: their figures are logged and checked together
-
-LossFunction = Callable[[ClassifierOutput, Tensor], Tensor]
 
 
 class Compute(NamedTuple):
@@ -52,7 +49,8 @@ class Learner:
 
     def __init__(self, model: MultimodalClassifier, compute: Compute, optimizer: str, learning_rate: float,
                  weight_decay: float, lr_decay_step: int, lr_decay_ratio: float, method: Method | None = None):
-        self.model, self.method = model, (method or Method(model)).to(compute.device)
+        self.model, self.compute = model, compute
+        self.method = (method or Method(model)).to(compute.device)
         distributed.broadcast_model(self.method)  # the network's start is DistributedDataParallel's affair
         self.network = DistributedDataParallel(model) if distributed.size() > 1 else model
         trained = [parameter for module in (model, self.method) for parameter in module.parameters()
@@ -80,41 +78,39 @@ class Learner:
             getattr(self, name).load_state_dict(state[name])
 
 
-def classification_loss(lam: float) -> LossFunction:
-    """Cross-entropy of the joint logits, plus lam times the contrastive loss (not computed at all for lam = 0)."""
+def train_one_epoch(learner: Learner, loader: DataLoader, lam: float, run: Run | None = None,
+                    title: str = "") -> dict[str, float]:
+    """One pass over `loader` -> the epoch's means over its clips.
 
-    def loss(output: ClassifierOutput, labels: Tensor) -> Tensor:
-        cross_entropy = F.cross_entropy(output.logits, labels)
-        return cross_entropy + lam * contrastive_loss(output.fused, labels) if lam else cross_entropy
-
-    return loss
-
-
-def train_one_epoch(learner: Learner, loader: DataLoader, compute: Compute, loss_function: LossFunction,
-                    log: Callable[[Tensor], None]) -> dict[str, float]:
-    """One pass over `loader`; `log` gets the iterations' rows of sums, some at a time -> the epoch's means."""
+    The loss is the cross-entropy of the joint logits, plus lam times the contrastive loss (not computed for lam = 0),
+    and what the balancing method makes of it. run: logs the iterations, if given. title: of the progress bar.
+    """
     learner.network.train()
     pending, total = [], 0
-    batches = zip(progress(loader, f"epoch {loader.batch_sampler.epoch}"), loader.batch_sampler.sizes, strict=True)
+    batches = zip(progress(loader, title), loader.batch_sampler.sizes, strict=True)
     for batch, clips in batches:  # clips: of the batch over all processes
-        inputs, labels = compute.prepare(check_batch(batch))
-        with compute.autocast():
+        inputs, labels = learner.compute.prepare(check_batch(batch))
+        with learner.compute.autocast():
             output = learner.network(*inputs)
-            loss = learner.method.loss(output, labels, loss_function(output, labels))
+            loss = F.cross_entropy(output.logits, labels)
+            if lam:
+                loss = loss + lam * contrastive_loss(output.fused, labels)
+            loss = learner.method.loss(output, labels, loss)
         share = len(labels) * distributed.size() / clips  # DDP averages over processes: this makes it the batch's mean
         learner.step(loss * share, output, labels)
         pending.append(batch_sums(output, labels, loss))
         if len(pending) == FLUSH_EVERY:
-            total, pending = total + flush(pending, log), []
+            total, pending = total + flush(pending, run), []
     if pending:
-        total = total + flush(pending, log)
+        total = total + flush(pending, run)
     return means(total, row_names(learner.model.modalities))
 
 
-def flush(pending: list[Tensor], log: Callable[[Tensor], None]) -> Tensor:
+def flush(pending: list[Tensor], run: Run | None) -> Tensor:
     """Rows of the last iterations, over all processes -> logged, checked, and their sum."""
     rows = distributed.sum_over_processes(torch.stack(pending)).double().cpu()
-    log(rows)
+    if run:
+        run.log_iterations(rows)
     return rows.sum(0)
 
 
@@ -140,33 +136,6 @@ def outputs(model: MultimodalClassifier, loader: DataLoader,
 
 
 def progress(loader: DataLoader, title: str) -> tqdm:
-    """A bar on the main process's terminal; none in a log file."""
-    return tqdm(loader, desc=title, unit="batch", leave=False, disable=None if distributed.is_main() else True)
-
-
-def fit(learner: Learner, train_loader: DataLoader, evaluate_held_out: Callable[[], dict[str, float]],
-        compute: Compute, loss_function: LossFunction, run: Run, epochs: int, seed: int) -> None:
-    """Trains from where `run` stands up to `epochs`; after each, `evaluate_held_out` gives the figures to choose by."""
-    for epoch in range(len(run.history) + 1, epochs + 1):
-        torch.manual_seed(mixed_seed(seed, epoch))  # for whatever a step draws: the same after a resume
-        learner.method.begin_epoch(epoch)
-        train_loader.batch_sampler.epoch = epoch
-        start = time.perf_counter()
-        lr = learner.scheduler.get_last_lr()[0]
-        train = train_one_epoch(learner, train_loader, compute, loss_function, run.log_iterations)
-        learner.method.end_epoch()
-        seconds = time.perf_counter() - start
-        learner.scheduler.step()
-        distributed.broadcast_model(learner.model)
-        held_out = evaluate_held_out()
-        clips = train_loader.batch_sampler.clips
-        norms = class_norms(learner.model)
-        means_of_classes = zip(learner.model.modalities, norms.mean(1).tolist(), strict=True)
-        train.update(lr=lr, seconds=seconds, clips_per_second=clips / seconds,
-                     **{f"weight_norm_{name}": norm for name, norm in means_of_classes})
-        run.end_epoch(train, held_out, norms, learner.state_dict())
-
-
-def class_norms(model: MultimodalClassifier) -> Tensor:
-    """(M, C): ||W_m,c||, how the head weighs the modalities; their means over c are the figures weight_norm_<m>."""
-    return torch.linalg.vector_norm(model.class_weights().detach(), dim=-1)
+    """A progress bar on the main process's terminal; none in a log file."""
+    return tqdm(loader, desc=title, unit="batch", leave=False, dynamic_ncols=True,
+                disable=None if distributed.is_main() else True)

@@ -4,6 +4,7 @@ That is what makes a resumed run equal the uninterrupted one: there is no state 
 """
 
 from collections.abc import Iterator, Sequence, Sized
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -103,6 +104,25 @@ def make_loader(dataset: Dataset, batches: Sized, seed: int, workers: int, devic
                       pin_memory=device.type == "cuda", persistent_workers=workers > 0,
                       multiprocessing_context="forkserver" if workers and distributed.size() > 1 else None,
                       generator=torch.Generator().manual_seed(seed))
+
+
+class Loaders(NamedTuple):
+    """How clips become batches in this process; `batch_size` is over all processes together."""
+
+    batch_size: int
+    seed: int
+    num_workers: int
+    device: torch.device
+
+    def training(self, dataset: Dataset) -> DataLoader:
+        """Shuffled; set `batch_sampler.epoch` before iterating."""
+        batches = TrainBatches(len(dataset), self.batch_size, self.seed, distributed.rank(), distributed.size())
+        return make_loader(dataset, batches, self.seed, self.num_workers, self.device)
+
+    def evaluation(self, dataset: Dataset) -> DataLoader:
+        """Every clip once, in order."""
+        batches = EvaluationBatches(len(dataset), self.batch_size, distributed.rank(), distributed.size())
+        return make_loader(dataset, batches, self.seed, self.num_workers, self.device)
 
 
 def check_batch(batch: object) -> dict[str, torch.Tensor]:

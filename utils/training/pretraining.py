@@ -1,7 +1,6 @@
 """Encoders that start from other weights, and what is known of where these come from."""
 
 import hashlib
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,68 +10,67 @@ from torchvision.models import ResNet18_Weights, ResNet34_Weights, WeightsEnum
 
 from models import MultimodalClassifier
 from models.encoders import ResNet18, ResNet34
-from utils.distributed import is_first_here, say, together
+from utils.distributed import failing_together, is_first_here, say
 from utils.errors import InputError
-from utils.training import checkpoint
+from utils.training import checkpoint, report
+from utils.training.modalities import Start
 
 IMAGENET = {ResNet18: ResNet18_Weights.IMAGENET1K_V1, ResNet34: ResNet34_Weights.IMAGENET1K_V1}
-
-INPUTS = {"audio": ("audio_frontend", "demo"), "visual": ("image_size", "demo")}  # what an encoder is used to
 
 Origin = dict[str, object]  # file, pretrained_on, its epoch, and started_from: the Origin that its own run began with
 
 
-def load_pretrained(args: Namespace, model: MultimodalClassifier) -> dict[str, Origin]:
-    """Encoders start as --audio_pretrain, --visual_pretrain and --imagenet say -> {modality: origin}; {} on --resume.
+def load_pretrained(model: MultimodalClassifier, starts: Mapping[str, Start],
+                    settings: Mapping[str, object]) -> dict[str, Origin]:
+    """Loads the encoders that start from other weights -> {modality: origin}. settings: of this run.
 
-    Raises InputError: no such encoder in the model, weights that do not fit, a download that fails.
+    Raises InputError: weights that do not fit, a download that fails.
     """
-    files = {"audio": args.audio_pretrain, "visual": args.visual_pretrain}
-    for modality, path in files.items():
-        if path and modality not in model.modalities:
-            raise InputError(f"--{modality}_pretrain {path} has no encoder to go to: --modality is {args.modality}")
-    if args.resume:
-        return {}
-    origins = {name: load_origin(args, model.encoder(name), name, path) for name, path in files.items() if path}
-    if args.imagenet:
-        origins["visual"] = load_imagenet(model.encoder("visual"))
-    for modality, origin in origins.items():
-        say(f"{modality} encoder starts from {origin['file']}, pretrained on {tell(origin)}; no head is taken over")
+    origins = {}
+    for modality, start in starts.items():
+        encoder = model.encoder(modality)
+        origin = load_file(encoder, modality, start, settings) if start.path else load_imagenet(encoder, modality)
+        origins[modality] = origin
+        say(f"{modality} encoder starts from {origin['file']}, pretrained on {describe(origin)}; its head is not used")
     return origins
 
 
-def load_origin(args: Namespace, encoder: nn.Module, modality: str, path: Path) -> Origin:
-    """Loads the encoder of a checkpoint -> what the settings saved in it tell. Says which inputs were other ones."""
+def load_file(encoder: nn.Module, modality: str, start: Start, settings: Mapping[str, object]) -> Origin:
+    """Loads the encoder of a checkpoint -> what the settings saved in it tell. Notes which inputs differ."""
+    path = start.path
     content = checkpoint.load_encoder(encoder, modality, path)
-    settings, facts = content.get("args"), content.get("facts")
-    if not isinstance(settings, dict) or not isinstance(facts, dict):
+    saved, facts = content.get("args"), content.get("facts")
+    if not isinstance(saved, dict) or not isinstance(facts, dict):
         return {"file": str(path), "pretrained_on": None}
-    for flag in INPUTS[modality]:
-        if flag in settings and settings[flag] != getattr(args, flag):
-            say(f"note: {path} was trained with --{flag} {settings[flag]}, this run has {getattr(args, flag)}")
-    return {"file": str(path), "pretrained_on": data_of(settings), "epoch": content.get("epoch"),
+    for flag in start.input_settings:
+        if flag in saved and saved[flag] != settings[flag]:
+            say(f"note: {path} was trained with --{flag} {saved[flag]}, this run has {settings[flag]}")
+    return {"file": str(path), "pretrained_on": data_of(saved, facts), "epoch": content.get("epoch"),
             "started_from": facts.get("pretrained", {}).get(modality)}
 
 
-def data_of(settings: Mapping[str, object]) -> str:
-    """`SSW60 images_inat + images_nabirds`, `CREMAD`: what a run with these settings was trained on."""
-    return " ".join([str(settings["dataset"]), " + ".join(settings.get("pretrain_on") or [])]).strip()
+def data_of(settings: Mapping[str, object], facts: Mapping[str, object]) -> str:
+    """`SSW60 images_inat + images_nabirds`, `CREMAD`: what a run with these settings and facts was trained on."""
+    return " ".join([str(settings["dataset"]), " + ".join(report.parts_of(facts))]).strip()
 
 
-def tell(origin: Origin | None) -> str:
+def describe(origin: Origin | None) -> str:
+    """What the weights were trained on, and before that."""
     if not origin:
         return ""
-    before = tell(origin.get("started_from"))
+    before = describe(origin.get("started_from"))
     known = origin["pretrained_on"] or "unknown data (it holds no settings)"
     return f"{known}{', before that on ' + before if before else ''}"
 
 
-def load_imagenet(encoder: nn.Module) -> Origin:
+def load_imagenet(encoder: nn.Module, modality: str) -> Origin:
     """Loads torchvision's ImageNet weights of this kind of encoder, downloaded once a machine. Raises InputError."""
     weights = IMAGENET[type(encoder)]
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    together(lambda: provide(weights, path) if is_first_here() else None)
-    checkpoint.load_encoder(encoder, "visual", path)
+    with failing_together():
+        if is_first_here():
+            provide(weights, path)
+    checkpoint.load_encoder(encoder, modality, path)
     return {"file": path.name, "pretrained_on": f"ImageNet ({weights}, torchvision)"}
 
 

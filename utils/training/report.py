@@ -7,11 +7,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 
-from utils.balancing import METHODS
+from utils.balancing import METHOD_FLAGS, METHODS
+from utils.distributed import say
+from utils.errors import InputError, report_problems
+from utils.training import experiment
 
 SELECTION = {"test": "best test epoch (the paper's protocol: there is no validation set)",
              "val": "best validation epoch; the test set was evaluated once"}
@@ -38,14 +42,19 @@ def epoch_line(record: Mapping[str, float], split: str, shown: Mapping[str, str]
 
 def result(settings: Mapping[str, object], last: Mapping[str, float], best_epoch: int, split: str,
            scores: Mapping[str, float]) -> dict:
-    """The settings that name an experiment, its figures (`scores`), and the same of the last epoch's record."""
-    named = {"dataset": settings["dataset"], "fusion": settings["fusion_method"], "seed": settings["random_seed"]}
-    same = ("modality", "mmcosine", "scaling", "modulation", *sorted(METHODS[settings["modulation"]].uses()), "lam",
-            "learning_rate", "batch_size", "epochs", "demo")
-    at_the_end = {f"last_{split}_{name}": last[f"{split}_{name}"] for name in scores}
+    """The settings that name an experiment, its metrics (`scores`), and the same of the last epoch's record."""
+    named = {"script": settings.get("script"), "fusion": settings["fusion_method"], "seed": settings["random_seed"]}
+    unused = {*METHOD_FLAGS} - METHODS[settings["modulation"]].uses()
+    same = [name for name in experiment.RECORDED if name not in {"fusion_method", "random_seed", *unused}]
+    at_the_end = {f"last_{split}_{name}": last[f"{split}_{name}"] for name in scores if f"{split}_{name}" in last}
     weights = {name.replace("train", "last"): value for name, value in last.items() if "weight_norm" in name}
-    return {**named, **{name: settings[name] for name in same}, "best_epoch": best_epoch, **scores, **at_the_end,
+    return {**{name: settings[name] for name in same}, **named, "best_epoch": best_epoch, **scores, **at_the_end,
             **weights, "selection": SELECTION[split], "command": settings["command"]}
+
+
+def time_left(seconds: float, done: int, epochs: int) -> str:
+    """`, 1:20:05 left` after `done` of `epochs` took so many seconds; "" before the first has ended."""
+    return f", {timedelta(seconds=round(seconds / done * (epochs - done)))} left" if done else ""
 
 
 def environment() -> dict[str, str | None]:
@@ -69,24 +78,16 @@ def device_name(device: torch.device) -> str:
     return f"cpu ({torch.cpu.get_capabilities().get('cpu_name', platform.machine())})"
 
 
-def title(result: Mapping[str, object]) -> str:
-    head = f"MMCosine s={result['scaling']:g}" if result["mmcosine"] else "plain"
-    head += f" + {result['modulation']}" if result["modulation"] != "none" else ""
-    what = result["fusion"] if result["modality"] == "both" else f"{result['modality']} alone"
-    what += of_collections(result)
-    return f"{result['dataset']} · {what} · {head} · seed {result['seed']}"
+def parts_of(facts: Mapping[str, object]) -> list[str]:
+    """The parts of the dataset that a run is about, where it has several. `pretrain_on`: of an older version."""
+    return list(facts.get("parts") or facts.get("pretrain_on") or [])
 
 
-def of_collections(facts: Mapping[str, object]) -> str:
-    """Which collections a pretraining is about; "" for other runs."""
-    return f" of {', '.join(facts['pretrain_on'])}" if facts.get("pretrain_on") else ""
-
-
-def summary(result: Mapping[str, object], shown: Mapping[str, str], split: str, folder: Path,
+def summary(title: str, result: Mapping[str, object], shown: Mapping[str, str], split: str, folder: Path,
             events_folder: Path | None) -> str:
     """The closing table, and where to look further."""
     measure = next(iter(shown.values()))
-    lines = [f"\n{title(result)}{'  (DEMO DATA: rendered, not a benchmark)' if result['demo'] else ''}",
+    lines = [f"\n{title}{'  (DEMO DATA: synthetic, not a benchmark)' if result['demo'] else ''}",
              f"{measure + ' %':10} {'test, epoch ' + str(result['best_epoch']):>16} {split + ', last epoch':>18}"]
     lines += [f"{what:10} {100 * result[name]:16.2f} {100 * result[f'last_{split}_{name}']:18.2f}"
               for what, name in shown.items()]
@@ -95,8 +96,19 @@ def summary(result: Mapping[str, object], shown: Mapping[str, str], split: str, 
         program = "tensorboard"
         if not shutil.which(program):  # make demo does not activate its environment
             program = os.path.relpath(Path(sys.executable).with_name(program))
-        lines.append(f"look on:   {program} --logdir {shlex.quote(str(events_folder.parent))}")
+        lines.append(f"tensorboard: {program} --logdir {shlex.quote(str(events_folder.parent))}")
     return "\n".join(lines)
+
+
+def accept_problems(problems: Mapping[str, str], total: int, skip_missing: bool, what: str = "clips") -> None:
+    """Prints which clips cannot be used; without --skip_missing raises InputError."""
+    if not problems:
+        return
+    text = report_problems(problems, total, what)
+    if not skip_missing:
+        raise InputError(f"{text}\nFix them (the scripts/prepare_*.py extract frames and check files), or continue "
+                         "without them: --skip_missing")
+    say(f"{text}\nContinuing without them (--skip_missing).")
 
 
 def evaluation(scores: Mapping[str, float], shown: Mapping[str, str], path: Path, clips: str, precision: str) -> str:
@@ -111,8 +123,8 @@ def verification(figures: Mapping[str, float], trials: Mapping[str, int]) -> str
     lines = []
     for place, (name, count) in enumerate(trials.items()):
         before = f"{name}_" if place else ""
-        own = [key for key in ("eer", "eer_audio", "eer_visual", "min_dcf_0.01", "min_dcf_0.05")
-               if before + key in figures]
+        own = [key.removeprefix(before) for key in figures if key.startswith(f"{before}eer") or
+               key.startswith(f"{before}min_dcf")]
         values = [f"{key} {figures[before + key]:.2%}" if "eer" in key else f"{key} {figures[before + key]:.4f}"
                   for key in own]
         lines.append(f"{name} ({count} trials): {', '.join(values)}")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from utils import distributed
 from utils.errors import InputError
-from utils.training import checkpoint, report
+from utils.training import checkpoint, experiment, report
 from utils.training.metrics import row_names
 from utils.training.plots import plot_curves
 from utils.training.tensorboard import Events
@@ -118,11 +118,12 @@ class Run:
         result = report.result(self.settings, self.history[-1], self.best()["epoch"], self.split, scores)
         result.update(self.facts, **self.environment, wall_seconds=self.wall_seconds())
         self.write("result.json", json.dumps(result, indent=2) + "\n")
+        title = experiment.title(self.settings, report.parts_of(self.facts))
         self.events.finish(self.settings, scores, result["best_epoch"])
         if distributed.is_main():
-            plot_curves(self.history, self.split, self.shown, self.modalities, report.title(result),
+            plot_curves(self.history, self.split, self.shown, self.modalities, title,
                         self.folder / "curves.png")
-        distributed.say(report.summary(result, self.shown, self.split, self.folder, self.events_folder))
+        distributed.say(report.summary(title, result, self.shown, self.split, self.folder, self.events_folder))
         return result
 
 

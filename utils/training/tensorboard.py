@@ -14,17 +14,9 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from utils.balancing import METHOD_FLAGS
+from utils.training.experiment import RECORDED
 
 RELEASE_NAMES = {"audio": "a", "visual": "v"}
-COMPARED = ("dataset", "fusion_method", "mmcosine", "scaling", "modulation", *METHOD_FLAGS, "lam", "modality",
-            "learning_rate", "batch_size", "epochs", "random_seed")  # the columns of the HPARAMS table
-
-
-def events_folder(run_folder: Path, tensorboard_path: Path | None) -> Path:
-    return tensorboard_path / run_folder.name if tensorboard_path else run_folder
-
-
 def logit_name(modality: str) -> str:
     return f"logit_{RELEASE_NAMES.get(modality, modality)}"
 
@@ -72,7 +64,7 @@ class Events:
         """The settings and what came of them, then closes. (`add_hparams` would open a second writer.)"""
         if not self.writer:
             return
-        compared = {name: settings[name] for name in COMPARED}
+        compared = {name: settings[name] for name in RECORDED if name != "demo"}
         for summary in hparams(compared, {f"result/{name}": value for name, value in scores.items()}):
             self.writer.file_writer.add_summary(summary)
         self.scalars("result", scores, epoch)

@@ -1,164 +1,141 @@
-"""From a network and its data to a finished run: what every entry script does after its own preparations."""
+"""From a task to a finished run: what every entry script does after its own preparations."""
 
-import json
-import math
-from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Protocol
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from models import MultimodalClassifier, scale_lower_bound
 from utils import distributed
-from utils.balancing import METHODS, Losses
+from utils.balancing import METHODS
 from utils.distributed import say
-from utils.errors import InputError, report_problems
-from utils.training import checkpoint, options, report
-from utils.training.engine import PARTS, Compute, Learner, classification_loss, fit, outputs, train_one_epoch
-from utils.training.loading import EvaluationBatches, TrainBatches, make_loader, mixed_seed
-from utils.training.precision import choose_precision
+from utils.errors import InputError
+from utils.training import checkpoint, report
+from utils.training.engine import PARTS, Compute, Learner, train_one_epoch
+from utils.training.loading import Loaders, mixed_seed
+from utils.training.modalities import Start
 from utils.training.pretraining import Origin, load_pretrained
 from utils.training.run import Run
-from utils.training.tensorboard import events_folder
+from utils.training.trial import Trial
 
 IN_LAST_PT = {*PARTS, "history", "class_norms", "iterations", "wall_seconds", "facts"}
-HELD_OUT_OF_TRIALS = 0.2  # of the training clips
 
 
-class Examination(NamedTuple):
-    """What is measured: after every epoch on held-out data, which chooses the best one, and once at the end.
+class Task(Protocol):
+    """What is learnt and how it is measured: classification.py and verification.py have one each.
 
-    split: the name of the held-out data, "test" (the paper's protocol) or "val".
-    shown: {what is measured: name of the figure}, the one that chooses first; figures are fractions.
+    train: the training clips. facts: what the result is to say of the data. split: the name of the held-out data that
+    chooses the epoch, "test" (the paper's protocol) or "val". shown: {what is measured: name of the metric}, the one
+    that chooses first; metrics are fractions. evaluate_held_out() measures after every epoch, final(run) once at the
+    end.
     """
 
+    train: Dataset
+    model: MultimodalClassifier
+    compute: Compute
+    loaders: Loaders
+    facts: Mapping[str, object]
     split: str
     shown: Mapping[str, str]
     higher_is_better: bool
-    held_out: Callable[[], dict[str, float]]
-    final: Callable[[Run], dict[str, float]]
+
+    def evaluate_held_out(self) -> dict[str, float]: ...
+    def final(self, run: Run) -> dict[str, float]: ...
 
 
-def on_devices(args: Namespace, argv: Sequence[str], script: str, work: Callable[[torch.device], dict]) -> dict:
-    """work(device) in this process, or under --gpu_ids 0,1 in a process a card -> the result."""
-    if args.train and len(args.gpu_ids) > 1 and not distributed.is_launched():
-        return one_process_a_card(args, argv, script)
-    with distributed.session(args.device, args.gpu_ids) as device:
-        return work(device)
+def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None, settings: Mapping[str, object],
+          starts: Mapping[str, Start], modulation: str, method_settings: Mapping[str, object], optimizer: str,
+          learning_rate: float, weight_decay: float, lr_decay_step: int, lr_decay_ratio: float, epochs: int,
+          random_seed: int, lam: float, compile: bool) -> dict:
+    """Trains the task's network, or continues the run in `folder` -> what result.json holds.
 
-
-def one_process_a_card(args: Namespace, argv: Sequence[str], script: str) -> dict:
-    for card in range(len(args.gpu_ids)):
-        distributed.choose_device(args.device, args.gpu_ids, card)  # told once, and here, when one is not there
-    name = args.run_name or options.default_run_name(args)
-    distributed.launch(script, [*argv, *([] if args.resume else ["--run_name", name])], len(args.gpu_ids))
-    folder = args.resume or args.ckpt_path / name
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-
-
-def prepare_demo(args: Namespace, make_demo: Callable[[Path], object], about: str) -> None:
-    """Under --demo make_demo(--data_root) makes the data, in one process on each machine."""
-    if args.demo:
-        say(f"DEMO DATA, rendered into {args.data_root}: what is learnt from it says nothing about {about}")
-    distributed.together(lambda: make_demo(args.data_root) if args.demo and distributed.is_first_here() else None)
-
-
-def make_model(args: Namespace, build: Callable[[], MultimodalClassifier]) -> MultimodalClassifier:
-    """build() under --random_seed. Raises InputError: a fusion that this many modalities cannot have."""
-    torch.manual_seed(args.random_seed)
-    try:
-        return build()
-    except ValueError as error:
-        raise InputError(f"{error}: choose another --fusion_method for --modality {args.modality}") from None
-
-
-def make_compute(args: Namespace, device: torch.device, front_ends: Mapping[str, nn.Module],
-                 model: MultimodalClassifier) -> Compute:
-    """front_ends: {modality: module}, also of modalities that the model has not."""
-    placed = {name: front_ends[name].to(device) for name in model.modalities}
-    return Compute(device, choose_precision(args.amp, device), placed)
-
-
-def train(args: Namespace, dataset: Dataset, facts: Mapping[str, object], num_classes: int,
-          model: MultimodalClassifier, compute: Compute, examination: Examination) -> dict:
-    """Trains as the flags say, or goes on with --resume -> what result.json holds. facts: of the data."""
-    tell_of_method(args, num_classes, len(model.modalities))
-    origins = load_pretrained(args, model)
-    learner = make_learner(args, place(model, compute, args.compile), compute)
-    run = open_run(args, learner, facts, origins, compute, examination)
+    starts: {modality: what its encoder starts from}; others start from scratch. settings: all flags, kept
+    with the run. method_settings: of the balancing method `modulation`. Other arguments are named as the flags.
+    """
+    model, compute = task.model, task.compute
+    warn_about_settings(model, lam)
+    origins = {} if resume else load_pretrained(model, starts, settings)
+    method = METHODS[modulation](model, **method_settings)
+    learner = Learner(place(model, compute, compile), compute, optimizer, learning_rate, weight_decay, lr_decay_step,
+                      lr_decay_ratio, method)
+    run = open_run(task, learner, folder, resume, events_folder, settings, origins)
     try:
         if not run.history:
-            learner.method.prepare(learner, args.epochs, partial(trial, args, dataset, learner, compute),
-                                   lambda: run.save_last(learner.state_dict()))
-        run.facts.update(learner.method.facts())
-        fit(learner, train_loader(dataset, args, compute), examination.held_out, compute,
-            classification_loss(args.lam), run, args.epochs, args.random_seed)
-        return run.finish(examination.final(run))
+            method.prepare(learner, epochs, Trial(learner, task.train, task.loaders, random_seed, lam, run))
+        run.facts.update(method.facts())
+        fit(task, learner, run, epochs, random_seed, lam)
+        return run.finish(task.final(run))
     except (KeyboardInterrupt, SystemExit):
-        say(f"\nstopped after {len(run.history)} whole epochs; go on with --resume {run.folder}")
+        say(f"\nstopped after {len(run.history)} whole epochs; continue with --resume {run.folder}")
         raise
 
 
-def make_learner(args: Namespace, model: MultimodalClassifier, compute: Compute) -> Learner:
-    kind = METHODS[args.modulation]
-    method = kind(model, **{flag: getattr(args, flag) for flag in kind.uses()})
-    return Learner(model, compute, args.optimizer, args.learning_rate, args.weight_decay, args.lr_decay_step,
-                   args.lr_decay_ratio, method)
-
-
-def trial(args: Namespace, dataset: Dataset, learner: Learner, compute: Compute, epochs: int,
-          losses: Losses) -> tuple[Tensor, Tensor]:
-    """Trains on a seeded part of the training clips for so many epochs of the run's schedule -> means of `losses` over
-    this part and over the held-out one, clips as they come in training."""
-    order = np.random.default_rng(args.random_seed).permutation(len(dataset)).tolist()
-    count = max(1, round(HELD_OUT_OF_TRIALS * len(dataset)))
-    trained, held_out = Subset(dataset, order[count:]), Subset(dataset, order[:count])
-    loader = train_loader(trained, args, compute)
-    for epoch in range(1, epochs + 1):
-        torch.manual_seed(mixed_seed(args.random_seed, epoch))
+def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: float) -> None:
+    """Trains from where `run` stands up to `epochs`; after each, held-out data is evaluated and the epoch recorded."""
+    loader = task.loaders.training(task.train)
+    begun = len(run.history)
+    started = time.perf_counter()
+    for epoch in range(begun + 1, epochs + 1):
+        torch.manual_seed(mixed_seed(seed, epoch))  # for whatever a step draws: the same after a resume
+        learner.method.begin_epoch(epoch)
         loader.batch_sampler.epoch = epoch
-        found = train_one_epoch(learner, loader, compute, classification_loss(args.lam), log=lambda rows: None)
-        if not math.isfinite(found["loss"]):
-            raise InputError(f"the loss is {found['loss']} in epoch {epoch} of a trial of --modulation "
-                             f"{args.modulation}: try a lower --learning_rate, or --amp off")
+        start = time.perf_counter()
+        lr = learner.scheduler.get_last_lr()[0]
+        left = report.time_left(start - started, epoch - 1 - begun, epochs - begun)
+        train = train_one_epoch(learner, loader, lam, run, f"epoch {epoch}/{epochs}{left}")
+        learner.method.end_epoch()
+        seconds = time.perf_counter() - start
         learner.scheduler.step()
-        say(f"trial, epoch {epoch}/{epochs}: loss {found['loss']:.4f}")
-    distributed.broadcast_model(learner.model)
-    return tuple(mean_losses(args, part, learner, compute, losses) for part in (trained, held_out))
+        distributed.broadcast_model(learner.model)
+        held_out = task.evaluate_held_out()
+        clips = loader.batch_sampler.clips
+        norms = class_norms(learner.model)
+        train.update(lr=lr, seconds=seconds, clips_per_second=clips / seconds,
+                     **{f"weight_norm_{name}": norm for name, norm in
+                        zip(learner.model.modalities, norms.mean(1).tolist(), strict=True)})
+        run.end_epoch(train, held_out, norms, learner.state_dict())
 
 
-@torch.no_grad()
-def mean_losses(args: Namespace, part: Dataset, learner: Learner, compute: Compute, losses: Losses) -> Tensor:
-    """(1 + M,), over every clip of `part` once, over all processes."""
-    total = torch.zeros(1 + len(learner.model.modalities), device=compute.device)
-    for output, labels in outputs(learner.model, evaluation_loader(part, args, compute), compute):
-        total += len(labels) * losses(output, labels, F.cross_entropy(output.logits, labels))
-    return distributed.sum_over_processes(total) / len(part)
+def class_norms(model: MultimodalClassifier) -> Tensor:
+    """(M, C): ||W_m,c||, how the head weighs the modalities; their means over c are the metrics weight_norm_<m>."""
+    return torch.linalg.vector_norm(model.class_weights().detach(), dim=-1)
 
 
-def open_run(args: Namespace, learner: Learner, facts: Mapping[str, object], origins: Mapping[str, Origin],
-             compute: Compute, examination: Examination) -> Run:
+def open_run(task: Task, learner: Learner, folder: Path, resume: bool, events_folder: Path | None,
+             settings: Mapping[str, object], origins: Mapping[str, Origin]) -> Run:
     """A new run's folder with a first last.pt in it, or the resumed run at the end of its last whole epoch."""
-    saved = restore(args.resume / "last.pt", learner, facts) if args.resume else None
-    origins = saved["facts"].get("pretrained", {}) if saved else origins
-    folder = args.resume or new_folder(args)
-    machine = {"device": report.device_name(compute.device), "processes": distributed.size(),
-               "precision": str(compute.precision).removeprefix("torch.")}
-    run = Run(folder, options.settings(args), {**facts, "pretrained": origins, **machine}, learner.model.modalities,
-              examination.split, examination.shown, examination.higher_is_better,
-              events_folder(folder, args.tensorboard_path) if args.use_tensorboard else None, saved)
+    saved = restore(folder / "last.pt", learner, task.facts) if resume else None
+    if not saved:
+        with distributed.failing_together():
+            make_folder(folder)
+    device = task.compute.device
+    facts = {**task.facts, "modalities": list(learner.model.modalities),
+             "pretrained": saved["facts"].get("pretrained", {}) if saved else origins,
+             "device": report.device_name(device), "processes": distributed.size(),
+             "precision": str(task.compute.precision).removeprefix("torch.")}
+    run = Run(folder, settings, facts, learner.model.modalities, task.split, task.shown, task.higher_is_better,
+              events_folder, saved)
     if not saved:
         run.save_last(learner.state_dict())
     told = ", ".join(f"{name} {value}" for name, value in run.facts.items()
-                     if name not in {"classes", "pretrained"} and value is not None)
+                     if name not in {"classes", "pretrained", "modalities"} and value is not None)
     say(f"run folder {folder}: {told}")
     return run
+
+
+def make_folder(folder: Path) -> None:
+    """On the main process. Raises InputError: it is there already, or cannot be made."""
+    try:
+        if distributed.is_main():
+            folder.mkdir(parents=True)
+    except OSError as error:
+        go_on = f", or continue that run with --resume {folder}" if folder.exists() else ""
+        raise InputError(f"the run's folder {folder} cannot be made ({error.strerror}): choose another --run_name or "
+                         f"--ckpt_path{go_on}") from None
 
 
 def restore(path: Path, learner: Learner, facts: Mapping[str, object]) -> dict:
@@ -173,26 +150,20 @@ def restore(path: Path, learner: Learner, facts: Mapping[str, object]) -> dict:
 
 
 def check_same_data(before: Mapping[str, object], now: Mapping[str, object], path: Path, otherwise: str) -> None:
-    """Raises InputError: the checkpoint `path`, whose facts are `before`, was trained on other data than these."""
+    """Raises InputError: the checkpoint `path`, whose facts are `before`, was trained on other data than these. Facts
+    that runs of an older version did not record are not compared."""
     for name, value in now.items():
-        if before.get(name) != value:
-            raise InputError(f"{path} was trained on other data ({name} {before.get(name)}, now {value}): put the data "
+        if name in before and before[name] != value:
+            raise InputError(f"{path} was trained on other data ({name} {before[name]}, now {value}): put the data "
                              f"back as it was, or {otherwise}")
 
 
-def new_folder(args: Namespace) -> Path:
-    folder = args.ckpt_path / distributed.from_main(args.run_name or options.default_run_name(args))
-    distributed.together(lambda: make_folder(folder) if distributed.is_main() else None)
-    return folder
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        go_on = f", or go on with that run: --resume {folder}" if folder.exists() else ""
-        raise InputError(f"the run's folder {folder} cannot be made ({error.strerror}): choose another --run_name or "
-                         f"--ckpt_path{go_on}") from None
+def place(model: MultimodalClassifier, compute: Compute, compiled: bool) -> MultimodalClassifier:
+    """The model on the device, in the memory layout that convolutions prefer; `compiled` by torch.compile."""
+    model.to(compute.device, memory_format=torch.channels_last)
+    if compiled:
+        model.compile()  # in place: state-dict names stay as they are
+    return model
 
 
 def load_best(model: MultimodalClassifier, run: Run) -> None:
@@ -203,48 +174,22 @@ def load_best(model: MultimodalClassifier, run: Run) -> None:
     distributed.broadcast_model(model)
 
 
-def load_evaluated(args: Namespace, model: MultimodalClassifier, content: Mapping) -> None:
-    """The weights of the checkpoint --ckpt_path, whose content it is."""
+def load_evaluated(model: MultimodalClassifier, content: Mapping, path: Path) -> None:
+    """The weights of the checkpoint `path`, whose content it is."""
     if "args" not in content:
-        say(f"{args.ckpt_path} holds no settings: taken as --fusion_method {args.fusion_method} --mmcosine "
-            f"{args.mmcosine} --scaling {args.scaling:g}")
-    checkpoint.load_model(model, content, args.ckpt_path)
+        say(f"{path} holds no settings: taken as {type(model.fusion_module).__name__} with --mmcosine {model.mmcosine} "
+            f"--scaling {model.scaling:g}")
+    checkpoint.load_model(model, content, path)
 
 
-def place(model: MultimodalClassifier, compute: Compute, compiled: bool) -> MultimodalClassifier:
-    model.to(compute.device, memory_format=torch.channels_last)
-    if compiled:
-        model.compile()  # in place: state-dict names stay as they are
-    return model
-
-
-def train_loader(dataset: Dataset, args: Namespace, compute: Compute) -> DataLoader:
-    batches = TrainBatches(len(dataset), args.batch_size, args.random_seed, distributed.rank(), distributed.size())
-    return make_loader(dataset, batches, args.random_seed, args.num_workers, compute.device)
-
-
-def evaluation_loader(dataset: Dataset, args: Namespace, compute: Compute) -> DataLoader:
-    batches = EvaluationBatches(len(dataset), args.batch_size, distributed.rank(), distributed.size())
-    return make_loader(dataset, batches, args.random_seed, args.num_workers, compute.device)
-
-
-def tell_of_method(args: Namespace, classes: int, modalities: int) -> None:
+def warn_about_settings(model: MultimodalClassifier, lam: float) -> None:
     """Notes on settings that do not do quite what they seem to."""
+    modalities, classes, _ = model.class_weights().shape
     paper, tight = (scale_lower_bound(classes, modalities=modalities, tight=tight) for tight in (False, True))
-    undercut = f"{paper:.3f} by the paper's Eq. 4, {tight:.3f} exactly" if args.scaling < paper else f"{tight:.3f}"
-    if args.mmcosine and args.scaling < tight:
-        say(f"note: --scaling {args.scaling:g} is below the lower bound for {classes} classes ({undercut}): the true "
+    undercut = f"{paper:.3f} by the paper's Eq. 4, {tight:.3f} exactly" if model.scaling < paper else f"{tight:.3f}"
+    if model.mmcosine and model.scaling < tight:
+        say(f"note: --scaling {model.scaling:g} is below the lower bound for {classes} classes ({undercut}): the true "
             "class's posterior cannot reach 0.99")
-    if args.lam and distributed.size() > 1:
+    if lam and distributed.size() > 1:
         say("note: the contrastive loss compares the clips of each process's part of a batch, not of the whole batch")
 
-
-def accept_problems(problems: Mapping[str, str], total: int, skip_missing: bool, what: str = "clips") -> None:
-    """Tells which clips cannot be used; without --skip_missing raises InputError."""
-    if not problems:
-        return
-    text = report_problems(problems, total, what)
-    if not skip_missing:
-        raise InputError(f"{text}\nMend them (the scripts/prepare_*.py extract frames and check files), or go on "
-                         "without them: --skip_missing")
-    say(f"{text}\nGoing on without them (--skip_missing).")

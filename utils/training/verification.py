@@ -3,8 +3,7 @@
 U utterances, M modalities, C identities trained on, D features, K (C or M * D) numbers of an embedding, N trials.
 """
 
-from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,21 +13,21 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.identities import Trials
+from dataset.trials import Trials
 from models import MultimodalClassifier
 from models.mmcosine import unit
 from utils import distributed
 from utils.distributed import say
 from utils.errors import InputError
-from utils.training import checkpoint, report, train
+from utils.training import checkpoint, report
 from utils.training.engine import Compute, outputs
+from utils.training.loading import Loaders
 from utils.training.metrics import equal_error_rate, error_rates, min_dcf
 from utils.training.plots import plot_det
 from utils.training.run import Run
-from utils.training.train import Examination, evaluation_loader, place
+from utils.training.train import load_best, load_evaluated, place
 from utils.whole_files import write_whole
 
-SCORES = ("logits", "embedding")
 P_TARGETS = (0.01, 0.05)  # priors of minDCF: the paper's and VoxSRC's
 TRIALS_AT_ONCE = 512  # pairs of embeddings that are in memory at a time
 
@@ -46,22 +45,82 @@ class TrialSet(NamedTuple):
         return {name: len(trials.labels) for name, trials in self.lists.items()}
 
 
-def examine(args: Namespace, test: TrialSet, val: TrialSet | None, model: MultimodalClassifier,
-            compute: Compute) -> Examination:
-    """Error rates on the test trials after every epoch; or on the validation trials, and at the end once on the test
-    trials. The best epoch's scores and DET curves go into the run's folder."""
+class VerificationData(NamedTuple):
+    """train and val are None when a checkpoint is only evaluated, val also without validation trials. facts: what the
+    result is to say of the data."""
 
-    def final(run: Run) -> dict[str, float]:
-        train.load_best(model, run)
-        scores = score(args, test, model, compute)
-        run.events.figure("result/det", write_scores(scores, test, args.scores_path or run.folder))
-        return figures(scores, test)
+    identities: Sequence[str]
+    train: Dataset | None
+    val: TrialSet | None
+    test: TrialSet
+    facts: Mapping[str, object]
 
-    held_out = val or test
-    shown = {shown_name(name, kind, held_out): f"{prefix(name, held_out)}{figure}"
-             for name in held_out.lists for kind, figure in report.figure_names("eer", model.modalities).items()}
-    return Examination("val" if val else "test", shown, False,
-                       lambda: figures(score(args, held_out, model, compute), held_out), final)
+
+class Verification:
+    """A task of utils/training/train.py: error rates on the test trials after every epoch; or on validation trials,
+    and at the end once on the test trials. The best epoch's scores and DET curves go into the run's folder.
+
+    kind: what is compared, class `logits` or the fused features (`embedding`). scores_path: folder for the scores
+    instead of the run's.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, data: VerificationData, model: MultimodalClassifier, compute: Compute, loaders: Loaders,
+                 kind: str, scores_path: Path | None):
+        self.train, self.test, self.facts = data.train, data.test, data.facts
+        self.model, self.compute, self.loaders = model, compute, loaders
+        self.kind, self.scores_path = kind, scores_path
+        self.split, self.held_out = ("val", data.val) if data.val else ("test", data.test)
+        self.shown = {shown_name(name, what, self.held_out): f"{prefix(name, self.held_out)}{metric}"
+                      for name in self.held_out.lists
+                      for what, metric in report.figure_names("eer", model.modalities).items()}
+
+    def evaluate_held_out(self) -> dict[str, float]:
+        return metrics_of(self.score(self.held_out), self.held_out)
+
+    def final(self, run: Run) -> dict[str, float]:
+        """The test metrics of the best epoch."""
+        load_best(self.model, run)
+        scores = self.score(self.test)
+        run.events.figure("result/det", write_scores(scores, self.test, self.scores_path or run.folder))
+        return metrics_of(scores, self.test)
+
+    def evaluate_checkpoint(self, path: Path, compile: bool) -> dict:
+        """Evaluates the checkpoint on the test trials -> its metrics."""
+        load_evaluated(self.model, checkpoint.load(path), path)
+        place(self.model, self.compute, compile)
+        scores = self.score(self.test)
+        found = metrics_of(scores, self.test)
+        folder = self.scores_path or path.with_name(f"{path.stem}_evaluated")
+        write_scores(scores, self.test, folder)
+        precision = str(self.compute.precision).removeprefix("torch.")
+        say(f"{path} on {len(self.test.utterances)} utterances in {precision}, scores and det.png in {folder}")
+        say(report.verification(found, self.test.counts()))
+        return {**found, "trials": self.test.counts(), "n_test": len(self.test.utterances), "ckpt_path": str(path)}
+
+    def score(self, trial_set: TrialSet) -> Scores:
+        """The scores of all trials, in every process."""
+        rows = self.embed(trial_set.utterances)
+        vectors = dict(zip(self.model.modalities, rows, strict=True))
+        if len(rows) > 1:
+            vectors = {"joint": join(rows, self.kind, self.model.mmcosine), **vectors}
+        scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in trial_set.lists}
+        for what, embeddings in vectors.items():
+            embeddings = unit(embeddings)
+            for name, trials in trial_set.lists.items():
+                scores[name][what] = cosines(embeddings, trials.pairs)
+        return scores
+
+    @torch.inference_mode()
+    def embed(self, utterances: Dataset) -> Tensor:
+        """(M, U, C) modality logits, or (M, U, D) fused features for the kind `embedding`, in every process."""
+        modalities, classes, dim = self.model.class_weights().shape
+        logits = self.kind == "logits"
+        rows = torch.zeros((modalities, len(utterances), classes if logits else dim), device=self.compute.device)
+        for output, places in outputs(self.model, self.loaders.evaluation(utterances), self.compute):
+            rows[:, places] = (output.modality_logits if logits else output.fused).float()
+        return distributed.sum_over_processes(rows)
 
 
 def prefix(name: str, trial_set: TrialSet) -> str:
@@ -72,31 +131,6 @@ def prefix(name: str, trial_set: TrialSet) -> str:
 def shown_name(name: str, kind: str, trial_set: TrialSet) -> str:
     """What a curve or a column is called: by its kind, for all lists but the first with the list's name before."""
     return f"{name} {kind}" if prefix(name, trial_set) else kind
-
-
-def score(args: Namespace, trial_set: TrialSet, model: MultimodalClassifier, compute: Compute) -> Scores:
-    """The scores of all trials, in every process."""
-    rows = embed(model, trial_set.utterances, args, compute)
-    vectors = dict(zip(model.modalities, rows, strict=True))
-    if len(rows) > 1:
-        vectors = {"joint": join(rows, args.score, model.mmcosine), **vectors}
-    scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in trial_set.lists}
-    for kind, embeddings in vectors.items():
-        embeddings = unit(embeddings)
-        for name, trials in trial_set.lists.items():
-            scores[name][kind] = cosines(embeddings, trials.pairs)
-    return scores
-
-
-@torch.inference_mode()
-def embed(model: MultimodalClassifier, utterances: Dataset, args: Namespace, compute: Compute) -> Tensor:
-    """(M, U, C) modality logits, or (M, U, D) fused features with --score embedding, in every process."""
-    modalities, classes, dim = model.class_weights().shape
-    shape = (modalities, len(utterances), classes if args.score == "logits" else dim)
-    rows = torch.zeros(shape, device=compute.device)
-    for output, places in outputs(model, evaluation_loader(utterances, args, compute), compute):
-        rows[:, places] = (output.modality_logits if args.score == "logits" else output.fused).float()
-    return distributed.sum_over_processes(rows)
 
 
 def join(rows: Tensor, kind: str, mmcosine: bool) -> Tensor:
@@ -115,7 +149,7 @@ def cosines(embeddings: Tensor, pairs: np.ndarray) -> np.ndarray:
     return torch.cat(parts).double().cpu().numpy()
 
 
-def figures(scores: Scores, trial_set: TrialSet) -> dict[str, float]:
+def metrics_of(scores: Scores, trial_set: TrialSet) -> dict[str, float]:
     """{eer, eer_<modality>, min_dcf_<p>}, fractions; of all lists but the first with <list>_ before the name.
 
     Raises InputError when a score is not finite.
@@ -156,16 +190,3 @@ def write_scores(scores: Scores, trial_set: TrialSet, folder: Path) -> Figure:
         curves.update({shown_name(name, kind, trial_set): error_rates(values, trials.labels)
                        for kind, values in by_kind.items()})
     return plot_det(curves, folder / "det.png" if distributed.is_main() else None)
-
-
-def evaluate_checkpoint(args: Namespace, test: TrialSet, model: MultimodalClassifier, compute: Compute) -> dict:
-    """Evaluates --ckpt_path on the trials -> its figures."""
-    train.load_evaluated(args, model, checkpoint.load(args.ckpt_path))
-    scores = score(args, test, place(model, compute, args.compile), compute)
-    found = figures(scores, test)
-    folder = args.scores_path or args.ckpt_path.with_name(f"{args.ckpt_path.stem}_evaluated")
-    write_scores(scores, test, folder)
-    precision = str(compute.precision).removeprefix("torch.")
-    say(f"{args.ckpt_path} on {len(test.utterances)} utterances in {precision}, scores and det.png in {folder}")
-    say(report.verification(found, test.counts()))
-    return {**found, "trials": test.counts(), "n_test": len(test.utterances), "ckpt_path": str(args.ckpt_path)}

@@ -1,0 +1,101 @@
+"""What makes an experiment: the settings that name it, which of them mean nothing beside others, its name and title.
+
+Settings are flags as plain values, by name: what args.json holds.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from utils.balancing import METHOD_FLAGS, METHODS
+from utils.training.modalities import is_joint
+
+# The settings in which a comparison's runs differ most often, in the order in which names and tables give them.
+CORE = ("fusion_method", "mmcosine", "scaling", "modulation", *METHOD_FLAGS, "modality", "lam")
+RECORDED = ("dataset", *CORE, "learning_rate", "batch_size", "epochs", "random_seed", "demo")  # in every result
+# What may differ between a run and its resumption: where and how long it runs, not what it computes.
+FREE_ON_RESUME = frozenset({"resume", "train", "epochs", "data_root", "num_workers", "device", "gpu_ids",
+                            "use_tensorboard", "tensorboard_path", "ckpt_path", "run_name"})
+WHERE = (FREE_ON_RESUME - {"epochs"}) | {"command"}  # settings that say where a run ran, not what it computed
+# What an evaluation does not take over from the checkpoint's run.
+NOT_FROM_CHECKPOINT = frozenset({"train", "ckpt_path", "resume", "run_name", "num_workers", "device", "gpu_ids",
+                                 "compile", "command"})
+
+
+def without_meaning(settings: Mapping[str, object]) -> set[str]:
+    """The settings that do nothing beside the others, so that runs which differ in them alone are the same."""
+    alone = not is_joint(settings["modality"])
+    idle = {"fusion_method", "modulation", "lam"} if alone else set()
+    if not settings["mmcosine"]:
+        idle.add("scaling")
+    return idle | {flag for flag in METHOD_FLAGS if alone or flag not in METHODS[settings["modulation"]].uses()}
+
+
+def meaningful(settings: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in settings.items() if name not in without_meaning(settings)}
+
+
+def run_name(settings: Mapping[str, object], axes: Mapping[str, object] | None = None,
+             parts: Sequence[str] = ()) -> str:
+    """`CREMAD-concat-mmcosine10-seed0`: dataset, fusion or modality, head, method, whatever else is not the default.
+
+    axes: {other setting: its default} that the name gives where it is not the default. parts: of the dataset that was
+    trained on, where it has several.
+    """
+    meant = meaningful(settings)
+    joint = "" if alone_or_all(settings) else settings["modality"]
+    words = [settings["dataset"], "-".join(filter(None, [joint, meant.get("fusion_method", settings["modality"])])),
+             *parts, f"mmcosine{short(meant['scaling'])}" if settings["mmcosine"] else "plain"]
+    if meant.get("modulation", "none") != "none":
+        words.append(meant["modulation"])
+    defaults = {**{name: flag.default for name, flag in METHOD_FLAGS.items()}, "lam": 0, **(axes or {})}
+    words += [f"{name}{short(meant[name])}" for name, default in defaults.items()
+              if name in meant and meant[name] != default]
+    return "-".join([*words, f"seed{settings['random_seed']}"])
+
+
+def timed_run_name(settings: Mapping[str, object], parts: Sequence[str] = ()) -> str:
+    """What a run's folder is called when nobody names it."""
+    return f"{run_name(settings, parts=parts)}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def short(value: object) -> str:
+    """A value as part of a folder's name."""
+    if isinstance(value, list | tuple):
+        return "+".join(map(short, value))
+    return f"{value:.12g}" if isinstance(value, float) else str(value).replace("/", "_")
+
+
+def alone_or_all(settings: Mapping[str, object]) -> bool:
+    return "+" not in settings["modality"]
+
+
+def head(settings: Mapping[str, object]) -> str:
+    return f"MMCosine s={settings['scaling']:g}" if settings["mmcosine"] else "plain"
+
+
+def title(settings: Mapping[str, object], parts: Sequence[str] = ()) -> str:
+    """`CREMAD · concat · MMCosine s=10 + ogm · seed 0`. parts: of the dataset, where it has several."""
+    meant = meaningful(settings)
+    what = meant.get("fusion_method", f"{settings['modality']} alone")
+    what += "" if alone_or_all(settings) else f" of {settings['modality']}"
+    what += f" of {', '.join(parts)}" if parts else ""
+    method = meant.get("modulation", "none")
+    return (f"{settings['dataset']} · {what} · {head(settings)}{f' + {method}' if method != 'none' else ''} · "
+            f"seed {settings['random_seed']}")
+
+
+def label(settings: Mapping[str, object], names: Sequence[str]) -> str:
+    """A row of a table: fusion, head, method, and in what else these settings differ from others of it (`names`)."""
+    meant = meaningful(settings)
+    parts = [meant.get("fusion_method", f"{settings['modality']} encoder alone"), head(settings)]
+    if meant.get("modulation", "none") != "none":
+        parts.append(meant["modulation"])
+    told = {"fusion_method", "mmcosine", "scaling", "modulation"} | ({"modality"} if alone_or_all(settings) else set())
+    others = [name for name in dict.fromkeys(["lam", *names]) if name not in told and meant.get(name)]
+    return ", ".join([*parts, *(f"{name} {meant[name]}" for name in others)])
+
+
+def events_folder(run_folder: Path, tensorboard_path: Path | None) -> Path:
+    """Where a run's TensorBoard events are."""
+    return tensorboard_path / run_folder.name if tensorboard_path else run_folder

@@ -1,0 +1,174 @@
+"""The flags that all entry scripts share.
+
+Nothing here imports torchvision or other packages that are slow to import: --help is answered at once.
+"""
+
+import argparse
+import difflib
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from models.fusion import FUSIONS
+from utils.balancing import METHOD_FLAGS, METHODS
+from utils.cli import add_boolean, boolean, number
+from utils.errors import InputError
+from utils.training import modalities
+from utils.training.modalities import Modality
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+PRECISIONS = ("off", "bf16", "fp16")
+
+
+class Parser(ArgumentParser):
+    """Defaults in the help, no abbreviations; a misspelt flag is answered with the flag that is probably meant."""
+
+    def __init__(self, prog: str, description: str, declared: Sequence[Modality]):
+        super().__init__(prog=prog, description=description, allow_abbrev=False,
+                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        self.declared = declared
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Namespace | None = None) -> Namespace:
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for flag in unknown if flag.startswith("--")]
+            known = [text for action in self._actions for text in action.option_strings]
+            near = difflib.get_close_matches(flags[0].split("=")[0], known, 1, 0.5) if flags else []
+            self.error(f"unrecognized arguments: {' '.join(unknown)}"
+                       + (f" (did you mean {near[0]}?)" if near else ""))
+        return found
+
+
+def gpu_list(text: str) -> list[int]:
+    """`0,1` -> [0, 1]."""
+    try:
+        ids = [int(part) for part in text.replace(" ", "").split(",") if part]
+    except ValueError:
+        ids = [-1]
+    if min(ids, default=0) < 0 or len(set(ids)) < len(ids):
+        raise ArgumentTypeError(f"{text!r} is not a list of different card numbers such as 0,1")
+    return ids
+
+
+def folder_name(text: str) -> str:
+    if text in ("", ".", "..") or Path(text).name != text:
+        raise ArgumentTypeError(f"{text!r} is not the name of one file or folder")
+    return text
+
+
+def checked(kind: Callable[[str], object], text: str, flag: str) -> object:
+    """kind(text) for a part of a flag's value. Raises InputError where an argparse type raises its own error."""
+    try:
+        return kind(text)
+    except ArgumentTypeError as error:
+        raise InputError(f"{flag}: {error}") from None
+
+
+def shared_parser(prog: str, description: str, declared: Sequence[Modality]) -> Parser:
+    """A parser with the flags of every entry script; defaults are set by the script with `set_defaults`."""
+    parser = Parser(prog, description, declared)
+    add_run_flags(parser)
+    add_data_flags(parser)
+    add_method_flags(parser)
+    add_modality_flags(parser)
+    add_balancing_flags(parser)
+    add_optimisation_flags(parser)
+    add_machine_flags(parser)
+    return parser
+
+
+def add_run_flags(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("what to do")
+    add_boolean(group, "--train", False, "train; without it --ckpt_path FILE is evaluated")
+    group.add_argument("--ckpt_path", type=Path, default=Path("runs"),
+                       help="with --train: where the run's folder is made; without: the checkpoint to evaluate")
+    group.add_argument("--run_name", type=folder_name, help="name of the run's folder; default: settings and time")
+    group.add_argument("--resume", type=Path, metavar="RUN", help="continue the interrupted run in this folder")
+    add_boolean(group, "--use_tensorboard", True, "write TensorBoard events")
+    group.add_argument("--tensorboard_path", type=Path, help="folder for them; default: the run's own folder")
+
+
+def add_data_flags(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("data")
+    group.add_argument("--dataset", help="name in the results, and of the folder under data/")
+    group.add_argument("--data_root", type=Path, help="folder of the data; default: data/<dataset>")
+    add_boolean(group, "--demo", False, "make a small rendered data set on the spot and use it, with settings to fit")
+    group.add_argument("--val_fraction", type=number(float, 0, 0.9), default=0.0,
+                       help="part of the training clips (main_Vox.py: identities) held out to choose the epoch; 0: "
+                            "the paper's protocol, the best test epoch is reported")
+    add_boolean(group, "--skip_missing", False, "go on without the clips whose files are missing, empty or not media")
+
+
+def add_method_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("method")
+    group.add_argument("--fusion_method", choices=list(FUSIONS), default="concat", help="fusion of modality features")
+    add_boolean(group, "--mmcosine", False, "cosine logits per modality: features and class weights are normalised")
+    group.add_argument("--scaling", type=number(float, 0, exclusive=True), default=10.0, help="scale s of MMCosine")
+    group.add_argument("--lam", type=number(float, 0), default=0.0, help="weight of the contrastive loss, 0: none")
+
+
+def add_modality_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("modalities")
+    words = modalities.choices(parser.declared)
+    group.add_argument("--modality", nargs="+", action=ModalityAction, default=words[0], metavar="NAME",
+                       help=f"{words[0]}, or one or several of {', '.join(words[1:])}: which encoders are trained")
+    for modality in parser.declared:
+        group.add_argument(f"--{modality.name}_encoder", choices=modality.encoders, default=modality.encoders[0],
+                           help=f"network of the {modality.name} encoder")
+    for modality in parser.declared:
+        group.add_argument(f"--{modality.name}_pretrain", type=Path, metavar="FILE",
+                           help=f"checkpoint that the {modality.name} encoder starts from")
+    usual = " and ".join(modality.name for modality in parser.declared if modality.imagenet)
+    group.add_argument("--imagenet", type=imagenet_choice, nargs="?", const=True, default=False, metavar="NAMES",
+                       help=f"start encoders from torchvision's ImageNet weights: {usual}, or the named ones, "
+                            "such as audio+visual")
+
+
+class ModalityAction(argparse.Action):
+    """`--modality rgb flow` -> "rgb+flow"; every modality -> "both" or "all"."""
+
+    def __call__(self, parser: Parser, namespace: Namespace, values: Sequence[str], option_string: str | None = None):
+        try:
+            namespace.modality = modalities.setting_of(parser.declared, values)
+        except ValueError as error:
+            parser.error(f"argument --modality: {error}")
+
+
+def imagenet_choice(text: str) -> bool | str:
+    """A boolean, or names joined by `+`."""
+    try:
+        return boolean(text)
+    except ArgumentTypeError:
+        return text
+
+
+def add_balancing_flags(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("balancing beside or instead of MMCosine")
+    group.add_argument("--modulation", choices=list(METHODS), default="none",
+                       help="; ".join(f"{name}: {method.title}" for name, method in METHODS.items()))
+    for flag in METHOD_FLAGS.values():
+        group.add_argument(f"--{flag.name}", type=flag.kind, default=flag.default, help=flag.help)
+
+
+def add_optimisation_flags(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("optimisation")
+    group.add_argument("--batch_size", type=number(int, 1), default=32, help="clips, over all processes together")
+    group.add_argument("--epochs", type=number(int, 1), default=200, help="passes over the training clips")
+    group.add_argument("--optimizer", choices=list(OPTIMIZERS), default="sgd", help="sgd has momentum 0.9")
+    group.add_argument("--learning_rate", type=number(float, 0, exclusive=True), default=1e-3, help="at the start")
+    group.add_argument("--weight_decay", type=number(float, 0), default=1e-4, help="L2 (adamw: decoupled)")
+    group.add_argument("--lr_decay_step", type=number(int, 1), default=100, help="epochs between two decays")
+    group.add_argument("--lr_decay_ratio", type=number(float, 0, 1), default=0.1, help="factor of a decay")
+    group.add_argument("--random_seed", type=number(int, 0, 2**63 - 1), default=0,
+                       help="of initialisation, order, augmentation")
+
+
+def add_machine_flags(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("machine")
+    group.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:<index>")
+    group.add_argument("--gpu_ids", type=gpu_list, default=[], metavar="0,1",
+                       help="cards to use; several: one process each (evaluation uses the first)")
+    group.add_argument("--amp", choices=["auto", *PRECISIONS], default="auto",
+                       help="precision of the encoders; auto: bf16 where the device computes it natively, else off")
+    add_boolean(group, "--compile", False, "torch.compile the network (minutes at the start, faster steps)")
+    group.add_argument("--num_workers", type=number(int, 0), default=2, help="loader processes per process")

@@ -1,0 +1,68 @@
+"""What an entry script declares of each modality; flags, encoders and everything measured follow from it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+JOINT = ("both", "all")  # what --modality says for all of two, of more modalities
+
+
+class Modality(NamedTuple):
+    """One input of the network.
+
+    encoders: names in models.ENCODERS that --<name>_encoder takes, the default first. in_channels: of the encoder's
+    first convolution; None for encoders of raw waveforms. input_settings: flags that change what the encoder gets.
+    imagenet: whether a bare --imagenet starts its encoder.
+    """
+
+    name: str
+    encoders: tuple[str, ...]
+    in_channels: int | None
+    input_settings: tuple[str, ...] = ()
+    imagenet: bool = False
+
+
+class Start(NamedTuple):
+    """What an encoder starts from: a checkpoint, or ImageNet weights (None). input_settings: as of its Modality."""
+
+    path: Path | None
+    input_settings: tuple[str, ...]
+
+
+def choices(modalities: Sequence[Modality]) -> list[str]:
+    """The words that --modality takes: the joint one first."""
+    return [JOINT[len(modalities) > 2], *(modality.name for modality in modalities)]
+
+
+def chosen(modalities: Sequence[Modality], setting: str) -> tuple[Modality, ...]:
+    """The modalities that a --modality setting such as `both`, `audio` or `rgb+flow` stands for, in declared order."""
+    if setting in JOINT:
+        return tuple(modalities)
+    names = setting.split("+")
+    return tuple(modality for modality in modalities if modality.name in names)
+
+
+def setting_of(modalities: Sequence[Modality], words: Sequence[str]) -> str:
+    """The setting that the words of --modality make: `both` or `all`, a name, or names joined by `+`.
+
+    Raises ValueError: a word that is not one of `choices`.
+    """
+    names = [name for word in words for name in word.split("+")]
+    allowed = {*JOINT, *(modality.name for modality in modalities)}
+    for name in names:
+        if name not in allowed:
+            raise ValueError(f"invalid choice: {name!r} (choose from {', '.join(choices(modalities))})")
+    kept = [modality.name for modality in modalities if modality.name in names or set(names) & set(JOINT)]
+    return JOINT[len(modalities) > 2] if len(kept) == len(modalities) else "+".join(kept)
+
+
+def is_joint(setting: str) -> bool:
+    """Whether a --modality setting stands for more than one modality."""
+    return setting in JOINT or "+" in setting
+
+
+def names_in(result: Mapping[str, object]) -> list[str]:
+    """The modalities of a run's result; runs from before they were recorded have audio and visual."""
+    if "modalities" in result:
+        return list(result["modalities"])
+    return ["audio", "visual"] if result["modality"] in JOINT else [str(result["modality"])]

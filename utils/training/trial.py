@@ -1,0 +1,63 @@
+"""A trial before a run: training on a part of the training clips, measured on both parts. M modalities."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from utils import distributed
+from utils.distributed import say
+from utils.errors import InputError
+from utils.training.engine import Learner, outputs, train_one_epoch
+from utils.training.loading import Loaders, mixed_seed
+from utils.training.run import Run
+
+HELD_OUT = 0.2  # of the training clips
+
+
+class Trial(NamedTuple):
+    """What a balancing method may try out in its `prepare`: Gradient-Blending does."""
+
+    learner: Learner
+    dataset: Dataset
+    loaders: Loaders
+    seed: int
+    lam: float
+    run: Run
+
+    def train_and_measure(self, epochs: int) -> tuple[Tensor, Tensor]:
+        """Trains on a seeded part of the training clips for so many epochs of the run's schedule -> means of the
+        method's `losses` over this part and over the held-out one, (1 + M,) each, clips as they come in training."""
+        order = np.random.default_rng(self.seed).permutation(len(self.dataset)).tolist()
+        count = max(1, round(HELD_OUT * len(self.dataset)))
+        trained, held_out = Subset(self.dataset, order[count:]), Subset(self.dataset, order[:count])
+        loader = self.loaders.training(trained)
+        for epoch in range(1, epochs + 1):
+            torch.manual_seed(mixed_seed(self.seed, epoch))
+            loader.batch_sampler.epoch = epoch
+            found = train_one_epoch(self.learner, loader, self.lam, title=f"trial, epoch {epoch}/{epochs}")
+            if not math.isfinite(found["loss"]):
+                raise InputError(f"the loss is {found['loss']} in epoch {epoch} of a trial of --modulation "
+                                 f"{self.run.settings['modulation']}: try a lower --learning_rate, or --amp off")
+            self.learner.scheduler.step()
+            say(f"trial, epoch {epoch}/{epochs}: loss {found['loss']:.4f}")
+        distributed.broadcast_model(self.learner.model)
+        return self.mean_losses(trained), self.mean_losses(held_out)
+
+    @torch.no_grad()
+    def mean_losses(self, part: Dataset) -> Tensor:
+        """(1 + M,), over every clip of `part` once, over all processes."""
+        model, compute = self.learner.model, self.learner.compute
+        total = torch.zeros(1 + len(model.modalities), device=compute.device)
+        for output, labels in outputs(model, self.loaders.evaluation(part), compute):
+            loss = F.cross_entropy(output.logits, labels)
+            total += len(labels) * self.learner.method.losses(output, labels, loss)
+        return distributed.sum_over_processes(total) / len(part)
+
+    def save(self) -> None:
+        """Saves what was found so far, so that a resumed run continues from there."""
+        self.run.save_last(self.learner.state_dict())
