@@ -1,4 +1,5 @@
 # make demo: install, make data, train, in minutes. make test: the tests. Both need Python 3.11 or newer.
+# make mutants: small bugs are put into copies of the code, one by one: does a test notice? (An hour on two cores.)
 PYTHON ?= python3
 VENV := .venv
 
@@ -8,6 +9,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m pytest --numprocesses auto
+
+mutants: $(VENV)/installed-dev
+	$(VENV)/bin/python tests/run_mutants.py --report runs/mutants.md
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -22,4 +26,4 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 clean:
 	rm -rf $(VENV) data/demo
 
-.PHONY: demo test clean
+.PHONY: demo test mutants clean

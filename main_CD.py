@@ -14,12 +14,11 @@ from pathlib import Path
 
 from dataset.clips import ClipDataset
 from dataset.cremad import EMOTIONS, PAPER_COUNTS, find_clips
-from dataset.demo.emotions import make_demo
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip, read_lists, split_by_speaker, split_stratified
 from utils import cli, distributed
 from utils.cli import number
-from utils.distributed import say
+from utils.distributed import print_once
 from utils.training import flags, launch, options
 from utils.training.modalities import Modality
 
@@ -59,6 +58,7 @@ if __name__ == "__main__":
 
 import torch
 
+from dataset.demo.emotions import make_demo
 from models import MultimodalClassifier, make_encoders
 from utils.training.classification import Classification, Splits, usable_clips
 from utils.training.engine import Compute
@@ -103,7 +103,7 @@ def build(args: Namespace, device: torch.device) -> Classification:
 @distributed.failing_together()
 def provide_demo(args: Namespace) -> None:
     if args.demo:
-        say(f"DEMO DATA, synthesised into {args.data_root}: results say nothing about CREMA-D")
+        print_once(f"DEMO DATA, synthesised into {args.data_root}: results say nothing about CREMA-D")
         if distributed.is_first_here():
             make_demo(args.data_root)
 
@@ -132,8 +132,8 @@ def load_splits(args: Namespace) -> Splits:
 
 def note_other_lists(args: Namespace, classes: Sequence[str], train: int, test: int) -> None:
     if set(classes) == set(EMOTIONS) and not args.demo and (train, test) != tuple(PAPER_COUNTS.values()):
-        say(f"note: {train} train and {test} test clips, the paper's lists have {PAPER_COUNTS['train']} and "
-            f"{PAPER_COUNTS['test']}: results are not comparable with the paper's (data/CREMAD/README.md)")
+        print_once(f"note: {train} train and {test} test clips, the paper's lists have {PAPER_COUNTS['train']} and "
+                   f"{PAPER_COUNTS['test']}: results are not comparable with the paper's (data/CREMAD/README.md)")
 
 
 if __name__ == "__main__":

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from dataset import ssw60
 from dataset.clips import ClipDataset
-from dataset.demo.birds import make_demo
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip, split_stratified
 from utils import cli, distributed
 from utils.cli import number
-from utils.distributed import say
+from utils.distributed import print_once
 from utils.errors import InputError
 from utils.training import flags, launch, options
 from utils.training.modalities import Modality
@@ -75,6 +74,7 @@ if __name__ == "__main__":
 
 import torch
 
+from dataset.demo.birds import make_demo
 from models import MultimodalClassifier, make_encoders
 from utils.training.classification import Classification, Splits, usable_clips
 from utils.training.engine import Compute
@@ -116,7 +116,7 @@ def build(args: Namespace, device: torch.device) -> Classification:
 @distributed.failing_together()
 def provide_demo(args: Namespace) -> None:
     if args.demo:
-        say(f"DEMO DATA, synthesised into {args.data_root}: results say nothing about birds")
+        print_once(f"DEMO DATA, synthesised into {args.data_root}: results say nothing about birds")
         if distributed.is_first_here():
             make_demo(args.data_root)
 
@@ -137,7 +137,7 @@ def load_splits(args: Namespace) -> Splits:
     every = [clip for part in clips.values() for clip in part]
     silent = sum(clip.audio is None for clip in every) if "audio" in modalities else 0
     if silent:
-        say(f"{silent} of {len(every)} videos have no sound stream: silence in its place")
+        print_once(f"{silent} of {len(every)} videos have no sound stream: silence in its place")
     return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"],
                   {"parts": args.pretrain_on or [], "n_without_sound": silent})
 
@@ -169,15 +169,15 @@ def note_other_tables(args: Namespace, listed: dict[str, list[ssw60.Asset]]) -> 
     official = ssw60.OFFICIAL_VIDEOS
     counts = {split: len(listed[split]) for split in official}
     if not args.pretrain_on and not args.demo and not args.reliable_audio_only and counts != official:
-        say(f"note: {counts['train']} train and {counts['test']} test videos, the official tables have "
-            f"{official['train']} and {official['test']}: results are not comparable with the paper's")
+        print_once(f"note: {counts['train']} train and {counts['test']} test videos, the official tables have "
+                   f"{official['train']} and {official['test']}: results are not comparable with the paper's")
 
 
 def keep_reliable(args: Namespace, videos: Sequence[ssw60.Asset]) -> list[ssw60.Asset]:
     kept = ssw60.reliable_only(args.data_root, videos)
     left_out = [video.split for video in videos if not video.reliable_audio]
-    say(f"--reliable_audio_only: {len(left_out)} of {len(videos)} videos left out, {left_out.count('test')} of them "
-        "test videos: results are not comparable with the paper's")
+    print_once(f"--reliable_audio_only: {len(left_out)} of {len(videos)} videos left out, {left_out.count('test')} of "
+               "them test videos: results are not comparable with the paper's")
     return kept
 
 

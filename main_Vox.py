@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dataset import trials as lists
-from dataset.demo.identities import make_demo
 from dataset.frontends import NormaliseFrames
 from dataset.identities import TrainList, hold_out_identities, read_train_list
 from dataset.trials import Trials
 from dataset.voxceleb import UtteranceDataset, Utterances, find_problems
 from utils import cli, distributed
 from utils.cli import number
-from utils.distributed import say
+from utils.distributed import print_once
 from utils.errors import InputError
 from utils.training import flags, launch, options
 from utils.training.modalities import Modality
@@ -57,6 +56,7 @@ if __name__ == "__main__":
 
 import torch
 
+from dataset.demo.identities import make_demo
 from models import MultimodalClassifier, make_encoders
 from utils.training import checkpoint, report
 from utils.training.engine import Compute
@@ -102,7 +102,7 @@ def build(args: Namespace, device: torch.device) -> Verification:
 def provide_folders(args: Namespace) -> None:
     """The demo data, and the folder for scores: now, not after the last epoch."""
     if args.demo:
-        say(f"DEMO DATA, synthesised into {args.data_root}: results say nothing about VoxCeleb")
+        print_once(f"DEMO DATA, synthesised into {args.data_root}: results say nothing about VoxCeleb")
         if distributed.is_first_here():
             make_demo(args.data_root)
     make_scores_folder(args.scores_path)
@@ -136,23 +136,18 @@ def read_lists(args: Namespace) -> tuple[dict[str, Trials], TrainList | None]:
         trained = checkpoint.load(args.ckpt_path).get("facts", {}).get("classes", ())
     for name, one in trials.items():
         lists.check_no_leak(trained, one, name)
-        say(f"trials {name}: {len(one.labels)} of {len(one.names)} utterances")
+        print_once(f"trials {name}: {len(one.labels)} of {len(one.names)} utterances")
     return trials, listed
-
-
-@distributed.failing_together()
-def hold_out(args: Namespace, listed: TrainList) -> tuple[TrainList, TrainList, Trials]:
-    """(the rest, the identities held out, trials among them)."""
-    rest, held = hold_out_identities(listed, args.val_fraction, args.random_seed)
-    names = [held[i].wav for i in range(len(held))]
-    return rest, held, lists.make_trials(names, held.labels.tolist(), VALIDATION_TRIALS, args.random_seed)
 
 
 def split_validation(args: Namespace, listed: TrainList) -> tuple[TrainList, TrialSet | None]:
     """Under --val_fraction whole identities are held out, and trials made among them."""
     if not args.val_fraction:
         return listed, None
-    rest, held, trials = hold_out(args, listed)
+    with distributed.failing_together():
+        rest, held = hold_out_identities(listed, args.val_fraction, args.random_seed)
+        names = [held[i].wav for i in range(len(held))]
+        trials = lists.make_trials(names, held.labels.tolist(), VALIDATION_TRIALS, args.random_seed)
     return rest, make_trial_set(args, "train", {"validation": trials}, held.numbered(), "validation")
 
 
@@ -164,7 +159,7 @@ def make_trial_set(args: Namespace, folder: str, trials: Mapping[str, Trials], u
         with distributed.failing_together():
             left = lists.trials_left(trials, problems)
         for name, one in left.items():
-            say(f"trials {name}: {len(one.labels)} of {len(trials[name].labels)} left")
+            print_once(f"trials {name}: {len(one.labels)} of {len(trials[name].labels)} left")
         there = [utterances[place] for place in range(len(utterances)) if place not in problems]
         utterances = [utterance._replace(label=place) for place, utterance in enumerate(there)]
         trials = left

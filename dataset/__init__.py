@@ -1,1 +1,1 @@
-"""Files in, tensors out: the datasets and their front ends. Nothing here ever sees a model."""
+"""Files in, tensors out: the datasets and their front ends. Nothing here knows a model."""

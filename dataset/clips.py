@@ -1,4 +1,4 @@
-"""Clips whatever their dataset: where their media lie, and what a network gets of them.
+"""Clips of any dataset: where their media files are, and the tensors that are made of them.
 
 Shapes: N samples, T frames of H x W pixels, S the side of the square network input.
 """
@@ -22,7 +22,7 @@ Listed = TypeVar("Listed")  # a clip as a list names it; has a `name`
 
 
 class ClipFiles(NamedTuple):
-    """A clip's name and label, and where its media lie; audio is None for a video without a sound stream."""
+    """A clip's name, label and media files; audio is None for a video without a sound stream."""
 
     name: str
     label: str
@@ -31,7 +31,7 @@ class ClipFiles(NamedTuple):
 
 
 def find_each(find: Callable[[Listed], ClipFiles], listed: Iterable[Listed]) -> tuple[list[ClipFiles], dict[str, str]]:
-    """(the clips whose files `find` gets, {name: what is wrong} of the others), in list order."""
+    """(the clips whose files `find` returns, {name: what is wrong} of the others), in list order."""
     found, problems = [], {}
     for clip in listed:
         try:
@@ -42,11 +42,11 @@ def find_each(find: Callable[[Listed], ClipFiles], listed: Iterable[Listed]) -> 
 
 
 class ClipDataset(Dataset):
-    """Item i: {"audio": (N,) float32, "visual": (T, 3, S, S) uint8, "label": class index}, the asked modalities only.
+    """Item i: {"audio": (N,) float32, "visual": (T, 3, S, S) uint8, "label": class index}, only the chosen modalities.
 
-    Sound is repeated until `audio_seconds` and cut there; with `move_sound` it is any part of a longer one in training
-    and the middle in evaluation, not the beginning. Without a sound stream it is silence. Randomness (training only)
-    comes from torch's global generator. Items raise InputError for media that cannot be decoded.
+    Sound is repeated or cut to `audio_seconds`. Of longer sound the beginning is taken; with `move_sound`, a random
+    part in training and the middle in evaluation. A video without a sound stream gives silence. Randomness (training
+    only) comes from torch's global generator. Items raise InputError for media that cannot be decoded.
     """
 
     def __init__(self, clips: Sequence[ClipFiles], classes: Sequence[str], *, train: bool, sample_rate: int = 16000,
@@ -59,7 +59,7 @@ class ClipDataset(Dataset):
         self.modalities = modalities
 
     def for_evaluation(self) -> "ClipDataset":
-        """The same clips as evaluation takes them: nothing random."""
+        """The same clips as in evaluation: nothing random."""
         same = copy(self)
         same.train, same.transform = False, image_transform(self.image_size, train=False)
         return same

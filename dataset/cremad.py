@@ -1,4 +1,4 @@
-"""Clips in the CREMA-D layout: CREMA-D itself, or any other dataset laid out so (classes come from stat.csv).
+"""Clips in the CREMA-D layout: CREMA-D, or any other dataset in the same layout (stat.csv lists the classes).
 
     <root>/stat.csv train.csv test.csv         see dataset/lists.py
     <root>/AudioWAV/<clip>.wav
@@ -25,12 +25,12 @@ def audio_path(root: Path, name: str) -> Path:
 
 
 def frames_folder(root: Path, fps: int = 1) -> Path:
-    """The folder of the clips' folders of frames."""
+    """The folder that holds one folder of frames per clip."""
     return root / f"Image-{fps:02d}-FPS"
 
 
 def find_clip(root: Path, clip: Clip, fps: int = 1, modalities: Sequence[str] = MODALITIES) -> ClipFiles:
-    """The files of one clip, their presence and headers checked. Raises InputError."""
+    """The files of one clip, after a check that they exist and have valid headers. Raises InputError."""
     audio = audio_path(root, clip.name)
     frames: tuple[Path, ...] = ()
     if "audio" in modalities:
@@ -55,5 +55,5 @@ def clip_frames(root: Path, name: str, fps: int) -> tuple[Path, ...]:
 
 def find_clips(root: Path, clips: Iterable[Clip], fps: int = 1,
                modalities: Sequence[str] = MODALITIES) -> tuple[list[ClipFiles], dict[str, str]]:
-    """(the clips whose files are there, {name: what is wrong} of the others), in list order."""
+    """(the clips with usable files, {name: what is wrong} of the others), in list order."""
     return find_each(partial(find_clip, root, fps=fps, modalities=modalities), clips)

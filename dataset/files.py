@@ -1,4 +1,4 @@
-"""Media read with one clear error, git-lfs pointers recognised."""
+"""Reading of sound and images, with a clear error for every broken file; git-lfs pointers are recognised."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from utils.errors import InputError
 LFS_HEAD = b"version https://git-lfs"
 SHORTER_THAN_STATED = re.compile(r"data : (?P<stated>\d+) \(should be (?P<there>\d+)\)")  # libsndfile's log of a wav
 IMAGE_ENDS = (b"\xff\xd9", b"IEND\xaeB`\x82")  # the last bytes of a whole JPEG or PNG
-STREAMED = (0xFFFFFFFF, 0x7FFFFFFF)  # bytes stated by a program that wrote the header before it knew the length
+STREAMED = (0xFFFFFFFF, 0x7FFFFFFF)  # bytes stated by programs that write the header before they know the length
 
 
 def check_is_media(path: Path) -> None:
@@ -25,7 +25,7 @@ def check_is_media(path: Path) -> None:
     except OSError:
         raise InputError(f"{path} is missing") from None
     if not path.is_file():
-        raise InputError(f"{path} is a folder, a file is needed")
+        raise InputError(f"{path} is a folder, expected a file")
     if size == 0:
         raise InputError(f"{path} is empty (0 bytes): download it again")
     if size < 1024 and path.read_bytes().startswith(LFS_HEAD):
@@ -33,7 +33,7 @@ def check_is_media(path: Path) -> None:
 
 
 def check_audio(path: Path) -> None:
-    """Raises InputError: missing, empty, not audio, without samples, cut off, or (float formats) NaN among them."""
+    """Raises InputError: missing, empty, not audio, no samples, truncated, or (float formats) NaN samples."""
     check_is_media(path)
     try:
         info = soundfile.info(str(path), verbose=True)
@@ -43,8 +43,8 @@ def check_audio(path: Path) -> None:
         raise InputError(f"{path} holds no sound (0 samples)")
     cut = SHORTER_THAN_STATED.search(info.extra_info)
     if cut and int(cut["there"]) < int(cut["stated"]) not in STREAMED:
-        raise InputError(f"{path} is cut off: its header states {cut['stated']} bytes of sound, {cut['there']} are "
-                         "there. Download it again")
+        raise InputError(f"{path} is truncated: its header states {cut['stated']} bytes of sound, the file has "
+                         f"{cut['there']}. Download it again")
     if info.subtype in ("FLOAT", "DOUBLE"):
         check_finite(read_samples(path)[0], path)
 
@@ -62,7 +62,7 @@ def read_audio(path: Path, sample_rate: int) -> np.ndarray:
 def read_excerpt(path: Path, sample_rate: int, samples: int, anywhere: bool) -> np.ndarray:
     """`samples` samples of a file as float32 (N,), from its beginning or `anywhere` (torch's global generator).
 
-    Only these are read from the file. A shorter sound is repeated. Channels and rates as in `read_audio`.
+    Only these are read from the file. Shorter sound is repeated. Channels and rates as in `read_audio`.
     Raises InputError: missing, empty, unreadable, no samples, NaN or infinite samples.
     """
     check_is_media(path)
@@ -92,7 +92,7 @@ def to_mono(samples: np.ndarray, rate: int, sample_rate: int, path: Path) -> np.
 
 def check_finite(samples: np.ndarray, path: Path) -> None:
     if not np.isfinite(samples).all():
-        raise InputError(f"{path} holds NaN or infinite samples: take the clip out of the lists or convert it again")
+        raise InputError(f"{path} holds NaN or infinite samples: remove the clip from the lists, or convert it again")
 
 
 def read_samples(path: Path) -> tuple[np.ndarray, int]:
@@ -104,7 +104,7 @@ def read_samples(path: Path) -> tuple[np.ndarray, int]:
 
 
 def check_image(path: Path) -> None:
-    """Raises InputError: missing, empty, truncated. A JPEG or PNG with its end is not decoded, anything else is."""
+    """Raises InputError: missing, empty, truncated. JPEGs and PNGs are not decoded if their last bytes are valid."""
     check_is_media(path)
     with path.open("rb") as file:
         file.seek(-min(8, path.stat().st_size), os.SEEK_END)

@@ -1,4 +1,4 @@
-"""Frames of a clip: which are taken, and how they are read and cropped. T frames of H x W pixels, S a side."""
+"""Frames of a clip: which are used, how they are read and cropped. T frames of H x W pixels, S pixels per side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from utils.errors import InputError
 
 
 def find_frames(folder: Path) -> tuple[Path, ...]:
-    """The images of a folder, sorted by name, presence and ends checked; () without any. Raises InputError."""
+    """The images of a folder, sorted by name, checked for truncation; () if there are none. Raises InputError."""
     frames = tuple(sorted(folder.glob("[!.]*.jpg")))
     for path in frames:
         check_image(path)
@@ -20,7 +20,7 @@ def find_frames(folder: Path) -> tuple[Path, ...]:
 
 
 def frame_indices(available: int, wanted: int, train: bool) -> list[int]:
-    """`wanted` indices into `available` frames: one of each of `wanted` equal segments, a random one for training,
+    """`wanted` indices into `available` frames: one from each of `wanted` equal segments, a random one for training,
     the middle one for evaluation. With fewer frames than segments some are repeated."""
     offset = torch.rand(wanted) if train else torch.full((wanted,), 0.5)
     places = (torch.arange(wanted) + offset) * available / wanted
@@ -31,7 +31,7 @@ def image_transform(image_size: int, train: bool, area: tuple[float, float] = (0
                     ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> nn.Module:
     """(..., 3, H, W) uint8 -> (..., 3, S, S) uint8. All frames of a clip get the same crop and flip.
 
-    area, ratio: share of the image that training crops have, and width over height; torchvision's defaults.
+    area, ratio: of training crops, relative area and width over height; the defaults are torchvision's.
     """
     from torchvision.transforms import v2  # here, because it takes a second that --help need not wait for
 

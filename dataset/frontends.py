@@ -1,7 +1,7 @@
-"""What turns a batch as the workers hand it over into network input, on the device.
+"""Front ends: they turn a batch of the data loader into network input, on the device.
 
-Shapes: B clips, N samples, T frames, S pixels a side. Statistics are taken in float32 whatever the precision of the
-network behind.
+Shapes: B clips, N samples, T frames, S pixels per side. Statistics are computed in float32 whatever the precision of
+the network.
 """
 
 import torch
@@ -13,7 +13,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Spectrogram(nn.Module):
-    """The paper's: log of `scipy.signal.spectrogram(x, 16000, nperseg=512, noverlap=353)`, mean 0 and std 1 a clip.
+    """The paper's: log of `scipy.signal.spectrogram(x, 16000, nperseg=512, noverlap=353)`, mean 0 and std 1 per clip.
 
     waveform (B, N) -> (B, 1, 257, (N - 353) // 159); 3 s give 299 columns. scipy's defaults: Tukey(0.25) window, the
     mean of each segment removed, density scaling, one-sided.
@@ -32,7 +32,7 @@ class Spectrogram(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         waveform = waveform.clamp(-1, 1)
-        # a shift that the segments' means take out again: it makes a constant exactly silent
+        # this shift, removed again with the segments' means, makes constant sound exactly silent
         segments = (waveform - waveform[:, :1]).unfold(-1, self.segment, self.hop)  # (B, columns, 512)
         segments = (segments - segments.mean(-1, keepdim=True)) * self.window
         power = torch.view_as_real(torch.fft.rfft(segments)).square().sum(-1) * self.density  # (B, columns, 257)
@@ -45,7 +45,8 @@ class Spectrogram(nn.Module):
 class OgmGeSpectrogram(nn.Module):
     """OGM-GE's: log(|librosa.stft(y, n_fft=512, hop_length=353)| + 1e-7) at 22,050 Hz, not normalised.
 
-    waveform (B, N) -> (B, 1, 257, 1 + N // 353); 3 s give 188 columns.
+    waveform (B, N) -> (B, 1, 257, 1 + N // 353); 3 s give 188 columns. The edges are padded with zeros, as librosa
+    does from 0.9 on.
     """
 
     sample_rate = 22050
@@ -63,7 +64,7 @@ class OgmGeSpectrogram(nn.Module):
 class NormaliseFrames(nn.Module):
     """frames (B, T, 3, S, S) uint8 -> (B, 3, T, S, S) float32 with ImageNet's mean and standard deviation removed.
 
-    The memory behind is channels_last over B * T images, so that the network's first convolution copies nothing.
+    The memory layout is channels_last over B * T images, so that the network's first convolution copies nothing.
     """
 
     def __init__(self):

@@ -1,7 +1,7 @@
-"""Training lists of the VoxCeleb layout: utterances with their identities.
+"""Training lists in the VoxCeleb layout: utterances with their identities.
 
-The full VoxCeleb2 has 1.09 million utterances: they are kept as text and offsets in tensors, which loader processes
-share instead of copying (a list of strings is copied by the mere reading of it). U utterances, C identities.
+VoxCeleb2 has 1.09 million utterances. They are stored as text and offsets in tensors, which loader processes share;
+a list of strings would be copied into each of them as it is read. U utterances, C identities.
 """
 
 import hashlib
@@ -21,11 +21,11 @@ HEADER = b"wav,faces,identity,n_frames"
 
 
 class TrainList:
-    """The rows wav,faces,identity,n_frames of a list: list[i] is an Utterance, its label the place of its identity in
+    """The rows wav,faces,identity,n_frames of a list: list[i] is an Utterance, its label the index of its identity in
     `identities`, which are sorted.
 
-    text (bytes,) uint8, starts and stops (U,) int64: where a row lies in it; labels (U,) int64. folders: the first
-    folders of the whole list's paths, which are the identities unless the list names its classes otherwise.
+    text (bytes,) uint8, starts and stops (U,) int64: the rows in it; labels (U,) int64. folders: the first
+    folders of the whole list's paths, which are the identities unless the list names its classes differently.
     """
 
     def __init__(self, text: Tensor, starts: Tensor, stops: Tensor, labels: Tensor, identities: Sequence[str],
@@ -42,17 +42,17 @@ class TrainList:
         return Utterance(wav, faces, int(self.labels[index]))
 
     def numbered(self) -> "TrainList":
-        """The same utterances, labelled by their place."""
+        """The same utterances, labelled by their index."""
         return TrainList(self.text, self.starts, self.stops, torch.arange(len(self)), self.identities, self.folders)
 
     def select(self, chosen: Sequence[int]) -> "TrainList":
-        """The utterances of these numbers, with the identities that they have."""
+        """The utterances with these indices; identities without an utterance are dropped."""
         left, labels = torch.unique(self.labels[chosen], return_inverse=True)
         identities = [self.identities[i] for i in left.tolist()]
         return TrainList(self.text, self.starts[chosen], self.stops[chosen], labels, identities, self.folders)
 
     def digest(self) -> str:
-        """Tells lists apart: of their rows, in order."""
+        """A hash of the rows, in order."""
         digest = hashlib.sha256()
         for part in (self.starts, self.stops, self.text):
             digest.update(part.numpy())
@@ -82,7 +82,7 @@ def read_train_list(path: Path, how_to_get: str) -> TrainList:
             folders.add(wav.partition(b"/")[0] if b"/" in wav else identity)
         place += len(line)
     if len(numbers) < 2:
-        raise InputError(f"{path} names {len(numbers)} identities, at least 2 are needed (rows "
+        raise InputError(f"{path} names {len(numbers)} identities, at least 2 are needed (rows: "
                          "wav,faces,identity,n_frames)")
     order = sorted(numbers)
     ranks = np.empty(len(order), dtype=np.int64)
@@ -113,10 +113,10 @@ def to_tensor(numbers: array) -> Tensor:
 
 def check_no_duplicates(listed: TrainList, hashes: np.ndarray, path: Path) -> None:
     order = np.argsort(hashes, kind="stable")
-    for place in np.flatnonzero(np.diff(hashes[order]) == 0):  # equal hashes: look whether the names are equal too
+    for place in np.flatnonzero(np.diff(hashes[order]) == 0):  # equal hashes: are the names equal as well?
         first, second = listed[int(order[place])].wav, listed[int(order[place + 1])].wav
         if first == second:
-            raise InputError(f"{path} lists {first} twice: take one of the rows out")
+            raise InputError(f"{path} lists {first} twice: remove one of the rows")
 
 
 def hold_out_identities(listed: TrainList, fraction: float, seed: int) -> tuple[TrainList, TrainList]:

@@ -1,4 +1,4 @@
-"""Clip lists of the CREMA-D layout: `train.csv` and `test.csv` (rows `clip,LABEL`), `stat.csv` (a class a line).
+"""Clip lists of the CREMA-D layout: `train.csv` and `test.csv` (rows `clip,LABEL`), `stat.csv` (one class per line).
 
 UTF-8 with or without BOM, LF or CRLF, empty lines ignored.
 """
@@ -20,7 +20,7 @@ class Clip(NamedTuple):
 
 
 class Lists(NamedTuple):
-    """classes (C names, sorted: the index of a class is its place), train and test clips."""
+    """classes (C names, sorted: the index of a class is its label), train and test clips."""
 
     classes: list[str]
     train: list[Clip]
@@ -41,19 +41,19 @@ def read_lists(root: Path, how_to_get: str) -> Lists:
     both = sorted({clip.name for clip in train} & {clip.name for clip in test})
     if both:
         raise InputError(f"{len(both)} clips are in {root / 'train.csv'} and in test.csv: {first_few(both)}. "
-                         "Take them out of one of the two.")
+                         "Remove them from one of the two.")
     check_every_class_has_a_clip(classes, train, root / "train.csv")
     return Lists(classes, train, test)
 
 
 def read_classes(path: Path) -> list[str]:
-    """The classes in sorted order, whatever the order in the file (as the release does)."""
+    """The classes in sorted order, whatever their order in the file (as in the release)."""
     classes = sorted(row[0] for _, row in read_rows(path))
     twice = [name for name, n in Counter(classes).items() if n > 1]
     if twice:
         raise InputError(f"{path} names a class twice: {first_few(twice)}")
     if len(classes) < 2:
-        raise InputError(f"{path} names {len(classes)} classes, at least 2 are needed (one a line)")
+        raise InputError(f"{path} names {len(classes)} classes, at least 2 are needed (one per line)")
     return classes
 
 
@@ -67,7 +67,7 @@ def read_clips(path: Path, classes: Sequence[str]) -> list[Clip]:
         if clip.label not in classes:
             raise InputError(f"{path}, line {line}: label {clip.label!r} is not in stat.csv ({', '.join(classes)})")
         if clip.name in first_line:
-            raise InputError(f"{path}, line {line}: clip {clip.name} is listed already in line {first_line[clip.name]}")
+            raise InputError(f"{path}, line {line}: clip {clip.name} is already listed in line {first_line[clip.name]}")
         first_line[clip.name] = line
         clips.append(clip)
     if not clips:
@@ -77,7 +77,7 @@ def read_clips(path: Path, classes: Sequence[str]) -> list[Clip]:
 
 def read_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
     """(line number, stripped cells) of every row that is not empty."""
-    for number, line in enumerate(read_text(path).splitlines(), 1):  # a stray quote must not swallow the lines behind
+    for number, line in enumerate(read_text(path).splitlines(), 1):  # a stray quote must not swallow more lines
         try:
             cells = [cell.strip() for cell in next(csv.reader([line]), [])]
         except csv.Error as error:
@@ -87,7 +87,7 @@ def read_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
 
 
 def read_text(path: Path) -> str:
-    """UTF-8 with or without BOM. Raises InputError: it is none."""
+    """UTF-8 with or without BOM. Raises InputError: it is not."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -95,8 +95,8 @@ def read_text(path: Path) -> str:
 
 
 def check_every_class_has_a_clip(classes: Sequence[str], clips: Iterable[Clip], where: object,
-                                 otherwise: str = "take the class out of stat.csv") -> None:
-    """Raises InputError that ends in what to do `otherwise`."""
+                                 otherwise: str = "remove the class from stat.csv") -> None:
+    """Raises InputError; the message ends with what to do `otherwise`."""
     empty = sorted(set(classes) - {clip.label for clip in clips})
     if empty:
         raise InputError(f"no training clip of class {', '.join(empty)} in {where}: add some, or {otherwise}")
@@ -130,7 +130,7 @@ def split_by_speaker(clips: Sequence[Clip], fraction: float, seed: int) -> tuple
     """
     by_speaker = group(clips, lambda clip: clip.name.split("_")[0])
     if len(by_speaker) < 2 or len(by_speaker) == len(clips):
-        raise InputError(f"a split by speaker needs clips named <speaker>_..., several a speaker: found "
+        raise InputError(f"a split by speaker needs clips named <speaker>_..., several per speaker: found "
                          f"{len(by_speaker)} speakers in {len(clips)} clips ({first_few([c.name for c in clips])})")
     count = min(max(1, round(fraction * len(by_speaker))), len(by_speaker) - 1)
     speakers = random.Random(seed).sample(sorted(by_speaker), count)

@@ -1,13 +1,13 @@
-"""SSW60: sixty bird species in videos, sound recordings and photographs, by the official csv files.
+"""SSW60: sixty bird species in videos, sound recordings and photographs, listed in the official csv files.
 
     <root>/taxa.csv                          label, common_name, ...: the classes
     <root>/video_ml.csv audio_ml.csv images_inat.csv images_nabirds.csv     asset_id, label, split, ...
-    <root>/images_inat/<asset_id>.jpg        photographs, read as they are; images_nabirds the same
-    <root>/video_ml-1fps/<asset_id>/*.jpg    what scripts/prepare_ssw60.py makes of video_ml/<asset_id>.mp4
+    <root>/images_inat/<asset_id>.jpg        photographs, read directly; images_nabirds likewise
+    <root>/video_ml-1fps/<asset_id>/*.jpg    frames, by scripts/prepare_ssw60.py from video_ml/<asset_id>.mp4
     <root>/video_ml-16000Hz/<asset_id>.wav   its sound; <asset_id>.silent where the video has no sound stream
     <root>/audio_ml-16000Hz/<asset_id>.wav   of audio_ml/<asset_id>.wav
 
-Other columns are not read: `frame_count` is not fps x duration, the media themselves say how long they are.
+Other columns are not read: `frame_count` is not fps x duration; durations come from the media files.
 """
 
 import csv
@@ -33,7 +33,7 @@ TRUE, FALSE = ("true", "1", "1.0"), ("false", "0", "0.0")  # how tables write re
 class Asset(NamedTuple):
     """A row of a csv file. name: `<collection>/<asset_id>`; label: the species' common name.
 
-    reliable_audio: the bird is heard, by the official annotation of video_ml; None where the file does not say.
+    reliable_audio: the official annotation of video_ml that the bird can be heard; None if the file has none.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Asset(NamedTuple):
         return self.beside(root, f"{sample_rate}Hz", ".wav")
 
     def silent(self, root: Path, sample_rate: int) -> Path:
-        """A note in the place of a sound: the video has no sound stream."""
+        """A note instead of a wav: the video has no sound stream."""
         return self.beside(root, f"{sample_rate}Hz", ".silent")
 
     def beside(self, root: Path, kind: str, suffix: str) -> Path:
@@ -68,7 +68,7 @@ class Asset(NamedTuple):
 def read_taxa(root: Path, how_to_get: str) -> dict[str, str]:
     """{label: common name} of taxa.csv in the order of the labels, which is that of the classes.
 
-    Raises InputError: missing (the message ends in `how_to_get`), malformed, a label or name twice, under two species.
+    Raises InputError: missing (the message ends in `how_to_get`), malformed, duplicates, fewer than two species.
     """
     path = root / "taxa.csv"
     taxa: dict[str, str] = {}
@@ -78,7 +78,7 @@ def read_taxa(root: Path, how_to_get: str) -> dict[str, str]:
             raise InputError(f"{path}, line {line}: expected a whole number as label and a common_name, found "
                              f"{label!r} and {name!r}")
         if label in taxa or name in taxa.values():
-            raise InputError(f"{path}, line {line}: label {label} or name {name!r} is in the table already")
+            raise InputError(f"{path}, line {line}: label {label} or name {name!r} is already in the table")
         taxa[label] = name
     if len(taxa) < 2:
         raise InputError(f"{path} names {len(taxa)} species, at least 2 are needed")
@@ -89,7 +89,7 @@ def read_assets(root: Path, collection: str, taxa: Mapping[str, str], how_to_get
     """The rows of `<collection>.csv`, in file order. taxa: {label: common name}.
 
     Raises InputError: the file or a column is missing, a row is malformed, a label is not in taxa.csv, a split is
-    none of SPLITS, an asset is listed twice (be it for training and for test).
+    none of SPLITS, an asset is listed twice.
     """
     path = root / f"{collection}.csv"
     assets: list[Asset] = []
@@ -100,7 +100,7 @@ def read_assets(root: Path, collection: str, taxa: Mapping[str, str], how_to_get
         except InputError as error:
             raise InputError(f"{path}, line {line}: {error}") from None
         if asset.name in first_line:
-            raise InputError(f"{path}, line {line}: {row['asset_id']} is listed already in line "
+            raise InputError(f"{path}, line {line}: {row['asset_id']} is already listed in line "
                              f"{first_line[asset.name]}")
         first_line[asset.name] = line
         assets.append(asset)
@@ -110,7 +110,7 @@ def read_assets(root: Path, collection: str, taxa: Mapping[str, str], how_to_get
 
 
 def make_asset(collection: str, row: Mapping[str, str], taxa: Mapping[str, str]) -> Asset:
-    """Raises InputError without the place of the row."""
+    """Raises InputError; the message does not name file and line."""
     asset_id, label, split = row["asset_id"], row["label"], row["split"]
     if Path(asset_id).name != asset_id or asset_id in ("", "..") or "\0" in asset_id:
         raise InputError(f"asset_id {asset_id!r} is not the name of a file")
@@ -152,31 +152,31 @@ def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def reliable_only(root: Path, videos: Sequence[Asset]) -> list[Asset]:
-    """The videos whose bird is heard. Raises InputError: the table does not say which."""
+    """The videos annotated `reliable_audio`. Raises InputError: an annotation is missing."""
     if any(video.reliable_audio is None for video in videos):
-        raise InputError(f"{root / 'video_ml.csv'} does not say reliable_audio of every video, which "
-                         "--reliable_audio_only needs")
+        raise InputError(f"{root / 'video_ml.csv'} lacks reliable_audio for some videos: complete the "
+                         "column, or leave out --reliable_audio_only")
     return [video for video in videos if video.reliable_audio]
 
 
 def check_prepared(root: Path, collection: str, fps: int, sample_rate: int, modalities: Sequence[str]) -> None:
-    """Raises InputError when a folder that the preparation makes is not there: one message, not thousands."""
+    """Raises InputError: a folder that the preparation creates is missing (one message instead of one per clip)."""
     example = Asset(f"{collection}/x", "", "", None)
     needed = {"audio": example.sound(root, sample_rate).parent, "visual": example.frames(root, fps).parent}
-    for modality in modalities if collection.endswith("_ml") else ():  # photographs are read as they are
+    for modality in modalities if collection.endswith("_ml") else ():  # photographs are read directly
         if not needed[modality].is_dir():
-            raise InputError(f"there is no folder {needed[modality]}. Run python scripts/prepare_ssw60.py --data_root "
-                             f"{root} --sample_rate {sample_rate} --fps {fps}")
+            raise InputError(f"{needed[modality]} does not exist. Create it with: python scripts/prepare_ssw60.py "
+                             f"--data_root {root} --sample_rate {sample_rate} --fps {fps}")
 
 
 def find_assets(assets: Sequence[Asset], root: Path, fps: int, sample_rate: int,
                 modalities: Sequence[str]) -> tuple[list[ClipFiles], dict[str, str]]:
-    """(the clips whose files are there, {name: what is wrong} of the others), in list order."""
+    """(the clips with usable files, {name: what is wrong} of the others), in list order."""
     return find_each(partial(find_asset, root=root, fps=fps, sample_rate=sample_rate, modalities=modalities), assets)
 
 
 def find_asset(asset: Asset, root: Path, fps: int, sample_rate: int, modalities: Sequence[str]) -> ClipFiles:
-    """The files of an asset, their presence and headers checked. Raises InputError."""
+    """The files of an asset, after a check that they exist and have valid headers. Raises InputError."""
     audio = find_sound(asset, root, sample_rate) if "audio" in modalities else None
     return ClipFiles(asset.name, asset.label, audio, find_pictures(asset, root, fps) if "visual" in modalities else ())
 
@@ -191,7 +191,7 @@ def find_sound(asset: Asset, root: Path, sample_rate: int) -> Path | None:
 
 
 def is_silent(asset: Asset, root: Path, sample_rate: int) -> bool:
-    """Whether the preparation found no sound stream in it."""
+    """Whether the preparation found that it has no sound stream."""
     return asset.silent(root, sample_rate).is_file() and not asset.sound(root, sample_rate).exists()
 
 
@@ -202,5 +202,5 @@ def find_pictures(asset: Asset, root: Path, fps: int) -> tuple[Path, ...]:
         return (asset.file(root),)
     frames = find_frames(asset.frames(root, fps))
     if not frames:
-        raise InputError(f"there is no {asset.frames(root, fps)}/*.jpg")
+        raise InputError(f"no frames {asset.frames(root, fps)}/*.jpg: run scripts/prepare_ssw60.py again")
     return frames

@@ -1,4 +1,4 @@
-"""Lists of trials: which pairs of utterances are of one identity. U utterances, N trials."""
+"""Lists of trials: which pairs of utterances belong to the same identity. U utterances, N trials."""
 
 import hashlib
 from array import array
@@ -13,7 +13,7 @@ from dataset.lists import read_text
 from dataset.voxceleb import Utterance
 from utils.errors import InputError, first_few
 
-TRIALS = "test_pairs.csv"  # the list that is looked for when none is named
+TRIALS = "test_pairs.csv"  # the list that is used by default
 
 
 class Trials(NamedTuple):
@@ -42,7 +42,8 @@ def read_trials(path: Path, how_to_get: str) -> Trials:
         label, names = parse_trial(cells, f"{path}, line {number}")
         a, b = (numbers.setdefault(name, len(numbers)) for name in names)
         if labels.setdefault(pair_of(a, b), label) != label:
-            raise InputError(f"{path}, line {number}: {' '.join(names)} has label {label}, and {1 - label} before")
+            raise InputError(f"{path}, line {number}: {' '.join(names)} has label {label}, but {1 - label} "
+                             "in an earlier line: remove one of the two")
         rows.extend((label, a, b))
     table = np.array(rows).reshape(-1, 3)
     trials = Trials(list(numbers), table[:, 1:], table[:, 0] == 1)
@@ -58,20 +59,20 @@ def parse_trial(cells: Sequence[str], where: str) -> tuple[int, list[str]]:
     if len(cells) != 3 or cells[0] not in ("0", "1"):
         raise InputError(f"{where}: expected label,utt1,utt2 with label 0 or 1 but found {' '.join(cells)!r}")
     if not all(names) or any(".." in name.split("/") for name in names):
-        raise InputError(f"{where}: {' '.join(cells)!r} names no file below the folder of the utterances")
+        raise InputError(f"{where}: {' '.join(cells)!r} does not name two files below the folder of the utterances")
     if names[0] == names[1]:
-        raise InputError(f"{where}: {names[0]} is tried against itself: take the row out")
+        raise InputError(f"{where}: {names[0]} is paired with itself: remove the row")
     return int(cells[0]), names
 
 
 def read_trial_lists(texts: Sequence[str], root: Path, how_to_get: str) -> dict[str, Trials]:
-    """{name: trials} of lists given as [NAME=]LIST, over the utterances of all of them; a list without a name has its
+    """{name: trials} of lists given as [NAME=]LIST, over the utterances of all of them; the default name is the
     file's. Raises InputError."""
     found = {}
     for text in texts:
         name, path = find_trials(root, text, how_to_get)
         if name in found:
-            raise InputError(f"--trials has two lists of the name {name}: write another NAME=LIST for one of them")
+            raise InputError(f"--trials has two lists named {name}: rename one with NAME=LIST")
         found[name] = read_trials(path, how_to_get)
     return merge_trials(found)
 
@@ -91,7 +92,7 @@ def find_trials(root: Path, text: str, how_to_get: str) -> tuple[str, Path]:
 
 
 def merge_trials(lists: Mapping[str, Trials]) -> dict[str, Trials]:
-    """The same lists over the same names: those of all of them, each once."""
+    """The same lists over one common list of utterance names."""
     names = list(dict.fromkeys(name for trials in lists.values() for name in trials.names))
     places = {name: place for place, name in enumerate(names)}
     return {key: Trials(names, np.array([places[name] for name in trials.names])[trials.pairs], trials.labels)
@@ -99,7 +100,7 @@ def merge_trials(lists: Mapping[str, Trials]) -> dict[str, Trials]:
 
 
 def without(trials: Trials, missing: Collection[int]) -> Trials:
-    """The trials that do not need the `missing` utterances (places in trials.names), over the names of the others."""
+    """The trials that do not need the `missing` utterances (indices in trials.names), over the names of the others."""
     kept = ~np.isin(trials.pairs, list(missing)).any(1)
     left = [place for place in range(len(trials.names)) if place not in missing]
     places = np.zeros(len(trials.names), dtype=np.int64)
@@ -115,13 +116,13 @@ def trials_left(trials: Mapping[str, Trials], problems: Mapping[int, str]) -> di
     kept = {name: without(one, problems) for name, one in trials.items()}
     for name, one in kept.items():
         if not one.labels.any() or one.labels.all():
-            raise InputError(f"trials {name}: {len(one.labels)} of {len(trials[name].labels)} left, not of both kinds. "
-                             f"The first that is wrong: {next(iter(problems.values()))}")
+            raise InputError(f"trials {name}: {len(one.labels)} of {len(trials[name].labels)} can be used; error rates "
+                             f"need targets and non-targets. The first problem: {next(iter(problems.values()))}")
     return kept
 
 
 def digest_of(trials: Trials) -> str:
-    """Tells trial lists apart: of their rows, in order."""
+    """A hash of the rows, in order."""
     return hashlib.sha256(format_trials(trials).encode()).hexdigest()[:16]
 
 
@@ -132,7 +133,7 @@ def format_trials(trials: Trials) -> str:
 
 
 def trial_utterances(names: Sequence[str]) -> list[Utterance]:
-    """The files of trial utterances <id>/<video>/<utt>.wav, labelled by their place."""
+    """The files of trial utterances <id>/<video>/<utt>.wav, labelled by their index."""
     return [Utterance(name, str(Path(name).with_suffix("")), number) for number, name in enumerate(names)]
 
 
@@ -142,16 +143,16 @@ def identity_of(name: str) -> str:
 
 
 def check_no_leak(trained: Collection[str], trials: Trials, name: str) -> None:
-    """Raises InputError when identities of the trials are trained on: verification is of people never heard before."""
+    """Raises InputError: identities of the trials are trained on, but verification is tested on new identities."""
     known = sorted(set(trained) & {identity_of(name) for name in trials.names})
     if known:
-        raise InputError(f"{len(known)} identities of the trials {name} are trained on: {first_few(known)}. Take them "
-                         "out of the training list or of the trials")
+        raise InputError(f"{len(known)} identities of the trials {name} are trained on: {first_few(known)}. Remove "
+                         "them from the training list or from the trials")
 
 
 def make_trials(names: Sequence[str], identities: Sequence[object], per_utterance: int, seed: int) -> Trials:
-    """Pairs each utterance with `per_utterance` others of its identity (or all there are) and, by chance, with others;
-    as many non-targets as targets, and no pair twice. VoxCeleb1-O is made so, with 4.
+    """Pairs each utterance with `per_utterance` others of its identity (or all there are) and with random others;
+    as many non-targets as targets, and no pair twice. VoxCeleb1-O has 4.
 
     Raises InputError: no pair of one of the kinds.
     """
@@ -168,7 +169,7 @@ def make_trials(names: Sequence[str], identities: Sequence[object], per_utteranc
     others = rng.permutation(sorted(others))[:len(targets)].tolist()
     if not targets or not others:
         raise InputError(f"no trials can be made of {len(names)} utterances of {len(members)} identities: at least two "
-                         "identities, one of them with two utterances, are needed")
+                         "identities are needed, one of them with two utterances")
     pairs = [*sorted(targets), *others]
     return Trials(list(names), np.array(pairs), np.arange(len(pairs)) < len(targets))
 

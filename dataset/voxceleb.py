@@ -7,7 +7,7 @@
     <root>/test/wav/..., <root>/test/faces/...    as in train
 
 A folder of faces may also have the release's flat name, <id>#<video>#<utt>.txt#000.mp4. Paths in lists may begin
-with a slash. Shapes: U utterances, C identities, N samples, T frames, S the side of the square network input.
+with a slash. Shapes: U utterances, C identities, N samples, T frames, S pixels per side of the network input.
 """
 
 import os
@@ -41,19 +41,19 @@ class Utterance(NamedTuple):
 
 
 class Utterances(Protocol):
-    """A sequence of utterances, which need not be a list: a million of them are kept in arrays."""
+    """A sequence of utterances, not necessarily a list: a million of them are stored in arrays."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Utterance: ...
 
 
 def samples_of(frames: int) -> int:
-    """The samples behind so many mel frames of 10 ms: 200 frames are 32,240 samples."""
+    """The number of samples in so many mel frames of 10 ms: 200 frames are 32,240 samples."""
     return frames * 160 + 240
 
 
 def find_faces(folder: Path, name: str) -> list[Path]:
-    """The images of folder/name, or of the flat folder of that utterance, sorted. Raises InputError: there are none."""
+    """The images of folder/name, or of the flat folder of that utterance, sorted. Raises InputError: none found."""
     flat = f"{name.replace('/', '#')}.txt#000.mp4"
     for place in (folder / name, folder / flat):
         if place.is_dir():
@@ -61,14 +61,14 @@ def find_faces(folder: Path, name: str) -> list[Path]:
             if images:
                 return [place / file for file in images]
     raise InputError(f"no faces of {name}: neither {folder / name} nor {folder / flat} holds images. Prepare it again, "
-                     "or take the utterance out of the list")
+                     "or remove the utterance from the list")
 
 
 def find_problems(root: Path, utterances: Utterances, modalities: Sequence[str], part: int = 0,
                   of_parts: int = 1) -> dict[int, str]:
-    """{index: what is wrong} of the utterances whose files are missing, empty or damaged by their headers.
+    """{index: what is wrong} of the utterances whose files are missing, empty or have damaged headers.
 
-    Looks at every `of_parts`-th piece of the list, from piece `part` on: processes share the work.
+    Checks every `of_parts`-th block of the list from block `part` on, so that processes can share the work.
     """
     parts = [range(start, min(start + CHECKED_AT_ONCE, len(utterances)))
              for start in range(0, len(utterances), CHECKED_AT_ONCE)][part::of_parts]
@@ -89,7 +89,7 @@ def find_problems(root: Path, utterances: Utterances, modalities: Sequence[str],
 
 
 def check_utterance(root: Path, utterance: Utterance, modalities: Sequence[str]) -> None:
-    """Raises InputError, naming the file. Of the faces the first is looked at."""
+    """Raises InputError, naming the file. Only the first face is checked."""
     if "audio" in modalities:
         check_audio(root / "wav" / utterance.wav)
     if "visual" in modalities:
@@ -97,10 +97,10 @@ def check_utterance(root: Path, utterance: Utterance, modalities: Sequence[str])
 
 
 class UtteranceDataset(Dataset):
-    """Item i: {"audio": (N,) float32 at 16 kHz, "visual": (T, 3, S, S) uint8, "label": int}, the asked modalities.
+    """Item i: {"audio": (N,) float32 at 16 kHz, "visual": (T, 3, S, S) uint8, "label": int}; chosen modalities only.
 
-    Training: an excerpt of `audio_frames` from anywhere, one random face of each of `num_frames` equal parts of the
-    clip. Otherwise the first `audio_frames`, and the one face of number TEST_FRAME. Items raise InputError.
+    Training: a random excerpt of `audio_frames`, one random face from each of `num_frames` equal parts of the clip.
+    Otherwise the first `audio_frames`, and the face with number TEST_FRAME. Items raise InputError.
     """
 
     def __init__(self, root: Path, utterances: Utterances, *, train: bool, audio_frames: int, num_frames: int,

@@ -3,6 +3,8 @@
 B clips, N samples, T frames of 10 ms, F mel bins (40, then 20, 10, 5 down the stages), K channels.
 """
 
+from typing import ClassVar
+
 import torch
 import torchaudio
 from torch import Tensor, nn
@@ -14,9 +16,9 @@ BLOCKS, CHANNELS = (3, 4, 6, 3), (32, 64, 128, 256)
 
 
 class LogMel(nn.Module):
-    """waveform (B, N) at 16 kHz -> (B, 1, 40, 1 + N // 160): pre-emphasis, mel, log, then mean 0 and variance 1 a bin.
+    """waveform (B, N) at 16 kHz -> (B, 1, 40, 1 + N // 160): pre-emphasis, mel, log, mean 0 and variance 1 per bin.
 
-    Takes no gradient, and is computed in float32 whatever the precision of the network behind.
+    Takes no gradient, and is computed in float32 whatever the precision of the network after it.
     """
 
     def __init__(self):
@@ -84,9 +86,14 @@ class SelfAttentivePooling(nn.Module):
 
 
 class SEResNet34(nn.Module):
-    """waveform (B, N) at 16 kHz -> features (B, dim). 6,389,324 parameters with dim 512."""
+    """waveform (B, N) at 16 kHz -> features (B, 512). 6,389,324 parameters."""
 
-    def __init__(self, dim: int = 512):
+    # Parts in released checkpoints -> here; None: constants that are not needed (the pre-emphasis).
+    other_names: ClassVar = {"layer1.": "stages.0.", "layer2.": "stages.1.", "layer3.": "stages.2.",
+                             "layer4.": "stages.3.", "attention.": "pooling.attention.", "torchfb.0.": None,
+                             "torchfb.1.": "mel.mel."}
+
+    def __init__(self):
         super().__init__()
         self.mel = LogMel()
         self.conv1 = nn.Conv2d(1, CHANNELS[0], kernel_size=3, padding=1)
@@ -101,7 +108,7 @@ class SEResNet34(nn.Module):
         self.stages = nn.Sequential(*stages)
         pooled = CHANNELS[-1] * (MEL_BINS // 8)
         self.pooling = SelfAttentivePooling(pooled)
-        self.fc = nn.Linear(pooled, dim)
+        self.fc = nn.Linear(pooled, 512)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

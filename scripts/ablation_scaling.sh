@@ -4,8 +4,8 @@
 #   scripts/ablation_scaling.sh                                                # CREMA-D, in data/CREMAD
 #   scripts/ablation_scaling.sh --script main_SSW.py --scaling 10 20 30 40     # SSW60
 #   scripts/ablation_scaling.sh --script main_Vox.py --scaling 10 20 30 40     # VoxCeleb
-#   scripts/ablation_scaling.sh --demo --workers 2                             # made data
+#   scripts/ablation_scaling.sh --demo --workers 2                             # synthetic data
 #
-# Every flag of scripts/sweep.py may follow, flags for every run behind a --.
+# Further flags of scripts/sweep.py may follow; flags after -- go to every run.
 exec "${PYTHON:-python}" "$(dirname "$0")/sweep.py" --output runs/ablation_scaling --script main_CD.py \
     --fusion_method concat --mmcosine False True --scaling 2 5 10 30 --random_seed 0 1 2 "$@"

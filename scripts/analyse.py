@@ -5,14 +5,15 @@
 
     accuracy.png      joint and modality accuracy over the epochs
     logits.png        logit of the true class by each modality over the iterations of training (TensorBoard events)
-    weight_norms.png  length of every class weight over the epochs (class_norms.npy)
+    weight_norms.png  norm of every class weight over the epochs (class_norms.npy)
     angles.png        angles between features and their class weight, test clips, best epoch
     tsne.png          t-SNE of the fused features, test clips, best epoch; under MMCosine of unit length per modality
     confusion.png     confusion matrix of the joint logits, test clips, best epoch
-    gap.png           audio accuracy minus visual accuracy: over the epochs, and at the best epoch by the joint
-                      network's own logits and by linear probes (where scripts/probe.py has been run)
+    gap.png           of two modalities, the accuracy of the first minus that of the second: over the epochs, and at
+                      the best epoch by their logits in the network and by linear probes (after scripts/probe.py)
 
-They go to RUN/figures for one run, to `figures` beside the first run for several, and into TensorBoard's images there.
+They are written to RUN/figures for one run, to `figures` beside the first run for several, and as TensorBoard images
+into the same folder.
 """
 
 import argparse
@@ -21,32 +22,45 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
-from matplotlib.figure import Figure
-from sklearn.manifold import TSNE
-from sklearn.metrics import confusion_matrix
-
 from utils import cli
-from utils.errors import InputError
-from utils.experiments import figures, finished_run
-from utils.experiments.features import angles, seen_by_head
-from utils.experiments.finished_run import OpenedRun
-from utils.training.run import read_json
-from utils.training.tensorboard import Events
-from utils.whole_files import write_whole
+from utils.experiments.flags import Machine, add_run_flags
 
-PERPLEXITY = 30  # of t-SNE; a third of the clips where there are fewer than 90
-Runs = dict[str, OpenedRun]  # by what tells them apart
+PICTURES = ("accuracy", "logits", "weight_norms", "angles", "tsne", "confusion", "gap")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    finished_run.add_flags(parser)
-    parser.add_argument("--only", nargs="+", choices=list(FIGURES), default=list(FIGURES), help="which pictures")
+    add_run_flags(parser)
+    parser.add_argument("--only", nargs="+", choices=PICTURES, default=PICTURES, help="which pictures; default: all")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for them")
-    cli.add_boolean(parser, "--use_tensorboard", True, "write them as TensorBoard images too")
+    cli.add_boolean(parser, "--use_tensorboard", True, "write them as TensorBoard images too; default: %(default)s")
     return parser
+
+
+if __name__ == "__main__":
+    get_args_parser().parse_args()  # --help is answered before the slow imports below
+
+from collections.abc import Sequence
+from contextlib import closing
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+
+from utils.errors import InputError
+from utils.experiments import figures, finished_run
+from utils.experiments.features import angles, seen_by_head
+from utils.experiments.finished_run import FinishedRun, open_run
+from utils.training.confusion import confusion_matrices
+from utils.training.report import metric_names
+from utils.training.run import read_json
+from utils.training.tensorboard import Events
+from utils.whole_files import write_whole
+
+PERPLEXITY = 30  # of t-SNE; a third of the clips where there are fewer than 90
+Runs = dict[str, FinishedRun]  # by their labels
 
 
 def draw_accuracy(runs: Runs, title: str) -> Figure:
@@ -55,18 +69,21 @@ def draw_accuracy(runs: Runs, title: str) -> Figure:
                             1 / len(first.result["classes"]))
 
 
-def accuracies(run: OpenedRun) -> dict[str, np.ndarray]:
+def accuracies(run: FinishedRun) -> dict[str, np.ndarray]:
     """{"joint" and modalities: (epochs,)} on the held-out data that chose the epoch."""
     split = "val" if "val_accuracy" in run.history[0] else "test"
-    names = {"joint": f"{split}_accuracy"} if len(run.modalities) > 1 else {run.modalities[0]: f"{split}_accuracy"}
-    names |= {name: f"{split}_accuracy_{name}" for name in run.modalities}
-    return {name: np.array([record[key] for record in run.history]) for name, key in names.items()}
+    return {what: np.array([record[f"{split}_{name}"] for record in run.history])
+            for what, name in metric_names("accuracy", run.modalities).items()}
 
 
 def draw_logits(runs: Runs, title: str) -> Figure | str:
     found = {label: run.logits() for label, run in runs.items()}
-    without = [str(runs[label].folder) for label, curves in found.items() if not curves]
-    return f"no TensorBoard events of {', '.join(without)}" if without else figures.logits(found, title)
+    without = [runs[label] for label, curves in found.items() if not curves]
+    if not without:
+        return figures.logits(found, title)
+    events = any(path for run in without for path in run.events_folder.glob("events.out.tfevents.*"))
+    what = "no logits in the TensorBoard events" if events else "no TensorBoard events"
+    return f"{what} of {', '.join(str(run.folder) for run in without)}"
 
 
 def draw_weight_norms(runs: Runs, title: str) -> Figure | str:
@@ -82,9 +99,9 @@ def draw_angles(runs: Runs, title: str) -> Figure:
     return figures.angle_histograms({label: run_angles(run) for label, run in runs.items()}, title)
 
 
-def run_angles(run: OpenedRun) -> dict[str, np.ndarray]:
+def run_angles(run: FinishedRun) -> dict[str, np.ndarray]:
     """{modality: (N,) degrees} of the test clips."""
-    features, weights = run.test_features, run.built.model.class_weights().detach().float().cpu().numpy()
+    features, weights = run.test_features, run.task.model.class_weights().detach().float().cpu().numpy()
     return dict(zip(run.modalities, angles(features.fused, weights, features.labels), strict=True))
 
 
@@ -94,7 +111,7 @@ def draw_tsne(runs: Runs, title: str) -> Figure:
                              classes)
 
 
-def tsne(run: OpenedRun) -> np.ndarray:
+def tsne(run: FinishedRun) -> np.ndarray:
     """(N, 2) of the test clips, seeded by the run's seed."""
     seen = seen_by_head(run.test_features.fused, run.result["mmcosine"])
     perplexity = min(PERPLEXITY, (len(seen) - 1) / 3)
@@ -106,11 +123,12 @@ def draw_confusion(runs: Runs, title: str) -> Figure:
                              next(iter(runs.values())).result["classes"])
 
 
-def confusions(run: OpenedRun) -> np.ndarray:
+def confusions(run: FinishedRun) -> np.ndarray:
     """(C, C): the share of the row's test clips taken for the column's class."""
     features = run.test_features
-    places = range(len(run.result["classes"]))
-    return confusion_matrix(features.labels, features.predicted(), labels=places, normalize="true")
+    logits = torch.from_numpy(features.modality_logits.sum(0, keepdims=True))
+    counts = confusion_matrices(logits, torch.from_numpy(features.labels))[0].double()
+    return (counts / counts.sum(1, keepdim=True).clamp(min=1)).numpy()
 
 
 def draw_gap(runs: Runs, title: str) -> Figure | str:
@@ -125,7 +143,7 @@ def draw_gap(runs: Runs, title: str) -> Figure | str:
     return figures.gap(curves, bars, title, modalities)
 
 
-def bars_of(run: OpenedRun) -> dict[str, dict[str, float]]:
+def bars_of(run: FinishedRun) -> dict[str, dict[str, float]]:
     """{"logits", and "probe" if there is one of that epoch: {modality: test accuracy at the best epoch}}."""
     bars = {"logits": {name: run.result[f"accuracy_{name}"] for name in run.modalities}}
     path = run.folder / "probes.json"
@@ -134,18 +152,18 @@ def bars_of(run: OpenedRun) -> dict[str, dict[str, float]]:
         if probes.get("best_epoch") == run.result["best_epoch"]:
             bars["probe"] = {name: probes[name] for name in run.modalities}
         else:
-            print(f"{path} left out, it is not of the best epoch, {run.result['best_epoch']}: scripts/probe.py "
-                  f"{run.folder} makes it anew")
+            print(f"{path} left out: it is not of the best epoch, {run.result['best_epoch']}. Run scripts/probe.py "
+                  f"{run.folder} again")
     return bars
 
 
-FIGURES = {"accuracy": draw_accuracy, "logits": draw_logits, "weight_norms": draw_weight_norms, "angles": draw_angles,
-           "tsne": draw_tsne, "confusion": draw_confusion, "gap": draw_gap}
+FIGURES = dict(zip(PICTURES, (draw_accuracy, draw_logits, draw_weight_norms, draw_angles, draw_tsne, draw_confusion,
+                              draw_gap), strict=True))
 
 
-def open_runs(args: argparse.Namespace) -> tuple[Runs, str]:
-    """(the runs by what tells them apart, what they share). Raises InputError: also when they cannot be compared."""
-    found = [OpenedRun(folder, args) for folder in args.runs]
+def open_runs(folders: Sequence[Path], machine: Machine) -> tuple[Runs, str]:
+    """(the runs by their labels, what their titles share). Raises InputError: also when they cannot be compared."""
+    found = [open_run(folder, machine) for folder in folders]
     for run in found[1:]:
         for what, mine, others in (("classes", run.result["classes"], found[0].result["classes"]),
                                    ("modalities", run.modalities, found[0].modalities)):
@@ -153,26 +171,27 @@ def open_runs(args: argparse.Namespace) -> tuple[Runs, str]:
                 raise InputError(f"{run.folder} has other {what} than {found[0].folder}: draw them one by one")
     title, own = finished_run.labels(found)
     if len(set(own)) < len(own):
-        raise InputError(f"two of the runs {', '.join(map(str, args.runs))} cannot be told apart: give each once")
+        raise InputError(f"two of the runs {', '.join(map(str, folders))} are the same: give each once")
     return dict(zip(own, found, strict=True)), title
 
 
 def main(argv: list[str]) -> list[Path]:
     """The pictures that were written. Raises InputError."""
     args = get_args_parser().parse_args(argv)
-    runs, title = open_runs(args)
+    runs, title = open_runs(args.runs, Machine(args.data_root, args.device, args.num_workers))
     out = args.out or (args.runs[0] if len(args.runs) == 1 else args.runs[0].parent) / "figures"
-    events, written = Events(out if args.use_tensorboard else None), []
-    for name in args.only:
-        figure = FIGURES[name](runs, title)
-        if isinstance(figure, str):
-            print(f"{name}.png left out: {figure}")
-            continue
-        written.append(out / f"{name}.png")
-        write_whole(written[-1], figure.canvas.print_png)
-        events.figure(f"runs/{name}", figure)
-        print(written[-1])
-    events.close()
+    written = []
+    with closing(Events(out if args.use_tensorboard else None)) as events:  # closed after an error too: it has a thread
+        for name in args.only:
+            figure = FIGURES[name](runs, title)
+            if isinstance(figure, str):
+                print(f"{name}.png left out: {figure}")
+                continue
+            figure.canvas.draw()  # the layout leaves room enough only when it is computed twice
+            written.append(out / f"{name}.png")
+            write_whole(written[-1], figure.canvas.print_png)
+            events.figure(f"runs/{name}", figure)
+            print(written[-1])
     return written
 
 

@@ -36,8 +36,8 @@ from scripts import voxceleb_scale
 from utils import cli
 from utils.distributed import choose_device
 from utils.training import report
-from utils.training.engine import Compute, Learner, classification_loss, evaluate, train_one_epoch
-from utils.training.loading import EvaluationBatches, TrainBatches, make_loader
+from utils.training.engine import Compute, Learner, evaluate, train_one_epoch
+from utils.training.loading import Loaders, make_loader
 from utils.training.precision import PRECISIONS, choose_precision
 from utils.training.train import place
 
@@ -103,9 +103,9 @@ def make_setting(args: argparse.Namespace, root: Path, clips: list[Clip], amp: s
     learner = Learner(model, compute, "sgd", 1e-3, 1e-4, 100, 0.1)
     files = (find_clips(root, clips)[0] * (args.clips // len(clips) + 1))[:args.clips]
     classes = [str(i) for i in range(CLASSES)]
-    data = {train: ClipDataset(files, classes, train=train, image_size=args.image_size) for train in (True, False)}
-    train = make_loader(data[True], TrainBatches(args.clips, args.batch_size, 0), 0, args.num_workers, device)
-    test = make_loader(data[False], EvaluationBatches(args.clips, args.batch_size), 0, args.num_workers, device)
+    loaders = Loaders(args.batch_size, 0, args.num_workers, device)
+    train = loaders.training(ClipDataset(files, classes, train=True, image_size=args.image_size))
+    test = loaders.evaluation(ClipDataset(files, classes, train=False, image_size=args.image_size))
     return Setting(compute, learner, train, test, compute.prepare(next(iter(train))))
 
 
@@ -121,7 +121,7 @@ def bare_steps(setting: Setting, steps: int) -> None:
 
 
 def one_epoch(setting: Setting) -> None:
-    train_one_epoch(setting.learner, setting.train, setting.compute, classification_loss(lam=0), log=lambda rows: None)
+    train_one_epoch(setting.learner, setting.train, lam=0)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -4,16 +4,20 @@
     git clone https://github.com/CheyneyComputerScience/CREMA-D data/CREMAD-download
     mv data/CREMAD-download/AudioWAV data/CREMAD-download/VideoFlash data/CREMAD/
     python scripts/prepare_cremad.py --data_root data/CREMAD
+    python scripts/prepare_cremad.py --data_root data/CREMAD --frames ogm_ge      # the frames that OGM-GE extracts
     python scripts/prepare_cremad.py --data_root data/CREMAD --split speaker      # no actor in both lists
 
 Reads    <root>/AudioWAV/<clip>.wav and <root>/VideoFlash/<clip>.flv
 Writes   <root>/Image-<fps>-FPS/<clip>/frame_00001.jpg ...
-         <root>/train.csv, test.csv, stat.csv    unless they are there: then they are checked, never overwritten
+         <root>/Image-<fps>-FPS.txt              the --frames they were extracted with
+         <root>/train.csv, test.csv, stat.csv    existing lists are checked, never overwritten
          <root>/prepare_failures.csv             clip,reason; only when clips failed
 
-Frames: a clip is divided into n = max(1, round(seconds * fps)) equal parts, the middle frame of each is taken.
-An interrupted or killed run goes on where it was: start the same command again.
-Exit status 0 when every clip is usable, 2 otherwise (everything else is written all the same).
+--frames middle (default): a clip is divided into n = max(1, round(seconds * fps)) equal parts, the middle frame of each
+is extracted. --frames ogm_ge: the first frame of every int(frame rate) frames, which are frames 0, 29, 58, ... of
+CREMA-D's 29.97 frames per second; with --fps k, k of these frames at equal distances.
+If the script is interrupted, run the same command again: finished clips are kept.
+Exit status: 0 if every clip is usable, 2 otherwise (all usable clips are still prepared).
 """
 
 import argparse
@@ -23,14 +27,18 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import cv2
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset.cremad import AUDIO_FOLDER, EMOTIONS, PAPER_COUNTS, audio_path, frames_folder
 from dataset.files import read_audio
 from dataset.lists import Lists
 from dataset.preparation import clips as prep
+from dataset.preparation import lists as prep_lists
 from utils import cli
 from utils.errors import InputError
+from utils.whole_files import write_whole
 
 HOW_TO_GET = ('Get CREMA-D with "git lfs install" and "git clone https://github.com/CheyneyComputerScience/CREMA-D '
               'FOLDER", then name that folder with --data_root.')
@@ -43,21 +51,45 @@ JPEG_QUALITY = 95
 SAMPLE_RATE = 16000  # Hz
 
 
+def middle_times(video: Path, fps: int) -> list[float]:
+    """The middles (seconds) of n = max(1, round(duration * fps)) equal parts. Raises InputError."""
+    return prep.middle_times(prep.read_duration(video), fps)
+
+
+def ogm_ge_times(video: Path, fps: int) -> list[float]:
+    """The times (seconds) of the frames that OGM-GE's preparation extracts. Raises InputError.
+
+    A second counts int(frame rate) frames, 29 of CREMA-D's 29.97; of these, fps frames at equal distances from the
+    first one on: frames 0, 29, 58, ... for fps 1.
+    """
+    rate = prep.open_video(video).get(cv2.CAP_PROP_FPS)
+    count = round(prep.read_duration(video) * rate)
+    second = max(1, int(rate))
+    chosen = range(0, second, max(1, second // fps))[:fps]
+    return [number / rate for number in range(count) if number % second in chosen]
+
+
+FRAME_TIMES = {"middle": middle_times, "ogm_ge": ogm_ge_times}
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                                     formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--data_root", default="data/CREMAD", help="folder of the download, also written to")
-    parser.add_argument("--fps", type=cli.number(int, 1), default=1, help="frames taken a second of video")
-    parser.add_argument("--split", choices=prep.SPLITS, default="stratified", help="speaker: no actor in both lists")
+    parser.add_argument("--fps", type=cli.number(int, 1), default=1, help="frames extracted per second of video")
+    parser.add_argument("--frames", choices=FRAME_TIMES, default="middle",
+                        help="which frames: middles of equal parts, or those of OGM-GE")
+    parser.add_argument("--split", choices=prep_lists.SPLITS, default="stratified",
+                        help="how new lists are split; speaker: no actor in both lists")
     parser.add_argument("--test_fraction", type=cli.number(float, 0, 1, exclusive=True), default=0.1,
-                        help="of the clips (speaker: the actors)")
-    parser.add_argument("--seed", type=int, default=0, help="of the split")
-    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="clips decoded at a time")
+                        help="test part of the clips (speaker: of the actors)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the split")
+    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="clips decoded in parallel")
     return parser
 
 
 def find_names(root: Path, frames: Path) -> list[str]:
-    """Every clip that has a wav, a video or frames. Raises InputError when a folder is missing or there is no clip."""
+    """Every clip that has a wav, a video or frames. Raises InputError: a folder is missing, or there is no clip."""
     if not (root / AUDIO_FOLDER).is_dir():
         raise InputError(f"no folder {root / AUDIO_FOLDER}. {HOW_TO_GET}")
     if not (root / "VideoFlash").is_dir() and not frames.is_dir():
@@ -70,65 +102,78 @@ def find_names(root: Path, frames: Path) -> list[str]:
 
 
 def check_names(names: list[str]) -> dict[str, str]:
-    """{name: reason} of the clips whose name does not say their class."""
-    reason = (f"the name is not <actor>_<sentence>_<emotion>_<level> with one of {', '.join(EMOTIONS)}, as "
-              "1001_DFA_ANG_XX, so its class is unknown: rename the clip or take it away")
+    """{name: reason} of the clips whose class cannot be read from their name."""
+    reason = (f"the class is unknown, because the name is not <actor>_<sentence>_<emotion>_<level>, such as "
+              f"1001_DFA_ANG_XX, with an emotion of {', '.join(EMOTIONS)}: rename or remove the clip")
     return {name: reason for name in names if not CLIP_NAME.fullmatch(name)}
 
 
-def prepare_clip(name: str, root: Path, frames: Path, fps: int) -> None:
-    """Reads the sound of a clip and extracts its frames, unless they are there and whole. Raises InputError."""
+def check_same_frames(frames: Path, rule: str) -> None:
+    """Notes beside the folder by which rule its frames are chosen. Raises InputError: it holds frames of another."""
+    note = frames.with_name(f"{frames.name}.txt")
+    before = note.read_text(encoding="utf-8").strip() if note.is_file() else "middle"  # what older versions extracted
+    if before != rule and any(frames.glob("[!.]*")):
+        raise InputError(f"{frames} holds frames of --frames {before}: run the command with --frames {before}, or "
+                         f"remove that folder to extract the frames again with --frames {rule}")
+    write_whole(note, f"{rule}\n")
+
+
+def prepare_clip(name: str, root: Path, frames: Path, fps: int, rule: str) -> None:
+    """Reads the sound of a clip and extracts its frames, unless they exist and can be read. Raises InputError."""
     read_audio(audio_path(root, name), SAMPLE_RATE)
     if prep.has_frames(frames / name):
         return
     video = root / "VideoFlash" / f"{name}.flv"
-    times = prep.middle_times(prep.read_duration(video), fps)
-    prep.write_frames(frames / name, prep.read_frames(video, times), JPEG_QUALITY)
+    prep.write_frames(frames / name, prep.read_frames(video, FRAME_TIMES[rule](video, fps)), JPEG_QUALITY)
 
 
 def prepare_clips(names: list[str], root: Path, frames: Path, args: argparse.Namespace) -> dict[str, str]:
     """{name: reason} of the clips that failed."""
     for folder in (root, frames):
         prep.remove_leftovers(folder)
-    work = partial(prepare_clip, root=root, frames=frames, fps=args.fps)
+    work = partial(prepare_clip, root=root, frames=frames, fps=args.fps, rule=args.frames)
     return prep.run_parallel(work, names, args.workers, "frames")
 
 
 def report_download(names: list[str]) -> None:
-    """Prints how much of the official data set is there."""
+    """Prints how much of the official dataset was found."""
     actors = {name.split("_")[0] for name in names}
-    print(f"{len(names):,} clips of {len(actors)} actors; the official data set has {OFFICIAL_CLIPS:,} of "
-          f"{OFFICIAL_ACTORS}" + (": this is a part of it" if len(names) < OFFICIAL_CLIPS else ""))
+    print(f"found {len(names):,} clips of {len(actors)} actors; the official dataset has {OFFICIAL_CLIPS:,} clips of "
+          f"{OFFICIAL_ACTORS} actors")
 
 
 def report_origin(root: Path, lists: Lists, made_here: bool) -> None:
-    """Says whose lists are used: only with the paper's are results comparable with the published ones."""
+    """Prints whose lists are used: results are comparable with the paper's only with the paper's lists."""
     counts = {"train": len(lists.train), "test": len(lists.test)}
     if counts == PAPER_COUNTS and not made_here:
-        print(f"{root}: lists kept; their counts are those of the paper's lists (actors are in both, as published)")
+        print(f"{root}: existing lists kept; they have as many clips as the paper's lists (whose training and test "
+              "clips share actors)")
         return
-    print(f"{root}: lists {'written' if made_here else 'kept'}. These are not the paper's: OGM-GE's train.csv "
-          f"({PAPER_COUNTS['train']:,} clips) and test.csv ({PAPER_COUNTS['test']}), {PAPER_LISTS}. To compare with "
-          "published figures put those two and their stat.csv there and run this command again.")
+    print(f"{root}: {'new lists written' if made_here else 'existing lists kept'}. They are not the paper's, so "
+          f"results are not comparable with the paper's. For the paper's lists ({PAPER_COUNTS['train']:,} training and "
+          f"{PAPER_COUNTS['test']} test clips) copy train.csv, test.csv and stat.csv of {PAPER_LISTS}, to {root} and "
+          "run this command again.")
 
 
 def main(argv: list[str]) -> dict[str, int]:
-    """Counts of clips found, failed, and listed for training and test. Raises InputError when a clip failed."""
+    """Counts of clips found, failed, and listed for training and test. Raises InputError: a clip failed."""
     args = get_args_parser().parse_args(argv)
     root = Path(args.data_root)
     frames = frames_folder(root, args.fps)
     names = find_names(root, frames)
     report_download(names)
-    lists = prep.read_own_lists(root)  # first, so that a mistake in them shows before the long work
+    check_same_frames(frames, args.frames)
+    lists = prep_lists.read_own_lists(root)  # before the long work, so that mistakes in them show at once
     problems = {} if lists else check_names(names)
     problems |= prepare_clips([name for name in names if name not in problems], root, frames, args)
     prep.check_some_usable(root, names, problems)
     usable = [name for name in names if name not in problems]
     labels = {name: CLIP_NAME.fullmatch(name)["emotion"] for name in usable} if lists is None else {}
     made_here = lists is None
-    lists = prep.settle_lists(root, lists, labels, problems, len(names), args)
+    lists = prep_lists.settle_lists(root, lists, labels, problems, len(names), fps=args.fps, split=args.split,
+                                    test_fraction=args.test_fraction, seed=args.seed)
     report_origin(root, lists, made_here)
-    prep.report_lists(lists, usable)
+    prep_lists.report_lists(lists, usable)
     fps = f" --fps {args.fps}" if args.fps != 1 else ""
     prep.finish(root, problems, f"python main_CD.py --train --data_root {root}{fps}")
     return {"clips": len(names), "failed": len(problems), "train": len(lists.train), "test": len(lists.test)}

@@ -7,16 +7,16 @@
 GRID: Cooke, Barker, Cunningham, Shao, "An audio-visual corpus for speech perception and automatic speech recognition"
 (2006), CC BY 4.0. Each sentence has six words: command colour preposition letter digit adverb.
 
-Reads    <grid_root>/**/<speaker>/**/<clip>.mpg and <clip>.align, wherever they lie below <grid_root>; alignments may
-         also lie in a folder without a speaker's name. The default --rows and --columns are for the 360x288 videos.
+Reads    <grid_root>/**/<speaker>/**/<clip>.mpg and <clip>.align, anywhere below <grid_root>; alignments may
+         also be in a folder without a speaker's name. The default --rows and --columns fit the 360x288 videos.
 Writes   <data_root>/AudioWAV/<clip>.wav                          the word -/+ 60 ms, channels averaged, 16 kHz
          <data_root>/Image-01-FPS/<clip>/frame_00001.jpg ...      the mouth at 1/4, 1/2, 3/4 of the word
-         <data_root>/train.csv, test.csv, stat.csv                class: the word in capitals; kept if they are there
+         <data_root>/train.csv, test.csv, stat.csv                class: the word in capitals; existing lists are kept
          <data_root>/prepare_grid.json                            how the words were cut
          <data_root>/prepare_failures.csv                         clip,reason; only when clips failed
 
-An interrupted or killed run goes on where it was: start the same command again.
-Exit status 0 when every clip is usable, 2 otherwise (everything else is written all the same).
+If the script is interrupted, run the same command again: finished clips are kept.
+Exit status: 0 if every clip is usable, 2 otherwise (all usable clips are still prepared).
 """
 
 import argparse
@@ -34,13 +34,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset.cremad import AUDIO_FOLDER, audio_path, frames_folder
 from dataset.preparation import clips as prep
+from dataset.preparation import lists as prep_lists
 from utils import cli
 from utils.errors import InputError
 from utils.whole_files import write_whole
 
 COLUMNS = ("command", "colour", "preposition", "letter", "digit", "adverb")
 SILENCES = ("sil", "sp")
-ALIGN_RATE = 25000  # units a second in the .align files
+ALIGN_RATE = 25000  # units per second in the .align files
 SAMPLE_RATE = 16000
 MARGIN = 0.06  # seconds of sound kept before and after the word
 FRAME_PLACES = (0.25, 0.5, 0.75)  # fractions of the word
@@ -57,18 +58,17 @@ class Word(NamedTuple):
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--grid_root", required=True, help="folder that holds the videos and the alignments")
-    parser.add_argument("--data_root", default="data/grid_digits", help="folder to write: one speaker and column each")
+                                     formatter_class=cli.DocstringHelpFormatter)
+    parser.add_argument("--grid_root", required=True, help="folder of the videos and the alignments")
+    parser.add_argument("--data_root", default="data/grid_digits", help="output folder: one speaker, one --column")
     parser.add_argument("--speaker", default="s1", help="folder of the videos: s1 to s34")
     parser.add_argument("--column", choices=COLUMNS, default="digit", help="which word of the sentence is cut out")
-    parser.add_argument("--rows", type=int, nargs=2, default=[156, 268], help="of the mouth in pixels: first, end")
-    parser.add_argument("--columns", type=int, nargs=2, default=[101, 213], help="of the mouth in pixels: first, end")
+    parser.add_argument("--rows", type=int, nargs=2, default=[156, 268], help="pixel rows of the mouth: first, end")
+    parser.add_argument("--columns", type=int, nargs=2, default=[101, 213], help="pixel columns of it: first, end")
     parser.add_argument("--test_fraction", type=cli.number(float, 0, 1, exclusive=True), default=0.2,
-                        help="of the clips of every class")
-    parser.add_argument("--seed", type=int, default=0, help="of the split")
-    parser.set_defaults(fps=1, split="stratified")  # what there is no choice of here
-    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="clips decoded at a time")
+                        help="test part of the clips of every class")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the split")
+    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="clips decoded in parallel")
     return parser
 
 
@@ -79,13 +79,13 @@ def check_box(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
 
 
 def find_files(grid_root: Path, suffix: str, speakers: Sequence[str | None]) -> dict[str, Path]:
-    """{clip: path} of the files that belong to one of `speakers`. Raises InputError when a clip has two."""
+    """{clip: path} of the files that belong to one of `speakers`. Raises InputError: two files of a clip."""
     found: dict[str, Path] = {}
     for path in sorted(grid_root.rglob(f"*{suffix}")):
         if speaker_of(path.relative_to(grid_root)) not in speakers:
             continue
         if path.stem in found:
-            raise InputError(f"two files of clip {path.stem}: {found[path.stem]} and {path}. Name a folder that holds "
+            raise InputError(f"two files of clip {path.stem}: {found[path.stem]} and {path}. Name a folder with only "
                              "one of them with --grid_root")
         found[path.stem] = path
     return found
@@ -107,7 +107,7 @@ def find_videos(grid_root: Path, speaker: str) -> dict[str, Path]:
 
 
 def find_alignments(grid_root: Path, speaker: str) -> dict[str, Path]:
-    """{clip: path}; those in the speaker's own folder go before those in a folder without a speaker."""
+    """{clip: path}; files in the speaker's folder take precedence over those in a folder without a speaker."""
     return {**find_files(grid_root, ".align", [None]), **find_files(grid_root, ".align", [speaker])}
 
 
@@ -120,11 +120,11 @@ def read_word(path: Path, column: str) -> Word:
         raise InputError(f"{path} is no alignment: expected lines `start end word`, times as whole numbers") from None
     words = [row for row in rows if row[2] not in SILENCES]
     if len(words) != len(COLUMNS):
-        raise InputError(f"{path} has {len(words)} words, a sentence has {len(COLUMNS)} ({' '.join(COLUMNS)}): "
-                         f"which one is the {column} is not known")
+        raise InputError(f"{path} has {len(words)} words, but a sentence has {len(COLUMNS)} "
+                         f"({' '.join(COLUMNS)}): the {column} cannot be identified")
     start, end, text = words[COLUMNS.index(column)]
     if not 0 <= start < end:
-        raise InputError(f"{path}: the {column} {text!r} lasts from {start} to {end}")
+        raise InputError(f"{path}: the {column} {text!r} lasts from {start} to {end}: correct the file")
     return Word(text, start / ALIGN_RATE, end / ALIGN_RATE)
 
 
@@ -143,22 +143,22 @@ def read_words(videos: dict[str, Path], alignments: dict[str, Path],
 
 
 def check_settings(root: Path, args: argparse.Namespace) -> None:
-    """Keeps words that were cut in another way out of `root`. Raises InputError."""
+    """Raises InputError: `root` holds words that were cut with other settings."""
     path = root / "prepare_grid.json"
     settings = {name: getattr(args, name) for name in ("speaker", "column", "rows", "columns")}
     if path.is_file():
         earlier = json.loads(path.read_text(encoding="utf-8"))
         if earlier != settings:
-            raise InputError(f"{root} holds words cut with {earlier}, but {settings} is asked for now: choose another "
+            raise InputError(f"{root} holds words cut with {earlier}, not with {settings}: choose another "
                              "--data_root")
     elif (root / AUDIO_FOLDER).exists():
-        raise InputError(f"{root} holds clips that this script has not cut: choose another --data_root")
+        raise InputError(f"{root} holds clips that were not made by this script: choose another --data_root")
     else:
         write_whole(path, json.dumps(settings, indent=2) + "\n")
 
 
 def cut_word(name: str, video: Path, word: Word, root: Path, rows: Sequence[int], columns: Sequence[int]) -> None:
-    """Writes the sound and the frames of one word, unless they are there. Raises InputError."""
+    """Writes the sound and the frames of one word, unless they exist. Raises InputError."""
     wav, folder = audio_path(root, name), frames_folder(root) / name
     if wav.is_file() and prep.has_frames(folder):
         return
@@ -166,24 +166,25 @@ def cut_word(name: str, video: Path, word: Word, root: Path, rows: Sequence[int]
     times = [word.start + place * (word.end - word.start) for place in FRAME_PLACES]
     images = [crop(image, rows, columns, video) for image in prep.read_frames(video, times)]
     prep.write_sound(wav, sound, SAMPLE_RATE)
-    prep.write_frames(folder, images, JPEG_QUALITY)  # last: a clip with frames has its sound
+    prep.write_frames(folder, images, JPEG_QUALITY)  # last, so that a clip with frames has its sound
 
 
 def cut_sound(video: Path, word: Word) -> np.ndarray:
-    """The word with its margins, as far as the sound goes: int16 (N,). Raises InputError."""
+    """The word with its margins, within the sound: int16 (N,). Raises InputError."""
     sound = prep.read_sound(video, SAMPLE_RATE)
-    if len(sound) < (word.end - MARGIN) * SAMPLE_RATE:  # alignments may reach some milliseconds past the sound
+    if len(sound) < (word.end - MARGIN) * SAMPLE_RATE:  # alignments may exceed the sound by some milliseconds
         raise InputError(f"the sound of {video} ends at {len(sound) / SAMPLE_RATE:.2f} s, before the word "
-                         f"{word.text!r} does ({word.end:.2f} s): download it again")
+                         f"{word.text!r} ends ({word.end:.2f} s): download it again")
     first = max(0, round((word.start - MARGIN) * SAMPLE_RATE))
     return sound[first:round((word.end + MARGIN) * SAMPLE_RATE)]
 
 
 def crop(image: np.ndarray, rows: Sequence[int], columns: Sequence[int], video: Path) -> np.ndarray:
-    """The box of an image (H, W, 3). Raises InputError when it does not lie inside."""
+    """The box of an image (H, W, 3). Raises InputError: it is not inside the image."""
     height, width = image.shape[:2]
     if rows[1] > height or columns[1] > width:
-        raise InputError(f"{video} is {width}x{height}: rows {rows} and columns {columns} are not inside (see --rows)")
+        raise InputError(f"{video} is {width}x{height}: rows {rows} and columns {columns} are not inside (see --rows, "
+                         "--columns)")
     return image[rows[0]:rows[1], columns[0]:columns[1]]
 
 
@@ -199,7 +200,7 @@ def cut_words(videos: dict[str, Path], words: dict[str, Word], root: Path, args:
 
 
 def main(argv: list[str]) -> dict[str, int]:
-    """Counts of clips found, failed, and listed for training and test. Raises InputError when a clip failed."""
+    """Counts of clips found, failed, and listed for training and test. Raises InputError: a clip failed."""
     parser = get_args_parser()
     args = parser.parse_args(argv)
     check_box(parser, args)
@@ -208,12 +209,13 @@ def main(argv: list[str]) -> dict[str, int]:
     words, problems = read_words(videos, find_alignments(grid_root, args.speaker), args.column)
     prep.check_some_usable(grid_root, videos, problems)
     check_settings(root, args)
-    lists = prep.read_own_lists(root)  # first, so that a mistake in them shows before the long work
+    lists = prep_lists.read_own_lists(root)  # before the long work, so that mistakes in them show at once
     problems |= cut_words(videos, words, root, args)
     prep.check_some_usable(grid_root, videos, problems)
     labels = {name: word.text.upper() for name, word in words.items() if name not in problems}
-    lists = prep.settle_lists(root, lists, labels, problems, len(videos), args)
-    prep.report_lists(lists, labels)
+    lists = prep_lists.settle_lists(root, lists, labels, problems, len(videos), fps=1, split="stratified",
+                                    test_fraction=args.test_fraction, seed=args.seed)
+    prep_lists.report_lists(lists, labels)
     prep.finish(root, problems, f"python main_CD.py --train --dataset {root.name} --data_root {root} --image_size 112 "
                                 "--audio_seconds 1 --learning_rate 0.01")
     return {"clips": len(videos), "failed": len(problems), "train": len(lists.train), "test": len(lists.test)}

@@ -1,21 +1,21 @@
 """Prepares SSW60 for main_SSW.py: frames and sound of videos, sound of recordings, a check of photographs.
 
-    python scripts/prepare_ssw60.py --data_root data/SSW60                   # what the tarball unpacks to
-    python scripts/prepare_ssw60.py --data_root data/SSW60 --collections video_ml   # only these videos
+    python scripts/prepare_ssw60.py --data_root data/SSW60                   # the unpacked tarball
+    python scripts/prepare_ssw60.py --data_root data/SSW60 --collections video_ml   # only the videos
     python scripts/prepare_ssw60.py --data_root data/SSW60 --sample_rate 22050      # for --audio_frontend ogm_ge
 
-Reads    <root>/taxa.csv, and of every collection <root>/<collection>.csv and its media <root>/<collection>/*
+Reads    <root>/taxa.csv, and for every collection <root>/<collection>.csv and its media <root>/<collection>/*
 Writes   <root>/video_ml-<fps>fps/<asset_id>/frame_00001.jpg ...    the shorter side at most --short_side pixels
          <root>/video_ml-<rate>Hz/<asset_id>.wav, audio_ml-<rate>Hz/<asset_id>.wav    mono, 16 bits
-         <root>/video_ml-<rate>Hz/<asset_id>.silent     in the place of a wav: the video has no sound stream
-         <root>/prepare_report.csv      a row a species, collection and split: listed, usable, without sound
+         <root>/video_ml-<rate>Hz/<asset_id>.silent     instead of a wav: the video has no sound stream
+         <root>/prepare_report.csv      one row per collection, split and species: listed, usable, without sound
          <root>/prepare_failures.csv    clip,reason; only when some failed
 
-Frames: a video is divided into n = max(1, round(seconds * fps)) equal parts, the middle frame of each is taken. How
-long it is, its own header says: the `frame_count` of the table is not read. Of several streams the first sound and the
-default video are taken.
-An interrupted or killed run goes on where it was: start the same command again.
-Exit status 0 when every asset is usable, 2 otherwise (everything else is written all the same).
+Frames: a video is divided into n = max(1, round(seconds * fps)) equal parts, the middle frame of each is extracted. The
+duration comes from the video's header, not from the table's `frame_count`. Of several streams the first sound stream
+and the default video stream are used.
+If the script is interrupted, run the same command again: finished assets are kept.
+Exit status: 0 if every asset is usable, 2 otherwise (all usable assets are still prepared).
 """
 
 import argparse
@@ -39,10 +39,10 @@ from dataset.preparation import clips as prep
 from dataset.ssw60 import MEDIA, OF_MODALITY, SPLITS, Asset, is_silent, read_assets, read_taxa
 from utils import cli
 from utils.errors import InputError
-from utils.whole_files import write_whole
+from utils.whole_files import write_csv, write_whole
 
-HOW_TO_GET = "data/SSW60/README.md tells where the tarball is: unpack it and name the folder that has taxa.csv with " \
-             "--data_root, or the parts that you have with --collections."
+HOW_TO_GET = "data/SSW60/README.md explains where to get the tarball: unpack it and name the folder with taxa.csv by " \
+             "--data_root; to prepare only some collections, use --collections."
 OFFICIAL = {"video_ml": {"train": 3462, "test": 1938, "all": 5400}, "audio_ml": {"all": 3861},
             "images_inat": {"all": 21600}, "images_nabirds": {"all": 10221}}  # assets by split, as published
 REPORT = "prepare_report.csv"
@@ -52,19 +52,21 @@ JPEG_QUALITY = 95
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_root", type=Path, default=Path("data/SSW60"), help="the unpacked tarball, written to")
+                                     formatter_class=cli.DocstringHelpFormatter)
+    parser.add_argument("--data_root", type=Path, default=Path("data/SSW60"),
+                        help="folder of the unpacked tarball, also the output folder")
     parser.add_argument("--collections", nargs="+", choices=MEDIA, default=list(MEDIA), help="what to prepare")
-    parser.add_argument("--fps", type=cli.number(int, 1), default=1, help="frames taken a second of video")
+    parser.add_argument("--fps", type=cli.number(int, 1), default=1, help="frames extracted per second of video")
     parser.add_argument("--sample_rate", type=int, choices=list(FRONTEND_OF), default=16000,
-                        help="of the wavs, Hz: 22050 is what --audio_frontend ogm_ge wants")
-    parser.add_argument("--short_side", type=cli.number(int, 64), default=256, help="of the frames, pixels at most")
-    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="clips decoded at a time")
+                        help="of the wavs in Hz; --audio_frontend ogm_ge needs 22050")
+    parser.add_argument("--short_side", type=cli.number(int, 64), default=256,
+                        help="shorter side of the frames is at most this many pixels")
+    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="clips decoded in parallel")
     return parser
 
 
 def prepare_asset(name: str, assets: Mapping[str, Asset], args: argparse.Namespace) -> None:
-    """Whatever its collection needs, unless it is there and whole. Raises InputError."""
+    """Prepares one asset, as its collection requires, unless that was done before. Raises InputError."""
     asset = assets[name]
     if asset.collection == "video_ml":
         prepare_frames(asset, args)
@@ -82,13 +84,13 @@ def prepare_frames(video: Asset, args: argparse.Namespace) -> None:
 
 
 def shrink(image: np.ndarray, short_side: int) -> np.ndarray:
-    """(H, W, 3) -> the same with its shorter side at most `short_side` pixels, the shape of the picture kept."""
+    """(H, W, 3) -> the same with its shorter side at most `short_side` pixels, at the same aspect ratio."""
     factor = short_side / min(image.shape[:2])
     return cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1 else image
 
 
 def prepare_sound(asset: Asset, args: argparse.Namespace) -> None:
-    """The wav of a video or a recording, or the note that the video has none."""
+    """Writes the wav of a video or a recording, or a note that the video has no sound."""
     wav, silent = asset.sound(args.data_root, args.sample_rate), asset.silent(args.data_root, args.sample_rate)
     path = asset.file(args.data_root)
     if is_sound(wav) or (silent.exists() and not path.exists()):
@@ -97,7 +99,7 @@ def prepare_sound(asset: Asset, args: argparse.Namespace) -> None:
         check_audio(path)
     try:
         prep.write_sound(wav, prep.read_sound(path, args.sample_rate), args.sample_rate)
-    except prep.NoSoundError as reason:  # opening the video is enough to know that: asked again each time
+    except prep.NoSoundError as reason:  # quick to find out, so it is checked again each time
         if not silent.exists():
             write_whole(silent, f"{reason}\n")
     else:
@@ -121,7 +123,7 @@ def prepare_all(assets: Mapping[str, Asset], args: argparse.Namespace) -> dict[s
 
 
 def count(assets: Sequence[Asset], problems: Mapping[str, str], args: argparse.Namespace) -> dict[str, Counter]:
-    """{what is counted: {(collection, split, species): how many}}"""
+    """{what is counted: {(collection, split, species): count}}"""
     def of(chosen: Sequence[Asset]) -> Counter:
         return Counter((asset.collection, asset.split, asset.label) for asset in chosen)
 
@@ -131,7 +133,7 @@ def count(assets: Sequence[Asset], problems: Mapping[str, str], args: argparse.N
 
 
 def report(counts: Mapping[str, Counter], taxa: Mapping[str, str], root: Path) -> None:
-    """Prints the clips of every collection and split, and writes those of every species."""
+    """Prints the counts per collection and split, and writes those per species."""
     for collection in dict.fromkeys(key[0] for key in counts["listed"]):
         for split in (*SPLITS, "all"):
             sums = [sum(n for key, n in counter.items() if key[0] == collection and split in (key[1], "all"))
@@ -141,23 +143,21 @@ def report(counts: Mapping[str, Counter], taxa: Mapping[str, str], root: Path) -
                 told = f", official {official:,}" if official else ""
                 print(f"{collection:15} {split:6} " + ", ".join(
                     f"{what.replace('_', ' ')} {n:,}" for what, n in zip(counts, sums, strict=True)) + told)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("collection", "split", "label", "common_name", *counts))
     labels = {name: label for label, name in taxa.items()}
-    writer.writerows(rows_of_others(root / REPORT, {key[0] for key in counts["listed"]}))
+    rows = rows_of_others(root / REPORT, {key[0] for key in counts["listed"]})
     for key in sorted(counts["listed"], key=lambda key: (key[0], SPLITS.index(key[1]), int(labels[key[2]]))):
-        writer.writerow((key[0], key[1], labels[key[2]], key[2], *(counter[key] for counter in counts.values())))
-    write_whole(root / REPORT, table.getvalue())
+        rows.append({"collection": key[0], "split": key[1], "label": labels[key[2]], "common_name": key[2],
+                     **{what: counter[key] for what, counter in counts.items()}})
+    write_csv(root / REPORT, rows, columns=("collection", "split", "label", "common_name", *counts))
     print(f"by species: {root / REPORT}")
 
 
-def rows_of_others(path: Path, collections: Collection[str]) -> list[list[str]]:
-    """The rows of an earlier preparation's table that are about other collections."""
+def rows_of_others(path: Path, collections: Collection[str]) -> list[dict[str, str]]:
+    """The rows of other collections in a table of an earlier preparation; its first column names the collection."""
     if not path.is_file():
         return []
-    rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"))))
-    return [row for row in rows[1:] if row and row[0].split("/")[0] not in collections]
+    rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
+    return [row for row in rows if next(iter(row.values())).split("/")[0] not in collections]
 
 
 def next_command(args: argparse.Namespace) -> str:
@@ -171,7 +171,7 @@ def next_command(args: argparse.Namespace) -> str:
 
 
 def main(argv: Sequence[str]) -> dict[str, int]:
-    """Counts of what is listed, failed, and has no sound stream. Raises InputError when something failed."""
+    """Counts of assets: listed, failed, without a sound stream. Raises InputError: an asset failed."""
     args = get_args_parser().parse_args(argv)
     taxa = read_taxa(args.data_root, HOW_TO_GET)
     assets = {asset.name: asset for collection in dict.fromkeys(args.collections)
@@ -180,7 +180,8 @@ def main(argv: Sequence[str]) -> dict[str, int]:
     prep.check_some_usable(args.data_root, list(assets), problems)
     counts = count(list(assets.values()), problems, args)
     report(counts, taxa, args.data_root)
-    earlier = dict(rows_of_others(args.data_root / prep.FAILURES, args.collections))
+    others = rows_of_others(args.data_root / prep.FAILURES, args.collections)
+    earlier = {row["clip"]: row["reason"] for row in others}
     prep.write_failures(args.data_root, {**earlier, **problems}, len(assets) + len(earlier))
     prep.finish(args.data_root, problems, next_command(args))
     return {"listed": len(assets), "failed": len(problems), "without_sound": counts["without_sound"].total()}

@@ -1,22 +1,20 @@
-"""Prepares VoxCeleb, or any videos of people who speak, for main_Vox.py: sound, faces, lists.
+"""Prepares VoxCeleb, or any videos of speaking people, for main_Vox.py: sound, faces, lists.
 
     python scripts/prepare_voxceleb.py --video vox2/dev/mp4 --audio vox2/dev/aac --split train
     python scripts/prepare_voxceleb.py --video vox2/test/mp4 --audio vox2/test/aac --split test
     python scripts/prepare_voxceleb.py --video my/videos --split train --data_root data/mine --detector mtcnn
 
-Reads    <video>/<id>/.../<utt>.mp4 (mkv, webm, avi, mov, flv, mpg), <audio>/<id>/.../<utt>.m4a (wav, flac, mp3, ogg,
-         opus); without --audio the sound of the videos
+Reads    <video>/<id>/.../<utt>.mp4 and <audio>/<id>/.../<utt>.m4a, or other formats; without --audio the videos' sound
 Writes   <root>/<split>/wav/<id>/.../<utt>.wav               16 kHz, mono, 16 bit
-         <root>/<split>/faces/<id>/.../<utt>/0000000.png ... 224 px, --fps a second
+         <root>/<split>/faces/<id>/.../<utt>/0000000.png ... 224 px, --fps per second
          <root>/train.csv (--split train), or
-         <root>/test_pairs.csv (--split test): 4 + 4 trials an utterance, by chance. Made anew from what is there each
-         time; one that was put there or changed by hand is kept
+         <root>/test_pairs.csv (--split test): 4 + 4 random trials per utterance; a list that you edited is kept
          <root>/<split>/prepare_failures.csv                 clip,reason; only when utterances failed
 
---detector none takes the middle square of each frame: VoxCeleb2's videos are face tracks already. mtcnn and retinaface
-(the paper's) find the largest face and align it; frames without one are left out and counted.
-An interrupted or killed run goes on where it was: start the same command again.
-Exit status 0 when every utterance is usable, 2 otherwise (everything else is written all the same).
+--detector none takes the middle square of each frame, because VoxCeleb2's videos are already cropped to the face. mtcnn
+and retinaface (used in the paper) detect the largest face and align it; frames without a face are skipped and counted.
+If the script is interrupted, run the same command again: finished utterances are kept.
+Exit status: 0 if every utterance is usable, 2 otherwise (all usable utterances are still prepared).
 """
 
 import argparse
@@ -35,9 +33,9 @@ import cv2
 import numpy as np
 import torch
 
-from dataset.trials import format_trials, identity_of, make_trials
 from dataset.preparation import clips as prep
 from dataset.preparation.faces import DETECTORS, Detector, crop_face
+from dataset.trials import format_trials, identity_of, make_trials
 from dataset.voxceleb import SAMPLE_RATE, Utterance, check_utterance, find_faces
 from utils import cli
 from utils.errors import InputError, first_few
@@ -45,35 +43,35 @@ from utils.whole_files import write_whole
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mpg")
 SOUNDS = (".m4a", ".wav", ".flac", ".mp3", ".ogg", ".opus")
-SETTINGS = "prepare.json"  # what the files of a split were made with, and the digest of the list that was written
+SETTINGS = "prepare.json"  # settings of a split, and the digest of its generated list
 LISTS = {"train": "train.csv", "test": "test_pairs.csv"}
 NEXT = {"train": "python main_Vox.py --train --mmcosine True --data_root {root}",
         "test": "python main_Vox.py --ckpt_path runs/NAME/best.pt --data_root {root}"}
-TRIALS_AN_UTTERANCE = 4  # targets, and as many non-targets: as VoxCeleb1-O
+TRIALS_AN_UTTERANCE = 4  # targets, and as many non-targets, as in VoxCeleb1-O
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                                     formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--video", type=Path, required=True, help="folder of <id>/<video>/<utt>.mp4")
     parser.add_argument("--audio", type=Path, help="folder of <id>/<video>/<utt>.m4a; default: the videos' sound")
-    parser.add_argument("--data_root", type=Path, default=Path("data/VoxCeleb"), help="folder to write to")
-    parser.add_argument("--split", choices=("train", "test"), required=True, help="which part of it this is")
-    parser.add_argument("--detector", choices=DETECTORS, default="none", help="of faces")
-    parser.add_argument("--fps", type=cli.number(float, 0, exclusive=True), default=2.0, help="faces a second")
-    parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="of the trials")
-    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="utterances at a time")
+    parser.add_argument("--data_root", type=Path, default=Path("data/VoxCeleb"), help="output folder")
+    parser.add_argument("--split", choices=("train", "test"), required=True, help="part of the layout to write")
+    parser.add_argument("--detector", choices=DETECTORS, default="none", help="face detector")
+    parser.add_argument("--fps", type=cli.number(float, 0, exclusive=True), default=2.0, help="faces per second")
+    parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="random seed of the trials")
+    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="utterances in parallel")
     return parser
 
 
 def find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[str]]:
     """{utterance, the path below `folder` without suffix: its suffixes}. Raises InputError: no folder, none in it."""
     if not folder.is_dir():
-        raise InputError(f"no folder {folder}: data/VoxCeleb/README.md tells where to get VoxCeleb")
+        raise InputError(f"no folder {folder}: data/VoxCeleb/README.md explains where to get VoxCeleb")
     found: dict[str, list[str]] = {}
     seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):  # data that spans disks is linked
-        if os.path.realpath(place) in seen:  # a link that leads back
+    for place, folders, files in os.walk(folder, followlinks=True):  # folders may be linked from other disks
+        if os.path.realpath(place) in seen:  # a circular link
             folders.clear()
             continue
         seen.add(os.path.realpath(place))
@@ -83,23 +81,23 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[str]]:
             if suffix.lower() in suffixes and not file.startswith("."):
                 found.setdefault(f"{below}/{stem}".removeprefix("./"), []).append(suffix)
     if not found:
-        raise InputError(f"{folder} holds no file of {', '.join(suffixes)}: name the folder of the identities' folders")
+        raise InputError(f"{folder} holds no file of {', '.join(suffixes)}: name the folder with the identities")
     return found
 
 
 def check_names(videos: Mapping[str, list[str]], sounds: Mapping[str, list[str]] | None) -> dict[str, str]:
-    """{utterance: reason} of those that cannot be prepared: without video, sound or identity, or unfit for a list."""
+    """{utterance: reason} of those that cannot be prepared: no video, sound or identity, or an unusable name."""
     problems = {}
     for name in sorted(videos.keys() | (sounds or {}).keys()):
         suffixes = videos.get(name, []), (sounds or {}).get(name, [])
         if not identity_of(name):
-            problems[name] = "it lies in no identity's folder: move it to <id>/<video>/"
+            problems[name] = "it is in no identity's folder: move it to <id>/<video>/"
         elif "," in name or len(name.split()) > 1:
-            problems[name] = "its path holds a comma or a space, which lists cannot: rename it"
+            problems[name] = "its path has a comma or a space, which lists cannot contain: rename it"
         elif not suffixes[0] or (sounds is not None and not suffixes[1]):
             problems[name] = f"it has no {'sound' if suffixes[0] else 'video'}: download it again"
         elif max(map(len, suffixes)) > 1:
-            problems[name] = f"it is there as {' and '.join(sorted(max(suffixes, key=len)))}: leave one of them"
+            problems[name] = f"there are files {' and '.join(sorted(max(suffixes, key=len)))}: remove all but one"
     return problems
 
 
@@ -114,7 +112,7 @@ class Preparer:
         self.frames: list[tuple[int, int]] = []  # (taken, with a face) of each utterance
 
     def prepare(self, name: str) -> None:
-        """Writes what is not there yet, or not whole. Raises InputError."""
+        """Writes what is missing or incomplete. Raises InputError."""
         video = self.args.video / f"{name}{self.videos[name][0]}"
         sound = self.args.audio / f"{name}{self.sounds[name][0]}" if self.sounds else video
         wav, faces = self.out / "wav" / f"{name}.wav", self.out / "faces" / name
@@ -131,7 +129,7 @@ class Preparer:
         faces = [crop for crop in crops if crop is not None]
         self.frames.append((len(crops), len(faces)))
         if not faces:
-            raise InputError(f"no face found in {len(crops)} frames of {video}: take it out, or try another --detector")
+            raise InputError(f"no face found in {len(crops)} frames of {video}: remove it, or try another --detector")
         return faces
 
     @staticmethod
@@ -142,12 +140,12 @@ class Preparer:
 
     def report(self) -> None:
         taken, kept = (sum(column) for column in zip(*self.frames, strict=True)) if self.frames else (0, 0)
-        print(f"{len(self.frames):,} utterances' faces made now: {kept:,} of {taken:,} frames"
-              + (f"; {taken - kept:,} without a face left out" if kept < taken else ""))
+        print(f"{len(self.frames):,} utterances with new faces: {kept:,} of {taken:,} frames"
+              + (f"; {taken - kept:,} frames without a face skipped" if kept < taken else ""))
 
 
 def is_whole(out: Path, name: str, modality: str) -> bool:
-    """Whether the sound or the faces of an utterance are there, by the check that main_Vox.py makes before training."""
+    """Whether the sound or the faces of an utterance exist, by the check that main_Vox.py makes before training."""
     try:
         check_utterance(out, Utterance(f"{name}.wav", name, 0), (modality,))
     except InputError:
@@ -156,27 +154,27 @@ def is_whole(out: Path, name: str, modality: str) -> bool:
 
 
 def read_settings(out: Path) -> dict[str, object]:
-    """What prepare.json holds; {} without it, or when nothing was made yet. Raises InputError: damaged."""
+    """The content of prepare.json; {} without it, or if nothing was prepared yet. Raises InputError: damaged."""
     path = out / SETTINGS
     if not path.is_file() or not (out / "faces").is_dir():
         return {}
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError:
-        raise InputError(f"{path} is damaged: remove it if {out} was prepared as this command does, or remove {out} "
-                         "to begin anew") from None
+        raise InputError(f"{path} is damaged: remove it if {out} was prepared with the same settings, or remove {out} "
+                         "to start again") from None
 
 
 def check_settings(args: argparse.Namespace, before: Mapping[str, object], out: Path) -> None:
-    """Raises InputError: the split was begun with another --detector or --fps."""
+    """Raises InputError: the split was prepared with another --detector or --fps."""
     now = {"detector": args.detector, "fps": args.fps}
     if {**now, **before, "list": ""} != {**now, "list": ""}:
-        raise InputError(f"{out} was prepared with --detector {before.get('detector')} --fps {before.get('fps')}: give "
-                         f"the same, or another --data_root, or remove {out} to begin anew")
+        raise InputError(f"{out} was prepared with --detector {before.get('detector')} --fps {before.get('fps')}: use "
+                         f"the same, choose another --data_root, or remove {out} to start again")
 
 
 def prepared_names(out: Path) -> list[str]:
-    """The utterances of which sound and faces are there and whole."""
+    """The utterances whose sound and faces are complete."""
     return [name for name in sorted(find_files(out / "wav", (".wav",)))
             if is_whole(out, name, "audio") and is_whole(out, name, "visual")]
 
@@ -187,22 +185,22 @@ def train_list(out: Path, names: Sequence[str]) -> str:
 
 
 def trial_list(names: Sequence[str], seed: int) -> str:
-    """Rows label,utt1,utt2: as many of either label."""
+    """Rows label,utt1,utt2, with equally many of both labels."""
     return format_trials(make_trials([f"{name}.wav" for name in names], [identity_of(name) for name in names],
                                      TRIALS_AN_UTTERANCE, seed))
 
 
 def settle_list(args: argparse.Namespace, names: Sequence[str], before: object) -> tuple[object, int]:
-    """Writes the split's list, unless somebody else's is there -> (digest of the one written last, rows of the list).
+    """Writes the split's list, unless the user has another -> (digest of the list last written here, rows of the list).
 
-    before: the digest of the one that was written here last.
+    before: the digest of the list last written here.
     """
     path = args.data_root / LISTS[args.split]
     if path.exists() and digest(path.read_text(encoding="utf-8")) != before:
         text = path.read_text(encoding="utf-8")
         unlisted = [name for name in names if f"{name}.wav" not in text]
-        print(f"{path}: kept as it is; {len(unlisted):,} of {len(names):,} prepared utterances are not in it"
-              + (f": {first_few(unlisted)}. Move the list away to have a new one made" if unlisted else ""))
+        print(f"{path}: kept unchanged; {len(unlisted):,} of {len(names):,} prepared utterances are not in it"
+              + (f": {first_few(unlisted)}. Remove the list to create a new one" if unlisted else ""))
         return before, len(text.splitlines())
     out = args.data_root / args.split
     text = train_list(out, names) if args.split == "train" else trial_list(names, args.seed)
@@ -218,7 +216,7 @@ def digest(text: str) -> str:
 
 
 def main(argv: list[str]) -> dict[str, int]:
-    """Counts of utterances found, failed, and rows of the list. Raises InputError when an utterance failed."""
+    """Counts of utterances found, failed, and rows of the list. Raises InputError: an utterance failed."""
     args = get_args_parser().parse_args(argv)
     videos, sounds = find_files(args.video, VIDEOS), args.audio and find_files(args.audio, SOUNDS)
     out = args.data_root / args.split
@@ -239,7 +237,7 @@ def main(argv: list[str]) -> dict[str, int]:
 
 
 def prepare_all(preparer: Preparer, names: Sequence[str], problems: dict[str, str], workers: int) -> dict[str, str]:
-    """{utterance: reason} of those that failed; `problems` are known before."""
+    """{utterance: reason} of those that failed, including the given `problems`."""
     for place, _, _ in os.walk(preparer.out):
         prep.remove_leftovers(Path(place))
     for library in (cv2.setNumThreads, torch.set_num_threads):

@@ -1,11 +1,11 @@
-"""Linear probes: what a linear classifier gets out of the frozen encoders of trained runs.
+"""Linear probes: what a linear classifier reads from the frozen encoders of trained runs.
 
     python scripts/probe.py runs/plain runs/mmcosine
 
 The paper's A-probe, V-probe and the gap between them: a logistic regression (scikit-learn) on the features of each
-encoder, and on both side by side, standardised by the training clips; trained on the run's training clips and tested on
-its test clips, both without augmentation. Prints a table, with mean +- standard deviation where runs differ in the seed
-alone, and writes probes.json into every run's folder (fractions).
+encoder, and on all of them concatenated, standardised by the training clips; trained on the run's training clips and
+tested on its test clips, both without augmentation. Prints a table, with mean +- standard deviation where runs differ
+in the seed alone, and writes probes.json into every run's folder (fractions).
 """
 
 import argparse
@@ -16,29 +16,34 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-
 from utils import cli
-from utils.experiments import comparison, finished_run
-from utils.experiments.features import Features
-from utils.experiments.finished_run import OpenedRun
-from utils.whole_files import write_whole
-
-MOST_ITERATIONS = 5000  # of L-BFGS; features of 512 numbers need some hundreds
-COLUMNS = {"audio": "audio probe", "visual": "visual probe", "concatenated": "probe of both", "gap": "probes' gap",
-           "accuracy": "network", "accuracy_audio": "its audio logits", "accuracy_visual": "its visual logits"}
+from utils.experiments.flags import Machine, add_run_flags
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    finished_run.add_flags(parser)
+    add_run_flags(parser)
     parser.add_argument("--inverse_penalty", type=cli.number(float, 0, exclusive=True), default=1.0,
-                        help="scikit-learn's C: the larger, the less the weights are held down")
+                        help="scikit-learn's C: the larger, the weaker the regularisation; default: %(default)s")
     return parser
+
+
+if __name__ == "__main__":
+    get_args_parser().parse_args()  # --help is answered before the slow imports below
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from utils.experiments import comparison, tables
+from utils.experiments.features import Features
+from utils.experiments.finished_run import FinishedRun, open_run
+from utils.training.experiment import label
+from utils.whole_files import write_whole
+
+MOST_ITERATIONS = 5000  # of L-BFGS; features of 512 numbers need some hundreds
 
 
 def probe_accuracy(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray],
@@ -53,7 +58,7 @@ def probe_features(train: Features, test: Features, modalities: list[str], inver
 
     One modality alone has no concatenation; only two have a gap.
     """
-    inputs = {name: (train.encoded[place], test.encoded[place]) for place, name in enumerate(modalities)}
+    inputs = {name: (train.encoded[index], test.encoded[index]) for index, name in enumerate(modalities)}
     if len(modalities) > 1:
         inputs["concatenated"] = (np.hstack(train.encoded), np.hstack(test.encoded))
     scores = {name: probe_accuracy((x_train, train.labels), (x_test, test.labels), inverse_penalty)
@@ -63,7 +68,7 @@ def probe_features(train: Features, test: Features, modalities: list[str], inver
     return scores
 
 
-def probe_run(run: OpenedRun, inverse_penalty: float) -> dict[str, object]:
+def probe_run(run: FinishedRun, inverse_penalty: float) -> dict[str, object]:
     """Probes of the run's best weights -> what probes.json holds."""
     train, test = run.train_features, run.test_features
     scores = probe_features(train, test, run.modalities, inverse_penalty)
@@ -73,43 +78,48 @@ def probe_run(run: OpenedRun, inverse_penalty: float) -> dict[str, object]:
     return probes
 
 
-def shown_figures(probes: Mapping[str, object], result: Mapping[str, object]) -> dict[str, float]:
-    """{column: fraction} of a run: its probes, and what the network's own logits reach."""
-    return {column: {**result, **probes}[name] for name, column in COLUMNS.items() if name in {**result, **probes}}
+def column_names(runs: Sequence[FinishedRun]) -> dict[str, str]:
+    """{name of a metric: head of its column} for the modalities of all runs."""
+    modalities = list(dict.fromkeys(name for run in runs for name in run.modalities))
+    every = "both" if max(len(run.modalities) for run in runs) == 2 else "all"
+    return {**{name: f"{name} probe" for name in modalities}, "concatenated": f"probe of {every}", "gap": "probes' gap",
+            "accuracy": "network", **{f"accuracy_{name}": f"its {name} logits" for name in modalities}}
 
 
-def by_method(runs: Sequence[OpenedRun]) -> dict[str, list[OpenedRun]]:
-    """{method and number of seeds: runs that differ in nothing but the seed}; methods with several seeds alone. Raises
+def by_method(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
+    """{method and number of seeds: runs that differ in nothing but the seed}, for methods with several seeds. Raises
     InputError for two runs that differ in nothing."""
     names = comparison.varying(runs)
     groups = [list(group.values()) for group in comparison.make_groups(runs, names).values()]
-    return {f"{comparison.label(group[0].settings, names)}: {len(group)} seeds": group for group in groups
-            if len(group) > 1}
+    return {f"{label(group[0].settings, names)}: {len(group)} seeds": group for group in groups if len(group) > 1}
 
 
-def table(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """{head of the row: figures of its runs} as Markdown, in %: of several runs the mean +- standard deviation."""
-    columns = [name for name in COLUMNS.values() if any(name in figures for runs in rows.values() for figures in runs)]
-    lines = [["run", *columns], ["---"] * (1 + len(columns))]
-    lines += [[head, *(comparison.spread({place: figures[name] for place, figures in enumerate(runs)
-                                          if name in figures}) for name in columns)] for head, runs in rows.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def table(rows: Mapping[str, Sequence[Mapping[str, float]]], columns: Mapping[str, str]) -> str:
+    """{head of the row: metrics of its runs} as Markdown, in %: of several runs the mean +- standard deviation.
+
+    columns: {name of a metric: head of its column}; one that no run has is left out.
+    """
+    shown = {name: head for name, head in columns.items() if any(name in one for runs in rows.values() for one in runs)}
+    return tables.markdown(["run", *shown.values()], [
+        [head, *(tables.percent([metrics[name] for metrics in runs if name in metrics]) for name in shown)]
+        for head, runs in rows.items()])
 
 
 def main(argv: list[str]) -> dict[Path, dict]:
     """{run's folder: what its probes.json holds}; printed as a table in %. Raises InputError."""
     args = get_args_parser().parse_args(argv)
-    runs = [OpenedRun(folder, args) for folder in dict.fromkeys(args.runs)]
-    methods, probes, figures = by_method(runs), {}, {}
+    machine = Machine(args.data_root, args.device, args.num_workers)
+    runs = [open_run(folder, machine) for folder in dict.fromkeys(args.runs)]
+    methods, probes, metrics = by_method(runs), {}, {}
     for run in runs:
         probes[run.folder] = probe_run(run, args.inverse_penalty)
-        figures[run.folder] = shown_figures(probes[run.folder], run.result)
+        metrics[run.folder] = {**run.result, **probes[run.folder]}
         print(f"{run.folder}: {probes[run.folder]['n_train']} training and {probes[run.folder]['n_test']} test clips, "
               f"best epoch {run.result['best_epoch']}: {run.folder / 'probes.json'}")
         run.close()
-    rows = {str(folder): [one] for folder, one in figures.items()}
-    rows |= {head: [figures[run.folder] for run in group] for head, group in methods.items()}
-    print("top-1 %; gap in points\n" + table(rows))
+    rows = {str(folder): [one] for folder, one in metrics.items()}
+    rows |= {head: [metrics[run.folder] for run in group] for head, group in methods.items()}
+    print("top-1 %; gap in points\n" + table(rows, column_names(runs)))
     return probes
 
 

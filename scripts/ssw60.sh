@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# The paper's SSW60 column, from the tarball on:
+# The paper's SSW60 results, from the tarball to the table:
 #
-#     bash scripts/ssw60.sh                                   the data in data/SSW60, runs in runs/ssw60
-#     DATA=/disk/ssw60 RUNS=/disk/runs bash scripts/ssw60.sh  elsewhere
-#     bash scripts/ssw60.sh --gpu_ids 0,1 --epochs 50         more flags, such as every training run takes
-#     bash scripts/ssw60.sh --demo                            the same way with made birds, runs in runs/ssw60_demo
+#     bash scripts/ssw60.sh                                   data in data/SSW60, runs in runs/ssw60
+#     DATA=/disk/ssw60 RUNS=/disk/runs bash scripts/ssw60.sh  other folders
+#     bash scripts/ssw60.sh --gpu_ids 0,1 --epochs 50         further flags, for every training run
+#     bash scripts/ssw60.sh --demo                            the same steps with synthetic birds, runs in runs/ssw60_demo
 #
-# Runs that are finished are not repeated, so an interrupted recipe goes on where it was: with the same data and flags.
+# If the script is interrupted, start it again with the same data and flags: finished runs are not repeated.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python}
@@ -18,8 +18,8 @@ fi
 
 mkdir -p "$RUNS"
 if [ -f "$RUNS/recipe.txt" ] && [ "$(cat "$RUNS/recipe.txt")" != "$DATA $*" ]; then
-    echo "ssw60.sh: the runs in $RUNS were begun with other data or flags ($(cat "$RUNS/recipe.txt")): name another" \
-        "folder with RUNS=..., or remove $RUNS" >&2
+    echo "ssw60.sh: the runs in $RUNS were started with other data or flags ($(cat "$RUNS/recipe.txt")): choose" \
+        "another folder with RUNS=..., or remove $RUNS" >&2
     exit 2
 fi
 echo "$DATA $*" > "$RUNS/recipe.txt"
@@ -36,17 +36,17 @@ train() {  # name, flags...
     fi
 }
 
-unpack() {  # tarball, folder: what lies beside taxa.csv in it, however deep, comes into the folder
+unpack() {  # tarball, folder: moves the folder of taxa.csv, at any depth in the tarball, to the folder
     local taxa
     mkdir -p "$2.unpacking" "$2"
     tar -xzf "$1" -C "$2.unpacking"
     taxa=$(find "$2.unpacking" -name taxa.csv -print -quit)
     if [ -z "$taxa" ]; then
-        echo "ssw60.sh: $1 holds no taxa.csv: is it SSW60's? It was unpacked into $2.unpacking" >&2
+        echo "ssw60.sh: $1 contains no taxa.csv, so it is not SSW60's tarball: download it again. Its content is in $2.unpacking" >&2
         exit 2
     fi
     find "$(dirname "$taxa")" -mindepth 1 -maxdepth 1 ! -name taxa.csv -exec mv -n {} "$2"/ \;
-    mv "$taxa" "$2"/  # last: it says that all is there
+    mv "$taxa" "$2"/  # last, as a sign that everything was moved
     rm -r "$2.unpacking"
 }
 
@@ -59,19 +59,19 @@ if [[ " $* " != *" --demo "* ]]; then
     "$PYTHON" scripts/prepare_ssw60.py --data_root "$DATA" || [[ " $* " == *" --skip_missing "* ]]
 fi
 
-# 2. Each encoder alone: recordings for the ear, photographs for the eye. (To start the eye from ImageNet's weights, add
-#    --imagenet to its line.)
+# 2. Pretrain each encoder: the audio encoder on recordings, the visual encoder on photographs. (To start the visual
+#    encoder from ImageNet weights, add --imagenet to its line.)
 train audio --modality audio --pretrain_on audio_ml "$@"
 train visual --modality visual --pretrain_on images_inat images_nabirds "$@"
 
-# 3. Both together, three fusions, plain and with MMCosine; s = 20 is the paper's best for concat.
+# 3. Joint training: three fusions, plain and with MMCosine; s = 20 is the paper's best for concat.
 start=(--audio_pretrain "$RUNS/audio/best.pt" --visual_pretrain "$RUNS/visual/best.pt")
 for fusion in concat film gated; do
     train "$fusion-plain" --fusion_method "$fusion" "${start[@]}" "$@"
     train "$fusion-mmcosine" --fusion_method "$fusion" --mmcosine True --scaling 20 "${start[@]}" "$@"
 done
 
-# 4. The column.
+# 4. The table.
 "$PYTHON" - "$RUNS" <<'END'
 import json, sys
 from pathlib import Path

@@ -4,7 +4,6 @@ import io
 import json
 import math
 import shutil
-from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -14,19 +13,20 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from main_CD import main as train
 from scripts import analyse
-from scripts.analyse import FIGURES, get_args_parser, main, open_runs
+from scripts.analyse import FIGURES, main, open_runs
 from utils.errors import InputError
 from utils.experiments import figures
 from utils.experiments.features import angles, seen_by_head
-from utils.experiments.finished_run import OpenedRun
+from utils.experiments.finished_run import FinishedRun
+from utils.experiments.flags import Machine
 
 MACHINE = ["--device", "cpu", "--num_workers", "0"]
-HERE = Namespace(data_root=None, device="cpu", num_workers=0)
+HERE = Machine(device="cpu", num_workers=0)
 
 
 @pytest.fixture
-def runs(finished_runs) -> dict[str, OpenedRun]:
-    return {name: OpenedRun(folder, HERE) for name, folder in finished_runs.items()}
+def runs(finished_runs) -> dict[str, FinishedRun]:
+    return {name: FinishedRun(folder, HERE) for name, folder in finished_runs.items()}
 
 
 # ---- what training records
@@ -78,10 +78,10 @@ def test_logits_are_found_where_tensorboard_path_put_them(copied_runs, tmp_path)
     for path in folder.glob("events.*"):
         path.rename(elsewhere / "plain" / path.name)
     settings = json.loads((folder / "args.json").read_text())
-    assert OpenedRun(folder, HERE).logits() == {}
+    assert FinishedRun(folder, HERE).logits() == {}
     (folder / "args.json").unlink()
     (folder / "args.json").write_text(json.dumps({**settings, "tensorboard_path": str(elsewhere)}))
-    assert set(OpenedRun(folder, HERE).logits()) == {"audio", "visual"}
+    assert set(FinishedRun(folder, HERE).logits()) == {"audio", "visual"}
 
 
 # ---- angles, confusions, what t-SNE gets
@@ -116,8 +116,9 @@ def test_tsne_gets_unit_features_under_mmcosine_and_raw_ones_else():
 def test_confusions_are_shares_of_each_class_and_agree_with_the_accuracy(runs):
     run = runs["mmcosine"]
     shares, features = analyse.confusions(run), run.test_features
+    taken = features.modality_logits.sum(0).argmax(1)
     for row in range(6):
-        predicted = [p for p, label in zip(features.predicted(), features.labels, strict=True) if label == row]
+        predicted = [p for p, label in zip(taken, features.labels, strict=True) if label == row]
         assert shares[row].tolist() == [predicted.count(column) / 2 for column in range(6)]  # two test clips a class
     assert np.trace(shares) / 6 == pytest.approx(run.result["accuracy"])
 
@@ -136,7 +137,7 @@ def test_one_run_has_its_pictures_in_its_folder_and_in_tensorboard(copied_runs):
     assert all(map(is_picture, written))
     events = EventAccumulator(str(folder / "figures")).Reload()
     assert set(events.Tags()["images"]) == {f"runs/{name}" for name in FIGURES}
-    assert OpenedRun(folder, HERE).logits(), "the pictures' events are not in the way of the run's"
+    assert FinishedRun(folder, HERE).logits(), "the pictures' events are not in the way of the run's"
 
 
 def test_two_runs_have_theirs_beside_the_first(copied_runs):
@@ -174,14 +175,14 @@ def test_bars_show_logits_and_probes_with_their_gap(runs, copied_runs, capsys):
     result, path = runs["plain"].result, copied_runs["plain"] / "probes.json"
     probes = {"audio": 0.75, "visual": 0.5, "best_epoch": result["best_epoch"]}
     path.write_text(json.dumps(probes))
-    opened = {"plain": OpenedRun(copied_runs["plain"], HERE)}
+    opened = {"plain": FinishedRun(copied_runs["plain"], HERE)}
     bars = FIGURES["gap"](opened, "title").axes[1]
     shown = [patch.get_width() for patch in bars.patches]
     assert shown == [result["accuracy_audio"], 0.75, result["accuracy_visual"], 0.5]
     assert bars.texts[1].get_text() == "+25.0"
     path.write_text(json.dumps({**probes, "best_epoch": 77}))  # as after --resume with more epochs
     assert len(FIGURES["gap"](opened, "title").axes[1].patches) == 2
-    assert "probes.json left out, it is not of the best epoch" in capsys.readouterr().out
+    assert "probes.json left out: it is not of the best epoch" in capsys.readouterr().out
 
 
 def test_runs_of_very_different_lengths_are_smoothed_each_by_its_own():
@@ -228,7 +229,7 @@ def test_runs_in_folders_of_one_name_are_told_apart_by_their_paths(copied_runs, 
     twins = [tmp_path / name / "run" for name in ("a", "b")]
     for twin in twins:
         shutil.copytree(copied_runs["plain"], twin)
-    assert open_runs(get_args_parser().parse_args([*map(str, twins)]))[0].keys() == {*map(str, twins)}
+    assert open_runs(twins, HERE)[0].keys() == {*map(str, twins)}
 
 
 def test_a_picture_that_cannot_be_drawn_is_left_out_by_name(copied_runs, capsys):
@@ -255,7 +256,7 @@ def test_missing_and_unfinished_runs_are_told_in_a_sentence(copied_runs, tmp_pat
 
 def test_runs_that_cannot_be_compared_are_refused(copied_runs):
     plain, mmcosine = copied_runs.values()
-    with pytest.raises(InputError, match="cannot be told apart: give each once"):
+    with pytest.raises(InputError, match="are the same: give each once"):
         main([str(plain), str(plain), *MACHINE])
     result = json.loads((mmcosine / "result.json").read_text())
     (mmcosine / "result.json").unlink()

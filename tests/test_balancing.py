@@ -2,8 +2,6 @@
 
 import copy
 import math
-from argparse import Namespace
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from test_engine import Vectors
 from torch import nn
+from torch.utils.data import Dataset
 
 from dataset.demo.emotions import make_demo
 from main_CD import main, parse
@@ -21,10 +20,11 @@ from utils.balancing.gradient_blending import GradientBlending, blend
 from utils.balancing.ogm import Ogm, OgmGe, modulate, scores, slow_down
 from utils.balancing.pmr import Pmr
 from utils.errors import InputError
-from utils.training import checkpoint, train
-from utils.training.engine import Compute, Learner, classification_loss, fit, train_one_epoch
-from utils.training.loading import TrainBatches, make_loader
-from utils.training.train import trial
+from utils.training import checkpoint
+from utils.training.engine import Compute, Learner, train_one_epoch
+from utils.training.loading import Loaders, TrainBatches, make_loader
+from utils.training.train import fit
+from utils.training.trial import Trial
 
 NAMES = ("audio", "visual", "flow")
 CLASSES, DIM = 5, 6
@@ -182,37 +182,44 @@ class Stub:
         self.method.load_state_dict(found["method"])
 
 
-def make_trial(stub: Stub, seen: list, after: torch.Tensor) -> Callable:
-    """All losses are 2 before training, `after` (2, 1 + M) after it."""
+class StubTrial:
+    """All losses are 2 before training, `after` (2, 1 + M) after it. seen: (epochs, weights) of every trial."""
 
-    def trial(epochs: int, losses: object) -> tuple[torch.Tensor, torch.Tensor]:
-        assert losses == stub.method.losses and stub.x == 1
-        seen.append((epochs, stub.method.weights.tolist()))
-        stub.x += epochs
-        return tuple(after) if epochs else tuple(torch.full((2, 3), 2.0))
+    def __init__(self, stub: Stub, after: torch.Tensor):
+        self.stub, self.after, self.seen, self.saved = stub, after, [], []
 
-    return trial
+    def train_and_measure(self, epochs: int) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.stub.x == 1
+        self.seen.append((epochs, self.stub.method.weights.tolist()))
+        self.stub.x += epochs
+        return tuple(self.after) if epochs else tuple(torch.full((2, 3), 2.0))
+
+    def save(self) -> None:
+        self.saved.append(copy.deepcopy(self.stub.state_dict()))
 
 
 @pytest.mark.parametrize("flag, length", [(2, 2), (0, 9)])
 def test_trials_find_the_weights_and_leave_everything_else_as_it_was(flag, length):
     method = GradientBlending(make_model(), blend_epochs=flag)
-    stub, seen, saved = Stub(method), [], []
-    trial = make_trial(stub, seen, torch.tensor([[1.0, 1, 1], [1.5, 1.5, 1.8]]))
-    method.prepare(stub, 9, trial, lambda: saved.append(copy.deepcopy(stub.state_dict())))
-    assert [epochs for epochs, _ in seen] == [0, length, length] and stub.x == 1
-    assert [weights for _, weights in seen[1:]] == [[1, 0, 0], [0, 1, 1]]
+    after = torch.tensor([[1.0, 1, 1], [1.5, 1.5, 1.8]])
+    stub = Stub(method)
+    trial = StubTrial(stub, after)
+    method.prepare(stub, 9, trial)
+    assert [epochs for epochs, _ in trial.seen] == [0, length, length] and stub.x == 1
+    assert [weights for _, weights in trial.seen[1:]] == [[1, 0, 0], [0, 1, 1]]
     raw = [0.5 / 0.5**2, 0.5 / 0.5**2, 0.2 / 0.8**2]
     expected = [value / sum(raw) for value in raw]
     assert method.weights.tolist() == pytest.approx(expected, rel=1e-5)
     assert method.facts() == dict(zip(("blend_weight_joint", "blend_weight_audio", "blend_weight_visual"),
                                       method.weights.tolist(), strict=True))
-    for done, state in enumerate(saved, 1):  # a run killed after each measurement goes on with the next one
-        again, told = GradientBlending(make_model(), blend_epochs=flag), []
+    for done, state in enumerate(trial.saved, 1):  # a run killed after each measurement continues with the next one
+        again = GradientBlending(make_model(), blend_epochs=flag)
         stub = Stub(again)
         stub.load_state_dict(state)
-        again.prepare(stub, 9, make_trial(stub, told, torch.tensor([[1.0, 1, 1], [1.5, 1.5, 1.8]])), lambda: None)
-        assert len(told) == 3 - done and torch.equal(again.weights, method.weights)
+        left = StubTrial(stub, after)
+        again.prepare(stub, 9, left)
+        assert len(left.seen) == 3 - done and torch.equal(again.weights, method.weights)
+    assert len(trial.saved) == 3
 
 
 @pytest.mark.parametrize("held_out, message", [
@@ -220,17 +227,17 @@ def test_trials_find_the_weights_and_leave_everything_else_as_it_was(flag, lengt
     (math.inf, "a loss is not finite"), (math.nan, "a loss is not finite")])
 def test_a_joint_loss_that_gains_nothing_is_refused_after_its_own_trial(held_out, message):
     method = GradientBlending(make_model(), blend_epochs=0)
-    stub, seen = Stub(method), []
-    after = torch.tensor([[1.0, 1, 1], [held_out, 1, 1]])
+    stub = Stub(method)
+    trial = StubTrial(stub, torch.tensor([[1.0, 1, 1], [held_out, 1, 1]]))
     with pytest.raises(InputError, match=message):
-        method.prepare(stub, 9, make_trial(stub, seen, after), lambda: None)
-    assert len(seen) == 2
+        method.prepare(stub, 9, trial)
+    assert len(trial.seen) == 2
 
 
 def test_a_head_that_gains_nothing_has_no_weight():
     method = GradientBlending(make_model(), blend_epochs=0)
     stub = Stub(method)
-    method.prepare(stub, 1, make_trial(stub, [], torch.tensor([[1.0, 1, 1], [1.5, 1.5, 2.5]])), lambda: None)
+    method.prepare(stub, 1, StubTrial(stub, torch.tensor([[1.0, 1, 1], [1.5, 1.5, 2.5]])))
     assert method.weights.tolist() == pytest.approx([0.5, 0.5, 0])
 
 
@@ -246,12 +253,18 @@ class Noted(Vectors):
         return super().__getitem__(i)
 
 
+class Multiples(Method):
+    """Measures one, two and three times the loss."""
+
+    def losses(self, output, labels, loss):
+        return torch.stack([loss, 2 * loss, 3 * loss])
+
+
 def test_a_trial_trains_on_four_fifths_of_the_training_clips_and_holds_out_the_rest():
     model, compute = make_model(), Compute(torch.device("cpu"), torch.float32, dict.fromkeys(NAMES[:2], nn.Identity()))
-    learner, data = Learner(model, compute, "sgd", 0.1, 0.0, 100, 0.1), Noted(model)
-    args = Namespace(random_seed=3, batch_size=3, num_workers=0, lam=0.0, modulation="gblend")
+    learner, data = Learner(model, compute, "sgd", 0.1, 0.0, 100, 0.1, Multiples(model)), Noted(model)
     before = copy.deepcopy(model.state_dict())
-    means = trial(args, data, learner, compute, 2, lambda output, labels, loss: torch.stack([loss, 2 * loss, 3 * loss]))
+    means = Trial(learner, data, Loaders(3, 3, 0, compute.device), 3, 0.0, None).train_and_measure(2)
     trained = [i for training, i in data.asked if training]
     measured = [i for training, i in data.asked if not training]
     parts = measured[:9], measured[9:]  # of 11
@@ -319,16 +332,20 @@ def few_clips(tmp_path_factory) -> Path:
 
 
 class Measurements:
-    """In place of `mean_losses`: gains, not the same for every loss. `stop`: the call that is interrupted."""
+    """In place of `Trial.mean_losses`: gains, not the same for every loss. `stop`: the call that is interrupted."""
 
     def __init__(self, stop: int = 0):
         self.calls, self.stop = 0, stop
 
-    def __call__(self, args, part, learner, compute, losses):
-        self.calls += 1
-        if self.calls == self.stop:
-            raise KeyboardInterrupt
-        return torch.tensor([2.0, 2, 2]) if learner.scheduler.last_epoch == 0 else torch.tensor([1.0, 1.2, 1.4])
+    def method(self):
+        def mean_losses(trial: Trial, part: Dataset) -> torch.Tensor:
+            self.calls += 1
+            if self.calls == self.stop:
+                raise KeyboardInterrupt
+            begun = trial.learner.scheduler.last_epoch > 0
+            return torch.tensor([1.0, 1.2, 1.4]) if begun else torch.tensor([2.0, 2, 2])
+
+        return mean_losses
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("none", "ogm")])  # ogm_ge is ogm and noise
@@ -337,14 +354,15 @@ def test_a_balanced_run_resumes_to_the_weights_of_the_uninterrupted_one(few_clip
             str(tmp_path), "--image_size", "64", "--audio_seconds", "0.6", "--batch_size", "3", "--num_workers", "0",
             "--device", "cpu", "--modulation", name, "--mmcosine"]
     argv += ["--blend_epochs", "1"] if name == "gblend" else []
-    monkeypatch.setattr(train, "mean_losses", Measurements())
+    monkeypatch.setattr(Trial, "mean_losses", Measurements().method())
     result = main([*argv, "--epochs", "2", "--run_name", "whole"])
-    monkeypatch.setattr(train, "mean_losses", Measurements(stop=5))  # in the second trial, of the heads
+    monkeypatch.setattr(Trial, "mean_losses", Measurements(stop=5).method())  # in the second trial, of the heads
     with pytest.raises(KeyboardInterrupt) if name == "gblend" else nullcontext():
         main([*argv, "--epochs", "1", "--run_name", "part"])
-    monkeypatch.setattr(train, "mean_losses", Measurements())
+    resumed = Measurements()
+    monkeypatch.setattr(Trial, "mean_losses", resumed.method())
     main(["--resume", str(tmp_path / "part"), "--epochs", "2"])
-    assert train.mean_losses.calls == (2 if name == "gblend" else 0)
+    assert resumed.calls == (2 if name == "gblend" else 0)
     whole, part = (checkpoint.load(tmp_path / run / "last.pt") for run in ("whole", "part"))
     assert result["modulation"] == name
     for kind in ("model", "method"):
@@ -362,8 +380,7 @@ def test_an_epoch_under_ogm_is_sgd_on_the_modulated_gradients():
     by_hand = copy.deepcopy(model)
     learner = Learner(model, compute, "sgd", 0.1, 0.0, 100, 0.1, Ogm(model, 0.5, 0, 0))
     learner.method.begin_epoch(1)
-    train_one_epoch(learner, make_loader(data, TrainBatches(len(data), 11, 0), 0, 0, compute.device), compute,
-                    classification_loss(0), lambda rows: None)
+    train_one_epoch(learner, make_loader(data, TrainBatches(len(data), 11, 0), 0, 0, compute.device), lam=0)
     output = by_hand.train()(data.audio, data.visual)
     F.cross_entropy(output.logits, data.labels).backward()
     factors = dict(zip(NAMES, naive_coefficients(output, data.labels, 0.5), strict=False))
@@ -375,6 +392,14 @@ def test_an_epoch_under_ogm_is_sgd_on_the_modulated_gradients():
 
 def test_ogm_changes_the_epochs_it_is_asked_to_and_no_other():
     compute = Compute(torch.device("cpu"), torch.float32, dict.fromkeys(NAMES[:2], nn.Identity()))
+
+    class Unmeasured:
+        """A task without held-out data."""
+
+        train, loaders = Vectors(), Loaders(4, 0, 0, compute.device)
+
+        def evaluate_held_out(self):
+            return {}
 
     class Notes:
         """In place of a Run."""
@@ -391,8 +416,7 @@ def test_ogm_changes_the_epochs_it_is_asked_to_and_no_other():
     def weights(method: type[Method], **settings) -> list[dict]:
         model, run = make_model(), Notes()
         learner = Learner(model, compute, "sgd", 0.1, 0.0, 100, 0.1, method(model, **settings))
-        fit(learner, make_loader(Vectors(), TrainBatches(11, 4, 0), 0, 0, compute.device), dict, compute,
-            classification_loss(0), run, 3, seed=0)
+        fit(Unmeasured(), learner, run, 3, seed=0, lam=0)
         return run.history
 
     plain, late = weights(Method), weights(Ogm, alpha=0.5, modulation_starts=1, modulation_ends=1)
@@ -403,8 +427,8 @@ def test_ogm_changes_the_epochs_it_is_asked_to_and_no_other():
 
 
 @pytest.mark.parametrize("argv, message", [
-    (["--alpha", "0.5"], "--alpha means nothing to --modulation none"),
-    (["--modulation", "gblend", "--modulation_ends", "3"], "--modulation_ends means nothing to --modulation gblend"),
+    (["--alpha", "0.5"], "--alpha has no effect with --modulation none"),
+    (["--modulation", "gblend", "--modulation_ends", "3"], "--modulation_ends has no effect with --modulation gblend"),
     (["--modulation", "ogm", "--modality", "audio"], "--modulation compares the modalities"),
     (["--modulation", "ogm_ge", "--modulation_starts", "60"], "--modulation_starts 60 is after the last epoch"),
     (["--modulation", "ogm", "--modulation_starts", "9", "--epochs", "9"], "of modulation, 8 counted from 0")])

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet18
 
 from models import MultimodalClassifier
-from models.encoders import ResNet18
 from utils.errors import InputError
-from utils.training.checkpoint import load, load_encoder, load_model, save, state_dict_of
+from utils.training.checkpoint import load, load_model, save, state_dict_of
 
 
 def encoder() -> nn.Module:
@@ -154,41 +152,3 @@ def test_a_model_of_another_shape_is_refused_by_name_and_nothing_is_loaded(path,
     with pytest.raises(InputError, match=f"^{re.escape(str(path))} does not fit.*{re.escape(message)}.*--fusion_"):
         load_model(model, source.state_dict(), path)
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("modality", ["audio", "visual"])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_an_encoder_loads_from_a_checkpoint_of_the_whole_model(path, modality, prefix):
-    source, target = network(seed=0), encoder()
-    torch.save({"model": {prefix + name: value for name, value in source.state_dict().items()}}, path)
-    load_encoder(target, modality, path)
-    torch.testing.assert_close(target.state_dict(), source.encoder(modality).state_dict(), rtol=0, atol=0)
-
-
-def test_an_encoder_loads_from_torchvisions_file_without_its_last_layer(path):
-    torch.manual_seed(0)
-    source, target = resnet18(), ResNet18(3)
-    torch.save(source.state_dict(), path)
-    load_encoder(target, "visual", path)
-    for name, value in target.state_dict().items():
-        assert torch.equal(value, source.state_dict()[name]), name
-
-
-def test_an_encoder_loads_from_a_file_without_batch_counters(path):
-    torch.manual_seed(0)
-    source, target = encoder(), encoder()
-    state = {name: value for name, value in source.state_dict().items() if "num_batches_tracked" not in name}
-    torch.save(state, path)
-    load_encoder(target, "visual", path)
-    torch.testing.assert_close(target.state_dict(), source.state_dict(), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("state, message", [
-    ({"0.weight": torch.zeros(4, 3, 3, 3)}, "0.weight (4, 3, 3, 3) instead of (4, 1, 3, 3)"),
-    ({"visual_net.0.weight": torch.zeros(4, 1, 3, 3)}, "0.weight missing"),
-    ({"fc.weight": torch.zeros(2, 2)}, "0.weight missing")])
-def test_an_encoder_that_does_not_fit_is_refused_by_name(path, state, message):
-    full = {name: value for name, value in encoder().state_dict().items() if "weight (4" in message}
-    torch.save({**full, **state}, path)
-    with pytest.raises(InputError, match=f"^{re.escape(str(path))} does not fit.*{re.escape(message)}.*audio_net"):
-        load_encoder(encoder(), "audio", path)

@@ -9,18 +9,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from models import AVClassifier, MultimodalClassifier
+from models.fusion import FUSIONS
 
 B, D, C, K = 4, 6, 5, 3  # clips, features, classes, length of the tiny encoders' input
 NAMES = ("audio", "visual", "flow", "depth")
-CASES = [(fusion, m) for fusion in ("sum", "concat", "film", "gated") for m in (1, 2, 3, 4)
-         if m > 1 or fusion in ("sum", "concat")]
+CASES = [(name, m) for name, fusion in FUSIONS.items() for m in (1, 2, 3, 4) if m >= fusion.least_modalities]
+PAPERS = ("sum", "concat", "film", "gated")  # those that the paper's table defines
 SCALING = 4.0
 
 
-def network(fusion: str, modalities: int = 2, mmcosine: bool = False, **options) -> MultimodalClassifier:
-    torch.manual_seed(3)
+def network(fusion: str, modalities: int = 2, mmcosine: bool = False, seed: int = 3) -> MultimodalClassifier:
+    torch.manual_seed(seed)
     encoders = {name: nn.Linear(K, D) for name in NAMES[:modalities]}
-    return MultimodalClassifier(encoders, C, fusion, mmcosine, SCALING, dim=D, **options)
+    return MultimodalClassifier(encoders, C, fusion, mmcosine, SCALING, dim=D)
 
 
 def inputs(modalities: int = 2) -> list[torch.Tensor]:
@@ -43,16 +44,20 @@ def table(fusion: str, state: dict, features: list[torch.Tensor]) -> list[torch.
     return fused
 
 
-def logits_of_one_clip(fusion: str, mmcosine: bool, state: dict, features: list[torch.Tensor]) -> list[torch.Tensor]:
+def head_of(model: MultimodalClassifier) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(weight (C, D), bias (C,)) of each modality: of its own layer, or its part of one layer on all features."""
+    layers, count = model.fusion_module.head(), len(model.modalities)
+    if layers[0].in_features == D:
+        return [(layer.weight.detach(), layer.bias.detach()) for layer in layers]
+    weight, bias = layers[0].weight.detach(), layers[0].bias.detach()
+    return [(weight[:, m * D:(m + 1) * D], bias / count) for m in range(count)]
+
+
+def logits_of_one_clip(model: MultimodalClassifier, fused: list[torch.Tensor]) -> list[torch.Tensor]:
     """Modality logits (C,) of one clip, class by class."""
-    fused = table(fusion, state, features)
     logits = []
-    for m, h in enumerate(fused):
-        if fusion == "sum":
-            weight, bias = state[f"fc_{'xyzu'[m]}.weight"], state[f"fc_{'xyzu'[m]}.bias"]
-        else:
-            weight, bias = state["fc_out.weight"][:, m * D:(m + 1) * D], state["fc_out.bias"] / len(fused)
-        if mmcosine:
+    for h, (weight, bias) in zip(fused, head_of(model), strict=True):
+        if model.mmcosine:
             scores = [SCALING * float(h @ w) / math.sqrt(float(h @ h) * float(w @ w)) for w in weight]
         else:
             scores = [float(h @ w + b) for w, b in zip(weight, bias, strict=True)]
@@ -62,21 +67,45 @@ def logits_of_one_clip(fusion: str, mmcosine: bool, state: dict, features: list[
 
 @pytest.mark.parametrize("mmcosine", [False, True])
 @pytest.mark.parametrize("fusion, modalities", CASES)
-def test_output_equals_the_table_clip_by_clip_and_modality_logits_sum_to_the_joint(fusion, modalities, mmcosine):
+def test_logits_are_those_of_each_modalitys_fused_features_and_sum_to_the_joint(fusion, modalities, mmcosine):
     model, x = network(fusion, modalities, mmcosine), inputs(modalities)
     output = model(*x)
     assert output[0] is output.logits and output.logits.shape == (B, C)
     assert output.modality_logits.shape == (modalities, B, C)
-    state = {name: value.detach() for name, value in model.fusion_module.state_dict().items()}
-    with torch.no_grad():
-        features = [model.encoder(name)(xs) for name, xs in zip(NAMES, x, strict=False)]
+    assert output.features.shape == output.fused.shape == (modalities, B, D)
+    for m, name in enumerate(NAMES[:modalities]):
+        torch.testing.assert_close(output.features[m], model.encoder(name)(x[m]))
     for i in range(B):
-        clip = [f[i] for f in features]
-        torch.testing.assert_close(output.features[:, i], torch.stack(clip))
-        torch.testing.assert_close(output.fused[:, i], torch.stack(table(fusion, state, clip)))
-        expected = logits_of_one_clip(fusion, mmcosine, state, clip)
+        expected = logits_of_one_clip(model, list(output.fused[:, i].detach()))
         torch.testing.assert_close(output.modality_logits[:, i], torch.stack(expected), rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(output.logits[i], sum(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion, modalities", [case for case in CASES if case[0] in PAPERS])
+def test_fused_features_equal_the_papers_table_clip_by_clip(fusion, modalities):
+    model = network(fusion, modalities)
+    output = model(*inputs(modalities))
+    state = {name: value.detach() for name, value in model.fusion_module.state_dict().items()}
+    for i in range(B):
+        expected = table(fusion, state, list(output.features[:, i].detach()))
+        torch.testing.assert_close(output.fused[:, i], torch.stack(expected))
+
+
+@pytest.mark.parametrize("fusion, modalities", CASES)
+def test_clips_do_not_mix_and_the_order_of_a_batch_does_not_matter(fusion, modalities):
+    model, x = network(fusion, modalities).eval(), inputs(modalities)
+    alone = [model(*[each[i:i + 1] for each in x]).logits[0] for i in reversed(range(B))]
+    torch.testing.assert_close(model(*[each.flip(0) for each in x]).logits, torch.stack(alone))
+
+
+@pytest.mark.parametrize("mmcosine", [False, True])
+@pytest.mark.parametrize("fusion, modalities", CASES)
+def test_a_state_dict_makes_another_network_the_same(fusion, modalities, mmcosine):
+    model, x = network(fusion, modalities, mmcosine), inputs(modalities)
+    other = network(fusion, modalities, mmcosine, seed=4)
+    assert not torch.equal(other(*x).logits, model(*x).logits)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(*x).logits, model(*x).logits)
 
 
 @pytest.mark.parametrize("modalities", [1, 2, 3])
@@ -101,7 +130,7 @@ def test_joint_mmcosine_logits_are_bounded_by_m_times_s(fusion, modalities):
     assert output.logits.abs().max() <= modalities * SCALING * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("fusion", ["sum", "concat"])
+@pytest.mark.parametrize("fusion", ["sum", "concat"])  # those that leave the features as they are
 def test_mmcosine_logits_do_not_change_when_one_modality_gets_louder(fusion):
     model = network(fusion, mmcosine=True)
     model.encoder("audio").bias.data.zero_()
@@ -115,8 +144,9 @@ def test_exactly_the_trainable_parameters_get_a_gradient(fusion, modalities, mmc
     """DistributedDataParallel stops on a parameter that requires a gradient and gets none."""
     model = network(fusion, modalities, mmcosine)
     F.cross_entropy(model(*inputs(modalities)).logits, torch.arange(B)).backward()
-    head = {f"fusion_module.fc_{letter}.bias" for letter in "xyzu"[:modalities]} if fusion == "sum" else {
-        "fusion_module.fc_out.bias"}
+    head = {name for name, parameter in model.named_parameters()
+            if any(parameter is layer.bias for layer in model.fusion_module.head())}
+    assert head
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == (head if mmcosine else set())
     for name, parameter in model.named_parameters():
@@ -125,7 +155,7 @@ def test_exactly_the_trainable_parameters_get_a_gradient(fusion, modalities, mmc
 
 
 @pytest.mark.parametrize("mmcosine", [False, True])
-@pytest.mark.parametrize("fusion", ["sum", "concat", "film", "gated"])
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_bfloat16_autocast_gives_float32_logits_close_to_those_of_float32(fusion, mmcosine):
     model, x = network(fusion, mmcosine=mmcosine), inputs()
     exact = model(*x)
@@ -138,9 +168,10 @@ def test_bfloat16_autocast_gives_float32_logits_close_to_those_of_float32(fusion
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ({"fusion": "attention"}, "'attention' is not one of sum, concat, film, gated"),
+    ({"fusion": "attention"}, f"'attention' is not one of {', '.join(FUSIONS)}"),
     ({"scaling": 0}, "scaling must be positive"), ({"scaling": -2.0}, "scaling must be positive"),
-    ({"fusion": "film"}, "takes 2 to 6 modalities, got 1"), ({"fusion": "gated"}, "takes 2 to 6 modalities, got 1"),
+    *[({"fusion": name}, f"takes {fusion.least_modalities} to 6 modalities, got 1") for name, fusion in FUSIONS.items()
+      if fusion.least_modalities > 1],
     ({"encoders": {}}, "got 0"), ({"encoders": {str(i): nn.Identity() for i in range(7)}}, "got 7")])
 def test_impossible_networks_are_refused_with_a_sentence(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)):

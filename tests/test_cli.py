@@ -95,3 +95,24 @@ def test_a_command_ends_with_the_status_and_the_one_line_that_belong_to_it(argv,
 def test_a_mistake_of_our_own_keeps_its_traceback():
     done = subprocess.run([sys.executable, "-c", MAIN, "own"], cwd=REPO, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "Traceback" in done.stderr and "our own mistake" in done.stderr
+
+
+SLOW = ("torchvision", "torchaudio", "matplotlib", "scipy", "tensorboard", "librosa", "sklearn")  # to import
+PARSE = f"""
+import runpy, sys
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print("imported:", *(name for name in {SLOW} if name in sys.modules), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("argv, status, answer", [
+    (["main_CD.py", "--help"], 0, "(default: concat)"), (["main_SSW.py", "--help"], 0, "(default: concat)"),
+    (["main_Vox.py", "--help"], 0, "(default: concat)"),
+    (["main_CD.py", "--train", "--fusion_metod", "film"], 2, "--fusion_metod film (did you mean --fusion_method?)")])
+def test_help_and_misspelt_flags_are_answered_before_slow_imports(argv, status, answer):
+    done = subprocess.run([sys.executable, "-c", PARSE, *argv], cwd=REPO, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status and done.stderr.endswith("imported:\n")
+    assert answer in done.stdout + done.stderr and "default: None" not in done.stdout

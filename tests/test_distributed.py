@@ -1,7 +1,5 @@
 """Several processes compute what one does."""
 
-from argparse import Namespace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,11 +10,11 @@ from torch import nn
 
 from models import MultimodalClassifier
 from utils.balancing import METHODS
-from utils.distributed import choose_device, together
+from utils.distributed import choose_device, failing_together
 from utils.errors import InputError
-from utils.training.engine import Compute, Learner, classification_loss, evaluate, train_one_epoch
-from utils.training.loading import EvaluationBatches, TrainBatches, make_loader
-from utils.training.train import trial
+from utils.training.engine import Compute, Learner, evaluate, train_one_epoch
+from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, make_loader
+from utils.training.trial import Trial
 
 OF_OGM = {"alpha": 0.5, "modulation_starts": 0, "modulation_ends": 9}
 SETTINGS = {"none": {}, "ogm": OF_OGM, "ogm_ge": OF_OGM, "gblend": {"blend_epochs": 1}, "pmr": {"alpha": 1.0}}
@@ -25,6 +23,13 @@ SETTINGS = {"none": {}, "ogm": OF_OGM, "ogm_ge": OF_OGM, "gblend": {"blend_epoch
 def encoder() -> nn.Module:
     """4 numbers -> 8 features, by a convolution: OGM changes gradients of these alone."""
     return nn.Sequential(nn.Unflatten(1, (1, 2, 2)), nn.Conv2d(1, 8, 2), nn.Flatten())
+
+
+class Unsaved(Trial):
+    """Of no run."""
+
+    def save(self) -> None:
+        pass
 
 
 def train_and_evaluate(rank: int, processes: int) -> tuple[torch.Tensor, dict, dict]:
@@ -37,8 +42,7 @@ def train_and_evaluate(rank: int, processes: int) -> tuple[torch.Tensor, dict, d
         model = MultimodalClassifier({"audio": encoder(), "visual": encoder()}, CLASSES, mmcosine=True, dim=8)
         learner = Learner(model, compute, "sgd", 0.1, 1e-4, 100, 0.1, kind(model, **settings))
         loader = make_loader(Vectors(), TrainBatches(CLIPS, 4, 0, rank, processes), 0, 0, CPU)
-        args = Namespace(random_seed=3, batch_size=3, num_workers=0, lam=0.0, modulation="")
-        learner.method.prepare(learner, 1, partial(trial, args, Vectors(), learner, compute), lambda: None)
+        learner.method.prepare(learner, 1, Unsaved(learner, Vectors(), Loaders(3, 3, 0, CPU), 3, 0.0, None))
         found = learner.method.state_dict()
         weights += [value.flatten().clone() for value in found.values()]
         # trials end alike but for the last bits, which the training after them would magnify
@@ -46,7 +50,7 @@ def train_and_evaluate(rank: int, processes: int) -> tuple[torch.Tensor, dict, d
         for epoch in (1, 2):
             torch.manual_seed(epoch)
             learner.method.begin_epoch(epoch)
-            figures = train_one_epoch(learner, loader, compute, classification_loss(0), lambda rows: None)
+            figures = train_one_epoch(learner, loader, lam=0)
             trained.update({f"{kind.__name__} {name}": value for name, value in figures.items()})
             learner.method.end_epoch()
         state = [*model.state_dict().values(), *learner.method.state_dict().values()]
@@ -65,13 +69,10 @@ def one_of(rank: int, processes: int, folder: str) -> None:
 
 def fail_in_one(rank: int) -> str:
     """How an error of process 1 ends in this one."""
-
-    def work() -> None:
-        if rank == 1:
-            raise InputError("what the second process met")
-
     try:
-        together(work)
+        with failing_together():
+            if rank == 1:
+                raise InputError("what the second process met")
     except InputError as error:
         return str(error)
     except SystemExit as exit:

@@ -87,7 +87,7 @@ def test_weights_that_cannot_be_downloaded_are_a_sentence(monkeypatch):
         raise ValueError("An exception occurred while downloading retinaface.h5\nmore")
 
     fake_retinaface(monkeypatch, build, {})
-    with pytest.raises(InputError, match=r"downloading retinaface\.h5\): connect to the network once"):
+    with pytest.raises(InputError, match=r"downloading retinaface\.h5\): run it once with a network connection"):
         retinaface()
 
 

@@ -95,9 +95,10 @@ def test_trials_of_every_form_are_read(tmp_path, text):
 
 
 @pytest.mark.parametrize("text, message", [
-    ("1 a b\n0 b a\n", "line 2: b a has label 0, and 1 before"),
-    ("1 a b\n0 a a\n", "line 2: a is tried against itself"),
-    ("1 a b\n0 / b\n", "line 2: '0 / b' names no file"), ("1 a b\n0 ../a b\n", "line 2: .* names no file"),
+    ("1 a b\n0 b a\n", "line 2: b a has label 0, but 1 in an earlier line"),
+    ("1 a b\n0 a a\n", "line 2: a is paired with itself"),
+    ("1 a b\n0 / b\n", "line 2: '0 / b' does not name two files"),
+    ("1 a b\n0 ../a b\n", "line 2: .* does not name two files"),
     ("1 a b\n2 a c\n", "line 2: expected label,utt1,utt2"), ("1 a b\n0 a\n", "line 2"), ("a b 1\n", "line 1"),
     ("1 a b\n1 a c\n", "has 2 targets among 2 trials"), ("0 a b\n", "has 0 targets among 1"), ("", "has 0 targets")])
 def test_malformed_or_one_sided_trials_are_refused(tmp_path, text, message):

@@ -46,7 +46,7 @@ def test_lists_are_read_however_they_were_saved(root, change):
     ("test.csv", "4_a,ANG\r\n5_a,ang\r\n", "{path}, line 2: label 'ang' is not in stat.csv (ANG, HAP, SAD)"),
     ("train.csv", "clip,label\n1_a,ANG\n", "{path}, line 1: label 'label' is not in stat.csv"),
     ("train.csv", "1_a,\n", "{path}, line 1: label '' is not in stat.csv"),
-    ("train.csv", "1_a,ANG\n\n2_a,HAP\n1_a,SAD\n", "{path}, line 4: clip 1_a is listed already in line 1"),
+    ("train.csv", "1_a,ANG\n\n2_a,HAP\n1_a,SAD\n", "{path}, line 4: clip 1_a is already listed in line 1"),
     ("test.csv", "4_a,ANG\n2_a,HAP\n1_a,ANG\n", "2 clips are in {train} and in test.csv: 1_a, 2_a."),
     ("train.csv", "1_a,ANG\n2_a,HAP\n", "no training clip of class SAD in {path}"),
     ("train.csv", "\n \n", "{path} lists no clip"), ("test.csv", "", "{path} lists no clip"),

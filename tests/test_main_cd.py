@@ -22,7 +22,7 @@ from models import AVClassifier
 from scripts.prepare_cremad import main as prepare_cremad
 from utils.errors import InputError
 from utils.training import checkpoint, report, train
-from utils.training.engine import fit
+from utils.training.train import fit
 
 FIGURES = ("accuracy", "accuracy_audio", "accuracy_visual")
 
@@ -90,9 +90,11 @@ def test_tensorboard_events_are_one_file_with_the_documented_tags(train_argv, tm
     assert len(list((tmp_path / "run").glob("events.*"))) == 1
     events = EventAccumulator(str(tmp_path / "run")).Reload()
     tags = events.Tags()
-    assert {"data/logit_a", "data/logit_v", "train/loss", "train/loss_per_iteration", "train/weight_norm_audio",
-            "eval/accuracy", "eval/accuracy_visual", "result/accuracy"} <= set(tags["scalars"])
-    assert [event.step for event in events.Scalars("data/logit_a")] == [1, 2, 3, 4, 5, 6]  # 24 clips in batches of 8
+    assert {"data/logit_a", "data/logit_v", "iteration/loss", "iteration/logit_audio", "iteration/logit_visual",
+            "train/loss", "train/weight_norm_audio", "eval/accuracy", "eval/accuracy_visual",
+            "result/accuracy"} <= set(tags["scalars"])
+    for tag in ("data/logit_a", "iteration/logit_audio", "iteration/loss"):
+        assert [event.step for event in events.Scalars(tag)] == [1, 2, 3, 4, 5, 6]  # 24 clips in batches of 8
     assert [event.step for event in events.Scalars("eval/accuracy")] == [1, 2]
     assert "hyperparameters/text_summary" in tags["tensors"]
     assert {tag for tag in tags["scalars"] if tag.startswith("result/")} == {

@@ -59,7 +59,7 @@ def test_encoders_are_pretrained_apart_and_the_joint_run_says_on_what(birds, tmp
     audio = main(flags(birds, tmp_path, "audio", "--modality", "audio", "--pretrain_on", "audio_ml"))
     visual = main(flags(birds, tmp_path, "visual", "--modality", "visual", "--pretrain_on", "images_inat",
                         "images_nabirds"))
-    assert (audio["n_train"], audio["n_val"], audio["n_test"], audio["pretrain_on"]) == (24, 0, 8, ["audio_ml"])
+    assert (audio["n_train"], audio["n_val"], audio["n_test"], audio["parts"]) == (24, 0, 8, ["audio_ml"])
     assert (visual["n_train"], visual["n_val"], visual["n_test"]) == (24, 4, 8)
     assert "validation" in visual["selection"], "images_inat has validation clips of its own"
     pretrained = ["--audio_pretrain", str(tmp_path / "audio/best.pt"), "--visual_pretrain",
@@ -70,7 +70,7 @@ def test_encoders_are_pretrained_apart_and_the_joint_run_says_on_what(birds, tmp
         assert joint["pretrained"][name] == {"file": str(tmp_path / name / "best.pt"), "pretrained_on": on, "epoch": 1,
                                              "started_from": None}
         assert torch.equal(weight(tmp_path / name / "best.pt", name), weight(tmp_path / "joint/last.pt", name))
-        assert f"pretrained on {on}; no head is taken over" in told
+        assert f"pretrained on {on}; its head is not used" in told
     assert json.loads((tmp_path / "joint/result.json").read_text())["pretrained"] == joint["pretrained"]
     for name in ("audio", "visual"):
         shutil.rmtree(tmp_path / name)  # a resumed run needs them no more, and still knows
@@ -112,7 +112,7 @@ def test_encoders_come_from_checkpoints_with_any_head(birds, tmp_path, content, 
     assert result["pretrained"] == {"visual": {"file": str(tmp_path / "start.pt"), "pretrained_on": None}}
     source = state["layer4.1.conv2.weight" if content == "torchvision" else "visual_net.layer4.1.conv2.weight"]
     assert torch.equal(source, weight(tmp_path / "run/last.pt", "visual"))
-    assert "pretrained on unknown data (it holds no settings); no head is taken over" in capsys.readouterr().out
+    assert "pretrained on unknown data (it holds no settings); its head is not used" in capsys.readouterr().out
 
 
 def test_an_encoder_of_another_shape_is_refused_by_name(birds, tmp_path):
@@ -127,7 +127,7 @@ def test_imagenet_weights_come_from_torchvisions_place_and_are_told_through_two_
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     state = resnet18().state_dict()
     torch.save(state, tmp_path / "hub/checkpoints/resnet18-f37072fd.pth")
-    monkeypatch.setattr("utils.training.pretraining.provide", lambda weights, path: None)  # these are not ImageNet's
+    monkeypatch.setattr("utils.training.pretraining.provide", lambda *_: None)  # these are not ImageNet's
     frozen = ["--learning_rate", "1e-30", "--weight_decay", "0"]
     first = main(flags(birds, tmp_path, "visual", "--modality", "visual", "--pretrain_on", "images_inat", "--imagenet",
                        *frozen))
@@ -391,7 +391,7 @@ def test_the_recipe_does_not_mix_runs_of_other_data_or_flags(tmp_path):
     assert (tmp_path / "repo/runs/ssw60_demo/recipe.txt").read_text() == "data/demo_birds --demo\n"
     assert recipe(tmp_path).returncode == 0, "the real data has a folder of its own"
     other = recipe(tmp_path, "--epochs", "3")
-    assert other.returncode == 2 and "runs/ssw60 were begun with other data or flags" in other.stderr
+    assert other.returncode == 2 and "runs/ssw60 were started with other data or flags" in other.stderr
 
 
 @pytest.mark.parametrize("inside", ["taxa.csv", "deep/er/taxa.csv", "none.csv"])

@@ -13,10 +13,11 @@ from conftest import REAL_DATA, needs_real_data, shell
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main_Vox
-from main_Vox import load_data, main
+from main_Vox import load_data, main, parse
 from scripts.score import main as score_files
 from utils.errors import InputError
-from utils.training import checkpoint, options
+from utils.training import checkpoint
+from utils.training.verification import VerificationData
 
 SMALL = ["--image_size", "64", "--audio_frames", "33", "--test_frames", "40", "--batch_size", "4", "--num_workers", "0",
          "--device", "cpu"]
@@ -35,9 +36,8 @@ def damaged(tiny_voices, tmp_path) -> Path:
     return Path(shutil.copytree(tiny_voices, tmp_path / "copy"))
 
 
-def load(train_argv: list[str], root: Path, *more: str) -> main_Vox.Data:
-    argv = [*train_argv, "--data_root", str(root), *more]
-    return load_data(options.parse(main_Vox.get_args_parser(), argv, main_Vox.DEMO))
+def load(train_argv: list[str], root: Path, *more: str) -> VerificationData:
+    return load_data(parse([*train_argv, "--data_root", str(root), *more]))
 
 
 # ---- what a run leaves
@@ -79,7 +79,7 @@ def test_several_lists_are_scored_in_one_run_each_with_its_name(train_argv, tmp_
     alone = main(["--ckpt_path", str(tmp_path / "run/best.pt"), "--num_workers", "0", "--trials", str(official),
                   "--score", "embedding"])
     assert alone["trials"] == {"official": 8}
-    with pytest.raises(InputError, match="two lists of the name official"):
+    with pytest.raises(InputError, match="two lists named official"):
         load(train_argv, tiny_voices, "--trials", str(official), f"official={official}")
     with pytest.raises(InputError, match=r"NAME: '\.\./x' is not the name of one file"):
         load(train_argv, tiny_voices, "--trials", f"../x={official}")
@@ -114,6 +114,14 @@ def test_epoch_is_chosen_on_trials_of_held_out_identities(train_argv, tmp_path):
     epoch = json.loads((tmp_path / "run/metrics.jsonl").read_text())
     assert (result["n_identities"], result["n_train"], result["n_val"]) == (2, 4, 4)
     assert "validation" in result["selection"] and "val_eer" in epoch and "test_eer" not in epoch
+
+
+def test_validation_trials_choose_the_epoch_of_several_test_lists(train_argv, tmp_path, tiny_voices):
+    (tmp_path / "few.csv").write_text("\n".join((tiny_voices / "test_pairs.csv").read_text().splitlines()[:8]))
+    result = main([*train_argv, "--val_fraction", "0.5", "--trials", "test_pairs.csv", f"few={tmp_path / 'few.csv'}"])
+    assert result.keys() >= {"eer", "few_eer", "last_val_eer"} and "last_val_few_eer" not in result
+    log = (tmp_path / "run/train.log").read_text()
+    assert "val eer joint" in log and len(list((tmp_path / "run").glob("*.scores.txt"))) == 2
 
 
 def test_resumed_run_ends_with_the_weights_and_figures_of_the_uninterrupted_one(train_argv, tmp_path):
@@ -193,7 +201,7 @@ def test_trials_of_an_utterance_that_is_not_there_are_counted_and_left_out_only_
     assert {name: again[name] for name in FIGURES} == {name: result[name] for name in FIGURES}
     shutil.rmtree(damaged / "test/faces/id20000")
     shutil.rmtree(damaged / "test/faces/id20001")
-    with pytest.raises(InputError, match="trials test_pairs: 1 of 16 left, not of both kinds"):
+    with pytest.raises(InputError, match="trials test_pairs: 1 of 16 can be used; error rates need"):
         load(train_argv, damaged, "--skip_missing")
 
 

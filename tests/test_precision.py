@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from utils.training.precision import choose_precision
+from utils.training import flags
+from utils.training.precision import PRECISIONS, choose_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -43,3 +44,7 @@ def test_the_names_of_the_capabilities_are_those_torch_uses():
     if torch.cpu.get_capabilities().get("architecture") != "x86_64":
         pytest.skip("the names are those of x86 processors")
     assert {"avx512_bf16", "amx_bf16"} <= torch.cpu.get_capabilities().keys()
+
+
+def test_precisions_that_can_be_chosen_are_those_that_are_there():
+    assert tuple(PRECISIONS) == flags.PRECISIONS

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -28,7 +29,8 @@ ALIGN = "0 20000 sil\n20000 23000 bin\n23000 26000 blue\n26000 28000 at\n28000 3
         "31500 37500 two\n37500 44000 now\n44000 74500 sil\n"
 
 
-def write_video(path: Path, count: int, rate: int, codec: str, side: int = 64, sound: str | None = None) -> None:
+def write_video(path: Path, count: int, rate: int | Fraction, codec: str, side: int = 64,
+                sound: str | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, width=side, height=side, pix_fmt="yuv420p", bit_rate=2_000_000)
@@ -98,6 +100,28 @@ def test_frames_are_the_middles_of_equal_parts(tmp_path, flv):
         assert levels(tmp_path / "Image-03-FPS" / name) == [5, 15, 25, 35, 45, 55]
 
 
+def test_frames_of_ogm_ge_are_the_first_of_every_29(tmp_path):
+    video = tmp_path / "video.flv"
+    write_video(video, 65, Fraction(30000, 1001), "flv")  # 29.97 frames per second, as CREMA-D
+    names = make_cremad(tmp_path / "data", video)
+    prepare(tmp_path / "data", "--frames", "ogm_ge")
+    prepare(tmp_path / "data", "--frames", "ogm_ge", "--fps", "3")
+    for name in names:
+        assert levels(tmp_path / "data" / "Image-01-FPS" / name) == [0, 29, 58]
+        assert levels(tmp_path / "data" / "Image-03-FPS" / name) == [0, 9, 18, 29, 38, 47, 58]
+
+
+def test_frames_of_two_kinds_do_not_mix_in_one_folder(tmp_path, flv):
+    make_cremad(tmp_path, flv)
+    prepare(tmp_path)
+    (tmp_path / "Image-01-FPS.txt").unlink()  # as versions without --frames left it
+    for rule, other in (("middle", "ogm_ge"), ("ogm_ge", "middle")):
+        prepare(tmp_path, "--frames", rule)
+        with pytest.raises(InputError, match=f"Image-01-FPS holds frames of --frames {rule}"):
+            prepare(tmp_path, "--frames", other)
+        shutil.rmtree(tmp_path / "Image-01-FPS")
+
+
 @pytest.mark.parametrize(("duration", "fps", "times"), [(0.2, 1, [0.1]), (1.4, 1, [0.7]), (1.6, 1, [0.4, 1.2])])
 def test_number_of_frames_is_seconds_times_fps_rounded_and_at_least_one(duration, fps, times):
     assert prep.middle_times(duration, fps) == pytest.approx(times)
@@ -148,10 +172,10 @@ def test_lists_that_are_there_are_kept_and_checked(tmp_path, flv, capsys):
 def test_paper_lists_are_recognised_by_their_counts_only(tmp_path, monkeypatch, flv, capsys):
     make_cremad(tmp_path, flv)
     prepare(tmp_path)
-    assert "not the paper's" in capsys.readouterr().out
+    assert "not comparable with the paper's" in capsys.readouterr().out
     monkeypatch.setattr(prepare_cremad, "PAPER_COUNTS", {"train": 2, "test": 2})
     prepare(tmp_path)
-    assert "counts are those of the paper's lists" in capsys.readouterr().out
+    assert "as many clips as the paper's lists" in capsys.readouterr().out
 
 
 def test_one_clip_a_class_gives_frames_and_says_how_to_get_lists(tmp_path, flv):
@@ -295,7 +319,7 @@ def test_full_disk_stops_the_run_with_a_sentence(tmp_path, flv, monkeypatch):
 
 
 @pytest.mark.parametrize("flags", [["--fps", "0"], ["--workers", "-1"], ["--test_fraction", "1"], ["--data", "x"],
-                                   ["--test_fraction", "nan"], ["--split", "random"]])
+                                   ["--test_fraction", "nan"], ["--split", "random"], ["--frames", "first"]])
 def test_flags_out_of_range_are_refused(flags, capsys):
     with pytest.raises(SystemExit) as stop:
         prepare_cremad.main(flags)

@@ -184,7 +184,7 @@ def test_wrong_flags_are_refused(argv, part, capsys):
 
 def test_commands_without_the_tarball_say_where_it_is(tmp_path, monkeypatch, capsys):
     assert run_command(monkeypatch, "prepare_ssw60.py", "--data_root", str(tmp_path / "nowhere")) == 2
-    assert "taxa.csv is missing. data/SSW60/README.md tells where" in capsys.readouterr().err
+    assert "taxa.csv is missing. data/SSW60/README.md explains where" in capsys.readouterr().err
 
 
 def test_a_folder_without_any_media_is_one_short_message(root):

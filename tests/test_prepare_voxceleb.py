@@ -15,12 +15,11 @@ from dataset.identities import read_train_list
 from dataset.preparation import clips as prep
 from dataset.preparation import faces
 from dataset.trials import read_trials
-from main_Vox import get_args_parser as vox_parser
 from main_Vox import load_data
+from main_Vox import parse as parse_vox
 from scripts import prepare_voxceleb
 from scripts.prepare_voxceleb import main
 from utils.errors import InputError
-from utils.training import options
 
 RATE = 44100
 
@@ -101,7 +100,7 @@ def test_what_was_prepared_is_what_main_vox_reads(videos, tmp_path):
     for number in (7, 8):
         (videos / f"id{number - 6}").rename(videos / f"id{number}")
     main(argv(videos, tmp_path, "test"))
-    data = load_data(options.parse(vox_parser(), ["--train", "--data_root", str(tmp_path / "out")], {}))
+    data = load_data(parse_vox(["--train", "--data_root", str(tmp_path / "out")]))
     assert data.train[0]["audio"].shape == (32240,) and data.test.utterances[0]["visual"].shape == (1, 3, 224, 224)
 
 
@@ -119,7 +118,7 @@ def test_an_interrupted_run_goes_on_and_does_nothing_twice(videos, tmp_path, mon
     capsys.readouterr()
     main(argv(videos, tmp_path))
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.*g")} == before
-    assert "0 utterances' faces made now" in capsys.readouterr().out
+    assert "0 utterances with new faces" in capsys.readouterr().out
 
 
 def test_utterances_that_fail_are_listed_with_their_reason_and_the_rest_is_ready(videos, tmp_path, capsys):
@@ -148,7 +147,7 @@ def test_frames_without_a_face_are_left_out_and_counted(videos, tmp_path, monkey
         main([*argv(videos, tmp_path), "--detector", "mtcnn"])
     assert len(list((tmp_path / "out/train/faces/id1/v/1").iterdir())) == 2
     printed = capsys.readouterr().out
-    assert "8 of 17 frames; 9 without a face left out" in printed and "no face found in 1 frames" in printed
+    assert "8 of 17 frames; 9 frames without a face skipped" in printed and "no face found in 1 frames" in printed
 
 
 @pytest.mark.parametrize("change", [("--fps", "3"), ("--detector", "mtcnn")])
@@ -215,7 +214,7 @@ def test_linked_folders_are_followed_and_two_files_of_one_name_told(videos, tmp_
     shutil.copy(videos / "id1/v/1.mp4", videos / "id1/v/1.avi")
     with pytest.raises(InputError, match="1 clips cannot be used"):
         main(argv(videos, tmp_path))
-    assert "as .avi and .mp4: leave one" in (tmp_path / "out/train/prepare_failures.csv").read_text()
+    assert "there are files .avi and .mp4" in (tmp_path / "out/train/prepare_failures.csv").read_text()
     assert {row[:3] for row in (tmp_path / "out/train.csv").read_text().splitlines()} == {"id1", "id2"}
 
 

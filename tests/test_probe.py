@@ -5,7 +5,6 @@ import math
 import os
 import shutil
 import subprocess
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +21,11 @@ from models import AVClassifier
 from scripts.probe import by_method, main, probe_accuracy, probe_features, table
 from utils.errors import InputError
 from utils.experiments.features import Features
-from utils.experiments.finished_run import OpenedRun, labels
+from utils.experiments.finished_run import FinishedRun, labels
+from utils.experiments.flags import Machine
 
 MACHINE = ["--device", "cpu", "--num_workers", "0"]
-HERE = Namespace(data_root=None, device="cpu", num_workers=0)
+HERE = Machine(device="cpu", num_workers=0)
 
 
 def blobs(clips: int, seed: int, classes: int = 3, dim: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -80,7 +80,7 @@ def test_one_modality_alone_has_no_gap():
 
 
 def test_an_opened_run_gives_the_best_weights_features_of_unaugmented_clips(finished_runs, tiny_data):
-    run = OpenedRun(finished_runs["mmcosine"], HERE)
+    run = FinishedRun(finished_runs["mmcosine"], HERE)
     lists = read_lists(tiny_data, "")
     clips, _ = find_clips(tiny_data, lists.train, fps=1, modalities=("audio", "visual"))
     data = ClipDataset(clips, lists.classes, train=False, image_size=64, audio_seconds=0.6)
@@ -94,7 +94,7 @@ def test_an_opened_run_gives_the_best_weights_features_of_unaugmented_clips(fini
         for mine, theirs in zip(run.train_features[1:], (output.features, output.fused, output.modality_logits),
                                 strict=True):
             np.testing.assert_allclose(mine[:, place], theirs[:, 0].numpy(), rtol=1e-3, atol=1e-4)
-    right = (run.test_features.predicted() == run.test_features.labels).mean()
+    right = (run.test_features.modality_logits.sum(0).argmax(1) == run.test_features.labels).mean()
     assert right == pytest.approx(run.result["accuracy"])
 
 
@@ -117,13 +117,14 @@ def test_runs_that_differ_in_the_seed_alone_have_a_row_of_their_means(copied_run
     shutil.copytree(copied_runs["plain"], again)
     settings = json.loads((again / "args.json").read_text())
     (again / "args.json").write_text(json.dumps({**settings, "random_seed": 1, "run_name": "again"}))
-    runs = [OpenedRun(folder, HERE) for folder in (*copied_runs.values(), again)]
+    runs = [FinishedRun(folder, HERE) for folder in (*copied_runs.values(), again)]
     assert by_method(runs) == {"concat, plain: 2 seeds": [runs[0], runs[2]]}
 
 
 def test_the_table_gives_percent_and_the_deviation_over_n_minus_1():
-    figures = [{"probes' gap": 0.1, "network": 0.5}, {"probes' gap": 0.3, "network": 0.5}]
-    lines = table({"a": figures[:1], "only gap": [{"probes' gap": -0.25}], "mean": figures}).splitlines()
+    metrics = [{"gap": 0.1, "accuracy": 0.5}, {"gap": 0.3, "accuracy": 0.5}]
+    columns = {"audio": "audio probe", "gap": "probes' gap", "accuracy": "network"}
+    lines = table({"a": metrics[:1], "only gap": [{"gap": -0.25}], "mean": metrics}, columns).splitlines()
     deviation = 100 * math.sqrt((0.1**2 + 0.1**2) / 1)
     assert lines == ["| run | probes' gap | network |", "| --- | --- | --- |", "| a | 10.00 | 50.00 |",
                      "| only gap | -25.00 |  |", f"| mean | 20.00 +- {deviation:.2f} | 50.00 +- 0.00 |"]
@@ -145,7 +146,7 @@ def test_the_recipe_probes_the_finished_runs_of_its_sweep(tmp_path):
 
 
 def test_runs_are_told_apart_by_what_differs_else_by_their_folder(finished_runs):
-    plain, mmcosine = (OpenedRun(finished_runs[name], HERE) for name in ("plain", "mmcosine"))
+    plain, mmcosine = (FinishedRun(finished_runs[name], HERE) for name in ("plain", "mmcosine"))
     assert labels([plain, mmcosine]) == ("tiny · concat · seed 0", ["plain", "MMCosine s=10"])
     assert labels([plain]) == ("tiny · concat · plain · seed 0", [""])
     assert labels([plain, plain])[1] == [str(finished_runs["plain"])] * 2
@@ -169,7 +170,7 @@ def test_a_missing_run_is_told_by_name(tmp_path):
 def test_an_unfinished_run_says_how_to_go_on(copied_runs):
     folder = copied_runs["plain"]
     (folder / "result.json").unlink()
-    with pytest.raises(InputError, match=f"plain is not finished .* go on with it by --resume {folder}"):
+    with pytest.raises(InputError, match=f"plain is not finished .* continue it with --resume {folder}"):
         main([str(copied_runs["mmcosine"]), str(folder), *MACHINE])
     assert not (copied_runs["mmcosine"] / "probes.json").exists(), "nothing is computed before all runs are checked"
 
@@ -183,12 +184,15 @@ def test_a_finished_run_resumed_to_more_epochs_is_unfinished_again(copied_runs):
         main([str(copied_runs["plain"]), *MACHINE])
 
 
-def test_a_run_of_speaker_verification_is_refused(copied_runs):
+@pytest.mark.parametrize("script", [{"script": "main_Vox.py"}, {}])  # older runs name it in their command only
+def test_a_run_of_speaker_verification_is_refused(copied_runs, script):
     folder = copied_runs["plain"]
     result = json.loads((folder / "result.json").read_text())
     (folder / "result.json").unlink()
-    (folder / "result.json").write_text(json.dumps({**result, "command": "python main_Vox.py --train --demo"}))
-    with pytest.raises(InputError, match=r"was made by python main_Vox.py: only runs that classify"):
+    (folder / "result.json").write_text(json.dumps(
+        {**{name: value for name, value in result.items() if name not in ("script", "accuracy")}, **script,
+         "eer": result["accuracy"], "command": "python main_Vox.py --train --demo"}))
+    with pytest.raises(InputError, match=r"was made by main_Vox.py: only runs that classify"):
         main([str(folder), *MACHINE])
 
 

@@ -56,7 +56,7 @@ def test_a_table_that_is_no_text_is_refused(tmp_path):
     ("12,2,test,25,1,1,True", r"line 3: label '2' is not in taxa\.csv"),
     ("12,1,dev,25,1,1,True", "line 3: split 'dev' is none of train, val, test"),
     ("12,1,Test,25,1,1,True", "line 3: split 'Test'"),
-    ("11,1,test,25,1,1,True", "line 3: 11 is listed already in line 2"),
+    ("11,1,test,25,1,1,True", "line 3: 11 is already listed in line 2"),
     ("../12,1,test,25,1,1,True", "line 3: asset_id '../12' is not the name of a file"),
     (",1,test,25,1,1,True", "line 3: asset_id ''"),
     ("12,1,test,25,1,1,maybe", "line 3: reliable_audio 'maybe'"),
@@ -86,8 +86,8 @@ def test_missing_and_empty_tables_are_named_with_the_way_to_get_them(tmp_path):
 
 
 @pytest.mark.parametrize(("rows", "message"), [
-    (("0,Snow Goose", "0,Wood Duck"), "line 3: label 0 .* in the table already"),
-    (("0,Snow Goose", "1,Snow Goose"), "line 3: .*'Snow Goose' is in the table already"),
+    (("0,Snow Goose", "0,Wood Duck"), "line 3: label 0 .* is already in the table"),
+    (("0,Snow Goose", "1,Snow Goose"), "line 3: .*'Snow Goose' is already in the table"),
     (("zero,Snow Goose",), "line 2: expected a whole number as label"),
     (("0,",), "line 2: expected a whole number as label and a common_name"),
     (("0,Snow Goose",), "names 1 species"),
@@ -101,7 +101,7 @@ def test_taxa_that_are_no_classes_are_refused(tmp_path, rows, message):
 def test_reliable_audio_chooses_and_must_be_there(tmp_path):
     heard, unheard = (Asset(f"video_ml/{name}", "Wood Duck", "train", name == "a") for name in "ab")
     assert reliable_only(tmp_path, [unheard, heard]) == [heard]
-    with pytest.raises(InputError, match=r"video_ml\.csv does not say reliable_audio of every video"):
+    with pytest.raises(InputError, match=r"video_ml\.csv lacks reliable_audio for some videos"):
         reliable_only(tmp_path, [heard, heard._replace(reliable_audio=None)])
 
 
@@ -169,7 +169,7 @@ def test_broken_files_are_found_before_training(tmp_path, file, message):
 
 def test_a_video_without_frames_is_named(tmp_path):
     write_files(tmp_path, frames=0)
-    with pytest.raises(InputError, match=r"there is no .*video_ml-1fps/12/\*\.jpg"):
+    with pytest.raises(InputError, match=r"no frames .*video_ml-1fps/12/\*\.jpg"):
         find(tmp_path, asset())
 
 

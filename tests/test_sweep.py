@@ -20,10 +20,10 @@ from scripts.sweep import main
 from utils.balancing import METHOD_FLAGS
 from utils.errors import InputError
 from utils.experiments import comparison, jobs
-from utils.experiments.comparison import mean_and_std, paired_difference
-from utils.experiments.grid import without_meaning
 from utils.experiments.jobs import Job, alone_in, run_jobs
-from utils.experiments.paper_results import published
+from utils.experiments.paper_results import paper_result
+from utils.experiments.tables import mean_and_std, paired_difference
+from utils.training.experiment import without_meaning
 
 FAKE = str(REPO / "tests" / "fake_entry.py")
 GRID = ["--mmcosine", "False", "True", "--random_seed", "0", "1"]
@@ -95,6 +95,47 @@ def test_flags_of_a_balancing_method_go_to_runs_that_use_it_and_into_names_when_
         f"fake-concat-plain{rest}-seed0" for rest in ("", "-ogm", "-ogm-alpha0.8", "-gblend")]
 
 
+def test_any_flag_of_the_script_is_an_axis_and_in_the_names_where_it_is_not_the_default(capsys, sweep):
+    assert names(capsys, sweep, "--learning_rate", "0.001", "1e-2", "--weight_decay=0", "--random_seed", "0", "1") == [
+        f"fake-concat-plain{rate}-weight_decay0-seed{seed}" for seed in (0, 1) for rate in ("", "-learning_rate0.01")]
+    found = commands(capsys, sweep, "--skip_missing", "--num_workers", "7", "--batch_size", "8", "16")
+    assert [line[-1] for line in found] == [f"fake-concat-plain-skip_missingTrue-batch_size{n}-seed0" for n in (8, 16)]
+    assert found[0][2:8] == ["--train", "--skip_missing", "--num_workers", "7", "--batch_size", "8"]
+
+
+def test_table_rows_name_the_axes_in_which_runs_differ(sweep, out):
+    sweep("--seconds", "0", "0.01", "--random_seed", "0", "1")
+    assert {name: cells[0] for name, cells in table_rows(out).items() if name.startswith("concat")} == {
+        "concat, plain": "2", "concat, plain, seconds 0.01": "2"}
+
+
+def test_defaults_of_the_demo_are_not_in_the_names_of_its_runs(capsys):
+    main(["--demo", "--dry_run", "--learning_rate", "0.01", "0.001", "--output", "runs/nowhere"])
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == [
+        "demo-concat-plain-seed0", "demo-concat-plain-learning_rate0.001-seed0"]
+
+
+def test_a_word_of_a_list_flag_is_one_value_and_encoders_that_are_not_trained_have_no_meaning(capsys):
+    argv = ["--script", "tests/three_modalities.py", "--dry_run", "--output", "runs/nowhere"]
+    main([*argv, "--modality", "all", "flow", "rgb+audio", "--audio_encoder", "tiny", "resnet18"])
+    found = [shlex.split(line)[3:] for line in capsys.readouterr().out.splitlines()]
+    assert [line[-1] for line in found] == [
+        "three-concat-plain-seed0", "three-concat-plain-audio_encoderresnet18-seed0", "three-flow-plain-seed0",
+        "three-rgb+audio-concat-plain-seed0", "three-rgb+audio-concat-plain-audio_encoderresnet18-seed0"]
+    assert found[2][:4] == ["--modality", "flow", "--ckpt_path", "runs/nowhere"]
+    assert found[4][:5] == ["--modality", "rgb", "audio", "--audio_encoder", "resnet18"]
+
+
+def test_a_run_from_before_encoders_were_recorded_had_the_default_ones(sweep, out):
+    sweep()
+    path = out / "fake-concat-plain-seed0" / "args.json"
+    assert "audio_encoder" not in json.loads(path.read_text())
+    assert len(sweep("--audio_encoder", "resnet18")) == 1
+    path.write_text(json.dumps({**json.loads(path.read_text()), "audio_encoder": "resnet50"}))
+    with pytest.raises(InputError, match=r"other settings \(audio_encoder resnet50, now resnet18\)"):
+        sweep()
+
+
 @pytest.mark.parametrize(("settings", "idle"), [
     ({"modality": "both", "mmcosine": True, "modulation": "ogm"},
      {*METHOD_FLAGS} - {"alpha", "modulation_starts", "modulation_ends"}),
@@ -130,11 +171,17 @@ def test_dry_run_tells_what_is_done_and_what_would_be_resumed(capsys, sweep, out
 
 @pytest.mark.parametrize(("argv", "message"), [
     (["--script", "main_XY.py"], r"no entry script .*main_XY\.py: name one with --script"),
-    (["--script", "tests/conftest.py"], r"conftest\.py is no entry script"),
+    (["--script", "tests/conftest.py"], r"conftest\.py is not an entry script \(it has no get_args_parser"),
     (["--", "--lam", "1"], "--lam stands behind the --: give it before the --, it is an axis"),
     (["--", "--epochs", "3", "--resume=x"], "--resume stands behind the --: give it to no run"),
-    (["--workers", "2", "--", "--gpu_ids", "0,1"], "--gpu_ids, or --device with a card's number, gives"),
-    (["--workers", "2", "--", "--device", "cuda:1"], "--gpu_ids, or --device with a card's number, gives"),
+    (["--lerning_rate", "1"], r"--lerning_rate is a flag neither of .* \(did you mean --learning_rate\?\): see --help"),
+    (["--ouptut", "x", "--report_only"], r"--ouptut is a flag neither of .* \(did you mean --output\?\)"),
+    (["--resume", "x"], "--resume is set by the sweep for each of its runs: leave it out"),
+    (["--data_root", "a", "b"], "--data_root does not change results and cannot be compared: give it one value"),
+    (["--epochs", "3", "--", "--epochs", "4"], "--epochs stands behind the --: give it before the --, it is an axis"),
+    (["--audio_pretrain", "a/b", "a_b"], r"two combinations are both called .* \(audio_pretrain a/b, now a_b\)"),
+    (["--workers", "2", "--", "--gpu_ids", "0,1"], "--gpu_ids, or --device with an index, gives"),
+    (["--workers", "2", "--", "--device", "cuda:1"], "--gpu_ids, or --device with an index, gives"),
     (["--report_only"], "no finished run .*name the --output of a sweep")])
 def test_what_a_sweep_cannot_do_is_one_sentence(tmp_path, argv, message):
     with pytest.raises(InputError, match=message):
@@ -161,7 +208,7 @@ def test_a_finished_sweep_started_again_runs_nothing(sweep, out, capsys):
     sweep(*GRID)
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/*")}
     assert len(sweep(*GRID)) == 4
-    assert "4 runs: 4 done, 0 to go on with, 0 to begin" in capsys.readouterr().out
+    assert "4 runs: 4 done, 0 to resume, 0 to start" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/*")} == before
     sweep(*GRID, "--fusion_method", "concat", "film")
     assert list(starts(out).values()) == [["begins"]] * 8, "a larger grid begins only what is new"
@@ -183,7 +230,7 @@ def test_a_failed_run_stops_no_other_and_is_named_with_its_log(sweep, out, capsy
 def test_a_run_that_leaves_no_result_has_failed(tmp_path):
     script = tmp_path / "mute.py"
     script.write_text(Path(FAKE).read_text().replace("    main()\n", "    pass\n"))
-    with pytest.raises(InputError, match=r"1 of 1 runs failed:\n.*exit status 0\): it said nothing \(log: "):
+    with pytest.raises(InputError, match=r"1 of 1 runs failed:\n.*exit status 0\): no output \(log: "):
         main(["--script", str(script), "--output", str(tmp_path / "out")])
 
 
@@ -280,8 +327,10 @@ def test_each_worker_has_its_own_card_and_one_alone_has_all(tmp_path, monkeypatc
     script.write_text("import os, time; time.sleep(0.3); print(os.environ.get('CUDA_VISIBLE_DEVICES', ''))")
     found = []
     with alone_in(tmp_path) as lock:
-        run_jobs([Job(str(i), [str(script)], tmp_path / f"{i}.log") for i in range(4)], workers, cards, lock,
-                 lambda job, status: found.append(job.log.read_text().strip()))
+        for job, status in run_jobs([Job(str(i), [str(script)], tmp_path / f"{i}.log") for i in range(4)], workers,
+                                    cards, lock):
+            found.append(job.log.read_text().strip())
+            assert status == 0
     assert set(found) == seen
     assert len(found) == 4
 
@@ -289,9 +338,18 @@ def test_each_worker_has_its_own_card_and_one_alone_has_all(tmp_path, monkeypatc
 def test_cards_are_counted_through_what_the_sweep_itself_may_see(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4, 6")
-    assert jobs.visible_cards() == ["4", "6"]
+    assert jobs.visible_gpus() == ["4", "6"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert jobs.visible_cards() == ["0", "1"]
+    assert jobs.visible_gpus() == ["0", "1"]
+
+
+def test_workers_that_end_at_the_same_moment_share_what_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "POLL", 3.0)  # so that the first two end between two checks
+    script = tmp_path / "quick.py"
+    script.write_text("")
+    with alone_in(tmp_path) as lock:
+        ended = run_jobs([Job(str(i), [str(script)], tmp_path / f"{i}.log") for i in range(3)], 2, [], lock)
+        assert [(job.name, status) for job, status in ended] == [("0", 0), ("1", 0), ("2", 0)]
 
 
 # ---- statistics
@@ -328,7 +386,15 @@ def test_std_is_over_n_minus_1_and_none_for_one_seed():
 def test_published_figures_stand_beside_the_same_settings_and_test_set_only(changes, size, figure):
     plain = {"dataset": "CREMAD", "modality": "both", "modulation": "none", "lam": 0.0, "fusion_method": "concat",
              "mmcosine": False, "scaling": 10.0}
-    assert published({**plain, **changes}, size) == figure
+    assert paper_result({**plain, **changes}, size) == figure
+
+
+@pytest.mark.parametrize(("dataset", "encoder", "score"), [
+    ("CREMAD", "resnet18", 60.08), ("CREMAD", "resnet50", None)])
+def test_the_papers_result_is_of_its_own_encoders(dataset, encoder, score):
+    settings = {"dataset": dataset, "modality": "both", "modulation": "none", "lam": 0.0, "fusion_method": "concat",
+                "mmcosine": False, "scaling": 10.0, "visual_encoder": encoder}
+    assert paper_result(settings, 744) == score
 
 
 @pytest.mark.parametrize(("result", "size"), [({"n_test": 744}, 744), ({}, None),
@@ -444,7 +510,7 @@ def test_two_real_runs_of_main_cd_give_a_table(tiny_data, out, capsys):
     (out / runs[0].name / "result.json").unlink()  # as if killed before it: it is gone on with
     capsys.readouterr()
     assert [run.result["accuracy"] for run in main(argv)] == [run.result["accuracy"] for run in runs]
-    assert "2 runs: 1 done, 1 to go on with" in capsys.readouterr().out
+    assert "2 runs: 1 done, 1 to resume" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"learning_rate 0\.001, now 0\.1"):
         main([*argv, "--learning_rate", "0.1"])
 

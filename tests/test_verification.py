@@ -1,7 +1,5 @@
 """Embedding every utterance once and scoring trials by a matrix operation, against a loop over pairs of utterances."""
 
-from argparse import Namespace
-
 import numpy as np
 import pytest
 import torch
@@ -12,9 +10,18 @@ from dataset.trials import Trials
 from models import MultimodalClassifier
 from utils.errors import InputError
 from utils.training.engine import Compute
+from utils.training.loading import Loaders
 from utils.training.metrics import equal_error_rate
-from utils.training.report import figure_names
-from utils.training.verification import TrialSet, cosines, figures, score, write_scores
+from utils.training.report import metric_names
+from utils.training.verification import (
+    Scores,
+    TrialSet,
+    Verification,
+    VerificationData,
+    cosines,
+    metrics_of,
+    write_scores,
+)
 
 UTTERANCES, CLASSES = 23, 5
 COMPUTE = Compute(torch.device("cpu"), torch.float32, {"audio": nn.Identity(), "visual": nn.Identity()})
@@ -50,8 +57,9 @@ def make_model(mmcosine: bool, fusion: str = "gated") -> MultimodalClassifier:
     return MultimodalClassifier(encoders, CLASSES, fusion, mmcosine, dim=8)
 
 
-def arguments(kind: str = "logits") -> Namespace:
-    return Namespace(score=kind, batch_size=12, random_seed=0, num_workers=0)
+def score(model: MultimodalClassifier, trials: TrialSet, kind: str = "logits", compute: Compute = COMPUTE) -> Scores:
+    data = VerificationData((), None, None, trials, {})
+    return Verification(data, model, compute, Loaders(12, 0, 0, compute.device), kind, None).score(trials)
 
 
 @torch.inference_mode()
@@ -78,7 +86,7 @@ def naive_scores(model: MultimodalClassifier, trials: TrialSet, kind: str) -> di
 @pytest.mark.parametrize("mmcosine", [False, True])
 def test_scores_are_the_cosines_of_the_two_utterances_vectors(kind, mmcosine):
     model, trials = make_model(mmcosine), trial_set()
-    found = score(arguments(kind), trials, model, COMPUTE)
+    found = score(model, trials, kind)
     expected = naive_scores(model, trials, kind)
     assert found["first"].keys() == expected.keys()
     for name, scores in found["first"].items():
@@ -87,14 +95,14 @@ def test_scores_are_the_cosines_of_the_two_utterances_vectors(kind, mmcosine):
 
 def test_every_utterance_is_embedded_once_however_many_trials_need_it():
     trials = trial_set()
-    score(arguments(), trials, make_model(True), COMPUTE)
+    score(make_model(True), trials)
     assert trials.utterances.read == [1] * UTTERANCES
 
 
 def test_figures_are_named_by_list_and_modality():
     model, trials = make_model(True), trial_set()
-    scores = score(arguments(), trials, model, COMPUTE)
-    found = figures(scores, trials)
+    scores = score(model, trials)
+    found = metrics_of(scores, trials)
     assert list(found) == ["eer", "eer_audio", "eer_visual", "min_dcf_0.01", "min_dcf_0.05"] + [
         f"second_{name}" for name in ("eer", "eer_audio", "eer_visual", "min_dcf_0.01", "min_dcf_0.05")]
     assert found["second_eer_audio"] == equal_error_rate(scores["second"]["audio"], trials.lists["second"].labels)
@@ -104,14 +112,14 @@ def test_one_modality_alone_has_no_joint_figure():
     torch.manual_seed(0)
     model = MultimodalClassifier({"audio": nn.Linear(4, 8)}, CLASSES, "concat", dim=8)
     compute = COMPUTE._replace(front_ends={"audio": nn.Identity()})
-    found = figures(score(arguments(), trial_set(), model, compute), trial_set())
-    assert figure_names("eer", model.modalities) == {"audio": "eer"} and "eer" in found and "eer_audio" not in found
+    found = metrics_of(score(model, trial_set(), compute=compute), trial_set())
+    assert metric_names("eer", model.modalities) == {"audio": "eer"} and "eer" in found and "eer_audio" not in found
 
 
 def test_a_network_that_diverged_is_told_by_name():
     trials = trial_set(value=float("nan"))
     with pytest.raises(InputError, match="trials first cannot be scored: 200 of 200 scores are NaN"):
-        figures(score(arguments(), trials, make_model(False), COMPUTE), trials)
+        metrics_of(score(make_model(False), trials), trials)
 
 
 def test_zero_vectors_score_zero():
@@ -121,7 +129,7 @@ def test_zero_vectors_score_zero():
 
 def test_scores_file_has_a_line_a_trial_in_order(tmp_path):
     trials = trial_set()
-    scores = score(arguments(), trials, make_model(True), COMPUTE)
+    scores = score(make_model(True), trials)
     write_scores(scores, trials, tmp_path)
     lines = [line.split() for line in (tmp_path / "second.scores.txt").read_text().splitlines()]
     names = trials.lists["second"].names

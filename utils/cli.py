@@ -1,5 +1,7 @@
-"""The frame of every command: a user's mistake is one sentence on stderr and exit status 2, never a traceback."""
+"""Flag types, and `run`, which every command starts with: a user's mistake is answered with one sentence on stderr and
+exit status 2, never with a traceback."""
 
+import argparse
 import math
 import signal
 import sys
@@ -12,6 +14,17 @@ from utils.errors import InputError
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Gives the default of every flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, []) else super()._get_help_string(action)
+
+
+class DocstringHelpFormatter(argparse.RawDescriptionHelpFormatter, HelpFormatter):
+    """The same, with the lines of the description, a script's docstring, left as they are."""
+
+
 def boolean(text: str) -> bool:
     """`True/False/1/0/yes/no` in any case, as an argparse type (`type=bool` takes "False" for true)."""
     if text.lower() not in TRUE + FALSE:
@@ -20,7 +33,7 @@ def boolean(text: str) -> bool:
 
 
 def add_boolean(parser: _ActionsContainer, flag: str, default: bool, help: str) -> None:
-    """A flag that stands bare (true) or takes a value: `--mmcosine`, `--mmcosine True`, `--mmcosine False`."""
+    """A flag with an optional value: `--mmcosine` (true), `--mmcosine True`, `--mmcosine False`."""
     parser.add_argument(flag, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=help)
 
 
@@ -42,7 +55,8 @@ def number(kind: Callable[[str], float], low: float, high: float = math.inf, exc
 
 
 def run(main: Callable[[list[str]], object]) -> None:
-    """Calls `main(sys.argv[1:])`. Status 2 and a message for InputError, OSError; 130 for Ctrl-C, 143 for SIGTERM."""
+    """Calls `main(sys.argv[1:])`. The exit status is 2, with a message, after an InputError or OSError; 130 after
+    Ctrl-C, 143 after SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main(sys.argv[1:])
@@ -50,8 +64,8 @@ def run(main: Callable[[list[str]], object]) -> None:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error.filename} cannot be read or written: {error.strerror}",
-              file=sys.stderr)
+        file = error.filename or "a file"
+        print(f"{Path(sys.argv[0]).name}: error: {file} cannot be read or written: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

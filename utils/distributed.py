@@ -1,11 +1,14 @@
 """One process or many: torchrun's environment, exact sums over the processes, and `--gpu_ids` without torchrun."""
 
+import io
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from pathlib import Path
+from typing import TextIO, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,6 +20,25 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from utils.errors import InputError
 
 Result = TypeVar("Result")
+
+
+class Log:
+    """What the main process prints: in memory until `open` names a file, to which it is appended."""
+
+    def __init__(self):
+        self.file: TextIO = io.StringIO()
+
+    def open(self, path: Path) -> None:
+        printed = self.file.getvalue() if isinstance(self.file, io.StringIO) else ""
+        self.file = path.open("a", encoding="utf-8", buffering=1)  # 1: line by line
+        self.file.write(printed)
+
+    def close(self) -> None:
+        self.file.close()
+        self.file = io.StringIO()
+
+
+log = Log()  # of this process's session
 
 
 def rank() -> int:
@@ -45,13 +67,18 @@ def session(device: str, gpu_ids: list[int]) -> Iterator[torch.device]:
     if is_launched():
         # long: before training a process may wait for the others to look at a million files
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+    log.close()  # what was printed before belongs to no run
     failed = True
     try:
         yield chosen
         failed = False
+    except Exception as error:
+        log.file.write(f"error: {error}\n" if isinstance(error, InputError) else traceback.format_exc())
+        raise
     finally:  # after an error NCCL's end may wait for processes that are waiting for this one; gloo's does not
         if dist.is_initialized() and not (failed and chosen.type == "cuda"):
             dist.destroy_process_group()
+        log.close()
 
 
 def choose_device(device: str, gpu_ids: list[int], local_rank: int) -> torch.device:
@@ -158,10 +185,17 @@ def broadcast_model(model: nn.Module) -> None:
             dist.broadcast(tensor, src=0)
 
 
-def say(text: str) -> None:
-    """Prints on the main process, at once."""
+def print_once(text: str) -> None:
+    """Prints on the main process, and into the log."""
     if is_main():
         print(text, flush=True)
+        log.file.write(f"{text}\n")
+
+
+def log_to(path: Path) -> None:
+    """Appends to this file what the session has printed and will print, and the error that ends it."""
+    if is_main():
+        log.open(path)
 
 
 def is_first_here() -> bool:

@@ -1,11 +1,10 @@
-"""Demo data: sixty made birds in SSW60's layout, so that training can be watched without a download of 31 GB. They show
-no real bird and prove nothing about real data: whoever uses them says so.
+"""Demo data: sixty synthetic bird species in SSW60's layout, to try training without a download of 31 GB. No real
+species is shown, and results say nothing about real data.
 
 Half of the species come in pairs that look alike and sing differently, the other half in pairs that sing alike and look
-differently: a network that listens to one modality alone cannot tell them all apart. The plumage is the easier part,
-as sight is in SSW60.
+differently: no single modality distinguishes them all. Sight is the easier modality, as in SSW60.
 
-This file makes the folder; dataset/demo_plumage.py draws, dataset/demo_songs.py sings.
+This file writes the folder; dataset/demo/plumage.py draws the birds, dataset/demo/songs.py synthesises the songs.
 """
 
 from collections.abc import Iterator
@@ -23,10 +22,10 @@ from dataset.ssw60 import MEDIA, Asset
 from utils.errors import InputError
 from utils.whole_files import write_whole
 
-MADE_BY = "dataset/demo_birds.py, version 1"  # count up when the same parameters come to give other bytes
+MADE_BY = "dataset/demo_birds.py, version 1"  # marks demo folders; raise the version when the bytes change
 FRAMES, FPS = 2, 1
 PRETRAINING = {"audio_ml": {"train": 6, "test": 2}, "images_inat": {"train": 4, "val": 1, "test": 1},
-               "images_nabirds": {"train": 2, "test": 1}}  # of each species
+               "images_nabirds": {"train": 2, "test": 1}}  # assets per species
 
 
 class Species(NamedTuple):
@@ -39,8 +38,8 @@ def make_demo(root: Path, seed: int = 0, species: int = 60, train_per_class: int
               look_difficulty: float = 1.0, song_difficulty: float = 1.0) -> None:
     """Writes the demo data into `root`, a folder that is missing, empty or held this demo before.
 
-    The same parameters give the same bytes; see demo_folder.fill_folder for a folder that has data already. `species`
-    is rounded up to a multiple of 4. A difficulty scales the chance variation of look or sound: 0 is none.
+    The same parameters give the same bytes; see folder.fill_folder for a folder that already has data. `species`
+    is rounded up to a multiple of 4. A difficulty scales the random variation of look or sound; 0: none.
     Raises InputError: `root` holds something else, or more than 100 species.
     """
     if not 1 <= species <= 100:
@@ -61,7 +60,7 @@ def make_demo(root: Path, seed: int = 0, species: int = 60, train_per_class: int
 
 
 def make_species(seed: int, count: int) -> list[Species]:
-    """Pairs alike to the eye, then as many pairs alike to the ear."""
+    """Pairs that look alike, then as many pairs that sound alike."""
     found = []
     for number in range(1, -(-count // 4) + 1):
         rng = generator(seed, f"lookalike {number}")
@@ -77,14 +76,14 @@ def make_species(seed: int, count: int) -> list[Species]:
 
 
 def list_assets(birds: list[Species], videos: dict[str, int]) -> list[Asset]:
-    """Every asset of every collection; videos: {split: how many of a species}."""
+    """Every asset of every collection; videos: {split: number per species}."""
     return [Asset(f"{collection}/{split}{number}{label:02d}", bird.name, split, True)
             for collection, splits in {"video_ml": videos, **PRETRAINING}.items()
             for label, bird in enumerate(birds) for split, count in splits.items() for number in range(count)]
 
 
 def frame_paths(root: Path, asset: Asset) -> list[Path]:
-    """Where its pictures lie; none for a recording."""
+    """The image files of an asset; none for a recording."""
     if asset.collection == "video_ml":
         return [asset.frames(root, FPS) / f"frame_{number:05d}.jpg" for number in range(1, FRAMES + 1)]
     return [asset.file(root)] if asset.collection.startswith("images") else []
@@ -116,7 +115,7 @@ def write_song(path: Path, bird: Species, birds: list[Species], rng: np.random.G
 
 
 def write_tables(root: Path, birds: list[Species], assets: list[Asset]) -> None:
-    """taxa.csv and the csv file of every collection, with the columns that are read."""
+    """taxa.csv and the csv file of every collection, with the columns that dataset/ssw60.py reads."""
     labels = {bird.name: label for label, bird in enumerate(birds)}
     write_whole(root / "taxa.csv", "label,common_name\n" + "".join(f"{n},{name}\n" for name, n in labels.items()))
     for collection in MEDIA:
@@ -126,7 +125,7 @@ def write_tables(root: Path, birds: list[Species], assets: list[Asset]) -> None:
 
 
 def own_names() -> list[str]:
-    """What a demo is made of, below its folder."""
+    """The files and folders of a demo, relative to its folder."""
     examples = [Asset(f"{collection}/x", "", "", None) for collection in MEDIA]
     root = Path()
     folders = {path.parent for example in examples

@@ -1,4 +1,4 @@
-"""Shapes drawn with OpenCV, smooth at their edges, for the demos. P points, S pixels a side."""
+"""Antialiased shapes drawn with OpenCV, for the demos. P points, S pixels per side."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ Colour = np.ndarray  # (3,) red, green, blue, 0 to 255
 
 
 class Canvas:
-    """Draws antialiased shapes, given as (P, 2) points in units of their own, on a picture (S, S, 3)."""
+    """Draws antialiased shapes, given as (P, 2) points in units of the object, on a picture (S, S, 3)."""
 
     def __init__(self, picture: np.ndarray, matrix: np.ndarray):
         """picture: uint8, drawn on in place; matrix: (2, 3), units -> pixels."""

@@ -1,11 +1,11 @@
-"""Demo data: drawn faces and synthesised voices in the layout of dataset/cremad.py, so that training can be watched
-without a download. It shows nobody and proves nothing about real data: whoever uses it says so.
+"""Demo data: drawn faces and synthesised voices in the layout of dataset/cremad.py, to try training
+without a download. No real person is shown, and results say nothing about real data.
 
-It is made unbalanced, as CREMA-D is: the emotion is plain in the voice, but slight in the face (which also changes
-colour a little, as in comics) against identity, pose, light and chance movement, and partly lost in training crops.
-Alone, a ResNet-18 gets 85 to 89 % of the test voices and 64 to 68 % of the faces (80 pixels) right after 12 epochs.
+It is unbalanced on purpose, as CREMA-D is: the emotion is easy to hear in the voice, but hard to see in the face, where
+it is small against identity, pose, light and random movement, and partly lost in training crops. Trained alone for 12
+epochs, a ResNet-18 classifies 85 to 89 % of the test voices and 64 to 68 % of the faces (80 pixels) correctly.
 
-This file makes the folder; dataset/demo_faces.py draws, dataset/demo_voices.py speaks.
+This file writes the folder; dataset/demo/faces.py draws the faces, dataset/demo/voices.py synthesises the voices.
 """
 
 from pathlib import Path
@@ -22,22 +22,22 @@ from utils.errors import InputError
 from utils.whole_files import write_whole
 
 LISTS = ("stat.csv", "train.csv", "test.csv")
-MADE_BY = "dataset/demo.py, version 2"  # count up when the same parameters come to give other bytes
-TAKES = 5  # clips of one emotion by one speaker
+MADE_BY = "dataset/demo.py, version 2"  # marks demo folders; raise the version when the bytes change
+TAKES = 5  # clips per emotion and speaker
 
 
 def make_demo(root: Path, seed: int = 0, train_per_class: int = 50, test_per_class: int = 20,
               face_difficulty: float = 1.0, voice_difficulty: float = 1.0) -> Lists:
     """Writes the demo data into `root`, a folder that is missing, empty or held demo data before; returns its lists.
 
-    The same parameters give the same bytes. Data complete for them is left as it is, half-written data is written
-    again, data of other parameters is replaced; other files in the folder stay. As in the paper's lists of CREMA-D
-    the test speakers are those of training (dataset.lists.split_by_speaker makes disjoint lists). A difficulty scales
-    the chance variation that hides the emotion in face or voice: 0 is none.
-    Raises InputError: `root` holds something else, fewer than one clip a class and list.
+    The same parameters give the same bytes. Complete data of the same parameters is kept, incomplete data is written
+    again, data of other parameters is replaced; other files in the folder are kept. As in the paper's lists of CREMA-D,
+    training and test share the speakers (dataset.lists.split_by_speaker makes disjoint lists). A difficulty scales
+    the random variation that hides the emotion in face or voice; 0: none.
+    Raises InputError: `root` holds something else, or less than one clip per class and list.
     """
     if min(train_per_class, test_per_class) < 1:
-        raise InputError(f"the demo needs at least 1 clip a class to train on and 1 to test on, asked for "
+        raise InputError(f"the demo needs at least 1 clip per class for training and for testing, not "
                          f"{train_per_class} and {test_per_class}")
     parameters = {"made_by": MADE_BY, "seed": seed, "train_per_class": train_per_class,
                   "test_per_class": test_per_class, "face_difficulty": face_difficulty,
@@ -55,7 +55,7 @@ def make_demo(root: Path, seed: int = 0, train_per_class: int = 50, test_per_cla
 
 
 def demo_lists(seed: int, train_per_class: int, test_per_class: int) -> Lists:
-    """Clips `<speaker>_DEM_<EMOTION>_<take>`, each class dealt out over the speakers, then split by chance."""
+    """Clips `<speaker>_DEM_<EMOTION>_<take>`, each class distributed over the speakers, then split at random."""
     train, test = [], []
     per_class = train_per_class + test_per_class
     speakers = max(2, round(per_class / TAKES))
@@ -72,7 +72,7 @@ def frame_path(root: Path, name: str, number: int) -> Path:
 
 
 def demo_files(root: Path, clips: list[Clip]) -> list[Path]:
-    """Every file of a complete demo but its marker."""
+    """Every file of a complete demo except its marker."""
     frames = [frame_path(root, clip.name, number) for clip in clips for number in range(1, FRAMES + 1)]
     sounds = [audio_path(root, clip.name) for clip in clips]
     return [*(root / name for name in LISTS), *sounds, *frames]

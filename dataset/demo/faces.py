@@ -1,7 +1,7 @@
-"""The faces of the demo data: drawn, with an expression, an identity, a pose and a light.
+"""Drawing of the demo's faces, by expression, identity, pose and light.
 
-Lengths are face units: the origin is the middle of the head, which reaches from -1 (crown) to 1 (chin); x points right,
-y down. Shapes: P points, S pixels a side.
+Lengths are in face units: the origin is the middle of the head, which reaches from -1 (crown) to 1 (chin); x points
+right, y down. Shapes: P points, S pixels per side.
 """
 
 from typing import NamedTuple
@@ -12,11 +12,11 @@ import numpy as np
 from dataset.demo.drawing import Canvas, Colour, between, darker, ellipse, mix
 
 IMAGE_SIDE = 128  # pixels
-FRAMES = 2  # at one frame a second: 0 s and 1 s of a clip that is over one second long
+FRAMES = 2  # at one frame per second: 0 s and 1 s of a clip that is over one second long
 OVERSAMPLING = 3  # faces are drawn this many times larger, then averaged down
 
 class Expression(NamedTuple):
-    """How far a face is from rest, in face units unless said otherwise."""
+    """Deviations from the neutral face, in face units unless noted."""
 
     brow_inner: float = 0.0  # inner ends of the brows, raised
     brow_outer: float = 0.0  # outer ends, raised
@@ -39,15 +39,15 @@ EXPRESSIONS = {
     "ANG": Expression(brow_inner=-0.13, brow_outer=0.06, frown=1.0, wrinkle=0.2, eye=0.05, smile=-0.08, jaw=0.05,
                       lip=0.03, stretch=0.02),
 }
-# red, green, blue of the skin against the speaker's own: rosy, grey, pale, greenish, flushed
+# factors on red, green and blue of the speaker's skin: rosy, grey, pale, greenish, flushed
 COMPLEXIONS = {"NEU": (1.0, 1.0, 1.0), "HAP": (1.12, 1.03, 0.99), "SAD": (0.88, 0.93, 1.0), "FEA": (1.01, 1.09, 1.16),
                "DIS": (0.91, 1.04, 0.85), "ANG": (1.08, 0.86, 0.84)}
-# standard deviation of the chance movement of a face, and (half of it) of a speaker's face at rest
+# standard deviation of a face's random movement, and (half of it) of a speaker's neutral face
 SCATTER = Expression(0.03, 0.028, 0.14, 0.14, 0.14, 0.03, 0.03, 0.018, 0.028)
 
 
 class Face(NamedTuple):
-    """What stays the same in all clips of a speaker."""
+    """Properties shared by all clips of a speaker."""
 
     skin: Colour
     hair: Colour
@@ -61,7 +61,7 @@ class Face(NamedTuple):
     mouth: float  # half the width
     hairline: float  # y of its middle
     hair_end: float  # y down to which the hair falls beside the face
-    rest: np.ndarray  # of Expression: the face when it expresses nothing
+    rest: np.ndarray  # of Expression: the neutral face
 
 
 def random_face(rng: np.random.Generator) -> Face:
@@ -76,7 +76,7 @@ def random_face(rng: np.random.Generator) -> Face:
 
 
 def film(label: str, face: Face, rng: np.random.Generator, difficulty: float) -> list[np.ndarray]:
-    """The pictures, (S, S, 3) uint8 RGB, of one clip: same place, light and mood, slightly moved in between."""
+    """The pictures, (S, S, 3) uint8 RGB, of one clip: same place, light and mood, with slight movement between them."""
     strength = 1 - 0.5 * min(difficulty, 1) * rng.uniform()
     mood = strength * np.array(EXPRESSIONS[label]) + difficulty * (face.rest + rng.normal(0, SCATTER))
     tint = 1 + strength * (np.array(COMPLEXIONS[label]) - 1) + difficulty * rng.normal(0, 0.035, 3)
@@ -205,7 +205,7 @@ def draw_mouth(canvas: Canvas, face: Face, expression: Expression) -> None:
 
 
 def expose(picture: np.ndarray, matrix: np.ndarray, light: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Lights the head like a round body, adds the camera's noise: (S, S, 3) uint8 -> uint8."""
+    """Shades the head as a round body and adds camera noise: (S, S, 3) uint8 -> uint8."""
     rows, columns = np.mgrid[:IMAGE_SIDE, :IMAGE_SIDE]
     scale = np.hypot(*matrix[:, 0])
     right, down = (columns - matrix[0, 2]) / scale, (rows - matrix[1, 2]) / scale
@@ -220,5 +220,5 @@ def box(half_width: float, top: float, bottom: float) -> np.ndarray:  # (4, 2)
 
 
 def fold(face: Face, depth: float) -> Colour:
-    """Colour of a fold of the skin; depth 0 is the skin's own."""
+    """Colour of a fold of the skin; at depth 0 the colour of the skin."""
     return darker(face.skin, 1 - 0.4 * np.clip(depth, 0, 1))

@@ -1,4 +1,5 @@
-"""A folder of made data: complete for its parameters or made again, and never in the way of anything else."""
+"""Folders of synthetic data: reused if complete and of the same parameters, else written again. No other data is ever
+overwritten."""
 
 import json
 import shutil
@@ -11,29 +12,29 @@ import numpy as np
 from utils.errors import InputError
 from utils.whole_files import write_whole
 
-MARKER = "demo.json"  # holds the parameters; a folder with it is ours to overwrite
+MARKER = "demo.json"  # holds the parameters; marks a folder that may be overwritten
 
 
 def fill_folder(root: Path, parameters: Mapping[str, object], files: Iterable[Path], own: Sequence[str],
                 fill: Callable[[], None]) -> None:
-    """Lets `fill` write `root`, unless all its `files` are there, made with the same parameters.
+    """Calls `fill` to write `root`, unless all its `files` exist already and were made with the same parameters.
 
-    parameters: everything that the bytes depend on; `made_by` is "<module>, version <n>". own: what in `root` is
-    removed before other parameters take over; other things in the folder stay.
-    Raises InputError: `root` is there and holds no demo data of this module.
+    parameters: everything that the bytes depend on; `made_by` is "<module>, version <n>". own: what is removed from
+    `root` when the parameters have changed; everything else in the folder is kept.
+    Raises InputError: `root` exists and holds no demo data of this module.
     """
     found = read_marker(root, str(parameters["made_by"]).split(",")[0])
     if found == {**parameters, "complete": True} and all(path.is_file() for path in files):
         return
     if {**found, "complete": None} != {**parameters, "complete": None}:
-        remove(root, own)  # not for equal parameters: two processes may then write the same bytes at the same time
+        remove(root, own)  # not for equal parameters: two processes may be writing the same bytes at the same time
     write_marker(root, {**parameters, "complete": False})
     fill()
     write_marker(root, {**parameters, "complete": True})
 
 
 def read_marker(root: Path, maker: str) -> dict:
-    """What demo.json holds, {} for a missing or empty folder. Raises InputError: anything else is in the way."""
+    """What demo.json holds, {} for a missing or empty folder. Raises InputError: it holds anything else."""
     marker = root / MARKER
     if marker.is_file():
         try:
@@ -44,7 +45,7 @@ def read_marker(root: Path, maker: str) -> dict:
             return found
     elif not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return {}
-    raise InputError(f"{root} is there already and holds no demo data, so it is left alone: name another folder")
+    raise InputError(f"{root} already exists and holds no demo data, so it was not changed: name another folder")
 
 
 def write_marker(root: Path, content: Mapping[str, object]) -> None:
@@ -60,5 +61,5 @@ def remove(root: Path, own: Sequence[str]) -> None:
 
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
-    """A stream of its own for every purpose, so that no clip depends on which others are made, nor sound on image."""
+    """A separate random stream per purpose: clips do not depend on each other, nor sound on images."""
     return np.random.default_rng([seed, zlib.crc32(purpose.encode())])

@@ -1,9 +1,8 @@
-"""Demo data for verification: identities with a drawn face and a synthesised voice of their own, in the layout of
-dataset/voxceleb.py. It shows nobody and proves nothing about real data: whoever uses it says so.
+"""Demo data for verification: synthetic identities, each with a drawn face and a synthesised voice, in the layout of
+dataset/voxceleb.py. No real person is shown, and results say nothing about real data.
 
-What does not tell who somebody is changes from utterance to utterance: mood, way of speaking, pose, light, room. The
-pictures are grey, because a drawn face could be told by its colours alone. The identities of the trials are not among
-those of training.
+Mood, way of speaking, pose, light and room change from utterance to utterance. The pictures are grey, because drawn
+faces could be recognised by their colours alone. Training and trials have different identities.
 """
 
 from collections.abc import Sequence
@@ -22,21 +21,21 @@ from dataset.trials import Trials, format_trials, identity_of
 from utils.errors import InputError
 from utils.whole_files import write_whole
 
-MADE_BY = "dataset/demo_identities.py, version 1"  # count up when the same parameters come to give other bytes
-# standard deviation of a speaker's way of speaking: rate, accent, tremor and breath tell people apart
+MADE_BY = "dataset/demo_identities.py, version 1"  # marks demo folders; raise the version when the bytes change
+# standard deviation, over speakers, of the way of speaking: rate, accent, tremor and breath differ
 MANNER = Prosody(fall=0.1, accent=0.15, rate=1.2, attack=0.15, dark=0.2, breath=0.15, tremor=0.04)
-FACES = 2  # pictures of an utterance, as dataset.demo_faces.film makes them
+FACES = 2  # pictures per utterance, as drawn by dataset.demo.faces.film
 
 
 def make_demo(root: Path, seed: int = 0, train_identities: int = 40, train_utterances: int = 6,
               test_identities: int = 12, test_utterances: int = 6) -> None:
     """Writes the demo data into `root`, a folder that is missing, empty or held demo data before.
 
-    The same parameters give the same bytes; data complete for them is left as it is. The trials are all pairs of test
-    utterances. Raises InputError: `root` holds something else, fewer than 2 identities or test utterances.
+    The same parameters give the same bytes; complete data of the same parameters is kept. The trials are all pairs of
+    test utterances. Raises InputError: `root` holds something else, fewer than 2 identities or test utterances.
     """
     if min(train_identities, test_identities, test_utterances) < 2 or train_utterances < 1:
-        raise InputError("the demo needs at least 2 identities to train on, and 2 with 2 utterances each to test")
+        raise InputError("the demo needs at least 2 identities for training, and for testing 2 with 2 utterances each")
     parameters = {"made_by": MADE_BY, "seed": seed, "train_identities": train_identities, "train_utterances":
                   train_utterances, "test_identities": test_identities, "test_utterances": test_utterances}
     names = {"train": utterance_names(10000, train_identities, train_utterances),
@@ -56,7 +55,7 @@ def make_demo(root: Path, seed: int = 0, train_identities: int = 40, train_utter
 
 
 def utterance_names(first: int, identities: int, utterances: int) -> list[str]:
-    """id<number>/<video>/<utterance>, two utterances a video."""
+    """id<number>/<video>/<utterance>, two utterances per video."""
     return [f"id{first + i}/v{k // 2}/{k:05d}" for i in range(identities) for k in range(utterances)]
 
 
@@ -86,7 +85,7 @@ def write_utterance(folder: Path, stem: str, seed: int) -> None:
 
 
 def random_speaker(rng: np.random.Generator) -> Voice:
-    """A voice whose every formant is its own, and its way of speaking."""
+    """A voice with random formants and a random way of speaking."""
     voice = random_voice(rng)
     manner = rng.normal(0, MANNER)
     return voice._replace(formants=voice.formants * (1 + 0.08 * rng.normal(size=VOWELS.shape[1])),

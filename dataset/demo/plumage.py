@@ -1,7 +1,7 @@
-"""The birds of the demo, as they look: a shape, a plumage, a perch, a light.
+"""Drawing of the demo's birds, by shape, plumage, perch and light.
 
-Lengths are bird units: the origin is the middle of the body, which is about 2 long; x points forward, y down. Shapes:
-S pixels a side.
+Lengths are in bird units: the origin is the middle of the body, which is about 2 long; x points forward, y down.
+Shapes: S pixels per side.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ PALETTE = np.array([[52.0, 48, 46], [120, 84, 56], [168, 128, 84], [196, 64, 48]
 
 
 class Look(NamedTuple):
-    """What all birds of a species have in common to the eye."""
+    """The appearance shared by all birds of a species."""
 
     back: Colour
     belly: Colour
@@ -48,13 +48,13 @@ def random_look(rng: np.random.Generator) -> Look:
 
 
 def sister_look(look: Look, rng: np.random.Generator) -> Look:
-    """A species that is told from `look` by little: its bill is somewhat longer, its colours are off by a shade."""
+    """A species that differs slightly from `look`: a longer bill, slightly different colours."""
     shade = 1 + rng.normal(0, 0.04, 3)
     return look._replace(back=look.back * shade, wing=look.wing * shade, bill_length=1.15 * look.bill_length)
 
 
 def film_bird(look: Look, frames: int, rng: np.random.Generator, difficulty: float) -> list[np.ndarray]:
-    """The pictures, (S, S, 3) uint8 RGB, of one bird in one place that moves a little in between."""
+    """The pictures, (S, S, 3) uint8 RGB, of one bird in one place, with slight movement between them."""
     tint = np.clip(1 + difficulty * rng.normal(0, 0.03, 4), 0.5, 1.5)  # age, season
     look = look._replace(back=look.back * tint[0], belly=look.belly * tint[1], head=look.head * tint[2],
                          wing=look.wing * tint[3], height=look.height * np.exp(0.08 * difficulty * rng.normal()))

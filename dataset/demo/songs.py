@@ -1,4 +1,4 @@
-"""The birds of the demo, as they sound: a motif of whistles and trills, sung over and over. N samples."""
+"""Synthesis of the demo's bird songs: a repeated motif of whistles and trills. N samples."""
 
 from typing import NamedTuple
 
@@ -15,12 +15,12 @@ class Syllable(NamedTuple):
     end: float  # Hz
     bend: float  # octaves by which the pitch is higher in the middle
     length: float  # seconds
-    trill: float  # beats a second of its loudness, 0: a whistle
+    trill: float  # of its loudness, beats per second; 0: a whistle
     overtone: float  # loudness of the octave above
 
 
 class Song(NamedTuple):
-    """What all birds of a species have in common to the ear: the motif, and the silence (seconds) behind a syllable."""
+    """The song shared by all birds of a species: the motif, and the silence (seconds) after a syllable."""
 
     syllables: tuple[Syllable, ...]
     gap: float
@@ -38,14 +38,14 @@ def random_syllable(rng: np.random.Generator) -> Syllable:
 
 
 def sister_song(song: Song, rng: np.random.Generator) -> Song:
-    """A species that is told from `song` by little: it sings somewhat higher."""
+    """A species that differs slightly from `song`: it sings higher."""
     higher = 2 ** rng.uniform(0.03, 0.05)
     return song._replace(syllables=tuple(
         syllable._replace(begin=syllable.begin * higher, end=syllable.end * higher) for syllable in song.syllables))
 
 
 def record_song(song: Song, others: list[Song], rng: np.random.Generator, difficulty: float) -> np.ndarray:
-    """A sound (N,) in [-1, 1]: the bird from any moment on, others farther away, wind."""
+    """A sound (N,) in [-1, 1]: the bird from a random moment on, other birds in the distance, wind."""
     near = 0.3 * sing(song, rng, difficulty)
     far = sum(min(difficulty, 2) * rng.uniform(0.08, 0.25) * sing(other, rng, difficulty) for other in others)
     wind = np.convolve(rng.normal(size=near.size), np.full(12, 1 / 12), "same")
@@ -54,7 +54,7 @@ def record_song(song: Song, others: list[Song], rng: np.random.Generator, diffic
 
 
 def sing(song: Song, rng: np.random.Generator, difficulty: float) -> np.ndarray:
-    """The motif over and over (N,), each bird in its own pitch and tempo."""
+    """The repeated motif (N,), in the pitch and tempo of one bird."""
     pitch, tempo = 2 ** (difficulty * rng.normal(0, 0.12)), 2 ** (difficulty * rng.normal(0, 0.2))
     count = round(DURATION * SAMPLE_RATE)
     silence = np.zeros(round(song.gap / tempo * SAMPLE_RATE))

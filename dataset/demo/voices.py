@@ -1,4 +1,4 @@
-"""The voices of the demo data: vocal folds, a mouth, and a way of speaking for every emotion. N samples."""
+"""Synthesis of the demo's voices: vocal folds, formants, and a way of speaking per emotion. N samples."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ SAMPLE_RATE = 16000  # Hz
 
 
 class Prosody(NamedTuple):
-    """How something is said."""
+    """A way of speaking."""
 
     pitch: float = 0.0  # octaves above the speaker's own
     fall: float = 0.1  # octaves from beginning to end
     accent: float = 0.08  # octaves by which the pitch rises in a syllable
-    rate: float = 4.0  # syllables a second
+    rate: float = 4.0  # syllables per second
     attack: float = 0.3  # where in a syllable it is loudest, 0 to 1
     dark: float = 0.5  # 0 to 1: how much of the high overtones is taken away
     breath: float = 0.05  # loudness of the breath against the voice
@@ -30,7 +30,7 @@ PROSODIES = {
     "DIS": Prosody(pitch=-0.2, fall=0.6, accent=0.2, rate=3.3, attack=0.15, dark=0.65, breath=0.15, loud=-1),
     "ANG": Prosody(pitch=0.3, fall=0.4, accent=0.25, rate=4.5, attack=0.1, dark=0.0, loud=6),
 }
-# standard deviation of what chance does to the way something is said
+# standard deviation of the random variation of a way of speaking
 PROSODY_SCATTER = Prosody(0.08, 0.08, 0.04, 0.3, 0.06, 0.06, 0.03, 0.006, 1.5)
 VOWELS = np.array([[730, 1090, 2440, 3500, 4500], [390, 1990, 2550, 3500, 4500], [530, 1840, 2480, 3500, 4500],
                    [570, 840, 2410, 3500, 4500]])  # the formants of a vowel, Hz
@@ -38,11 +38,11 @@ BANDWIDTHS = (80, 100, 140, 200, 250)  # of the formants, Hz
 
 
 class Voice(NamedTuple):
-    """What stays the same in all clips of a speaker."""
+    """Properties shared by all clips of a speaker."""
 
     pitch: float  # Hz
-    formants: float | np.ndarray  # times the VOWELS: one factor for all formants, or one each
-    manner: Prosody = Prosody(*[0.0] * len(Prosody._fields))  # added to how anything is said
+    formants: float | np.ndarray  # factors on VOWELS: one for all formants, or one each
+    manner: Prosody = Prosody(*[0.0] * len(Prosody._fields))  # added to every way of speaking
 
 
 def random_voice(rng: np.random.Generator) -> Voice:
@@ -51,7 +51,7 @@ def random_voice(rng: np.random.Generator) -> Voice:
 
 
 def speak(label: str, voice: Voice, rng: np.random.Generator, difficulty: float) -> np.ndarray:
-    """A sound (N,) in [-1, 1] of 1.0 to 1.6 s: a few syllables said in the way of an emotion, in a noisy room."""
+    """A sound (N,) in [-1, 1] of 1.0 to 1.6 s: a few syllables in the way of an emotion, in a noisy room."""
     strength = 1 - 0.3 * min(difficulty, 1) * rng.uniform()
     neutral = np.array(PROSODIES["NEU"])
     mean = neutral + strength * (PROSODIES[label] - neutral) + voice.manner
@@ -64,7 +64,7 @@ def speak(label: str, voice: Voice, rng: np.random.Generator, difficulty: float)
         sound += shape_vowel(source * shape, voice.formants * VOWELS[rng.integers(len(VOWELS))])
     sound *= 0.25 * 10 ** (np.clip(prosody.loud, -12, 8) / 20) / np.abs(sound).max()
     room = np.clip(difficulty, 0, 3) * rng.uniform(0.001, 0.008) * rng.normal(size=time.size)
-    return sound + room  # at most 0.63 + 0.15: it never clips
+    return sound + room  # at most 0.63 + 0.15, so it never clips
 
 
 def sing(time: np.ndarray, speaker_pitch: float, prosody: Prosody, rng: np.random.Generator) -> np.ndarray:
@@ -89,14 +89,14 @@ def syllables(duration: float, rate: float, rng: np.random.Generator) -> list[tu
 
 
 def loudness(time: np.ndarray, begin: float, end: float, attack: float) -> np.ndarray:
-    """A hill (N,) over a syllable, highest (1) at the share `attack` of it."""
+    """The envelope (N,) of a syllable, with its peak (1) at the fraction `attack`."""
     peak = np.clip(attack, 0.05, 0.9)
     place = np.interp(time, [begin, begin + peak * (end - begin), end], [0, 0.5, 1])
     return np.sin(np.pi * place) ** 1.5
 
 
 def shape_vowel(source: np.ndarray, formants: np.ndarray) -> np.ndarray:
-    """The mouth: one resonance a formant (Hz), one after the other. (N,) -> (N,)"""
+    """The vocal tract: one resonance per formant (Hz), in series. (N,) -> (N,)"""
     for formant, bandwidth in zip(formants, BANDWIDTHS, strict=True):
         radius = np.exp(-np.pi * bandwidth / SAMPLE_RATE)
         poles = [1, -2 * radius * np.cos(2 * np.pi * formant / SAMPLE_RATE), radius**2]

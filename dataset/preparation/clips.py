@@ -1,18 +1,14 @@
-"""What the scripts/prepare_*.py share: decoding sound and video, many clips at a time, interrupted runs, lists.
+"""Shared by scripts/prepare_*.py: decoding of sound and video, parallel work, interrupted runs.
 
-Threads, not processes: PyAV and OpenCV release the interpreter while they decode (two threads do the work of two
-processes), and a killed run leaves no process behind. Run one preparation of a data folder at a time.
+Threads instead of processes: PyAV and OpenCV release the interpreter lock while they decode (two threads are as fast as
+two processes), and a killed run leaves no process behind. Run only one preparation of a data folder at a time.
 
 Shapes: N samples, T frames of H x W pixels.
 """
 
-import argparse
-import csv
-import io
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
@@ -23,26 +19,15 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from dataset.cremad import find_clips
 from dataset.files import check_is_media, read_image
-from dataset.lists import (
-    Clip,
-    Lists,
-    check_every_class_has_a_clip,
-    read_lists,
-    split_by_speaker,
-    split_stratified,
-    write_lists,
-)
-from utils.errors import InputError, first_few, report_problems
-from utils.whole_files import write_whole
+from utils.errors import InputError, report_problems
+from utils.whole_files import write_csv, write_whole
 
 FAILURES = "prepare_failures.csv"
-SPLITS = {"stratified": split_stratified, "speaker": split_by_speaker}
-ROUNDING = 1e-6  # frames; 1.36 s at 25 frames a second is frame 34, although 1.36 * 25 may come out below
-MISSING_END = 0.5  # seconds; headers may count sound that goes on after the last frame, more is a truncated file
+ROUNDING = 1e-6  # frames; 1.36 s at 25 frames per second is frame 34, although 1.36 * 25 may come out below
+MISSING_END = 0.5  # seconds; headers may include sound after the last frame; more means a truncated file
 
-# A broken file becomes an InputError with its name; the decoders' own lines would only tear the progress bar.
+# A broken file becomes an InputError with its name; the decoders' own messages would break the progress bar.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -91,7 +76,7 @@ def read_duration(path: Path) -> float:
     video = open_video(path)
     duration = video.get(cv2.CAP_PROP_FRAME_COUNT) / video.get(cv2.CAP_PROP_FPS)
     if not duration > 0:
-        raise InputError(f"{path} does not say how long it is: download it again, or remux it with ffmpeg -c copy")
+        raise InputError(f"the header of {path} states no duration: download it again, or remux it with ffmpeg -c copy")
     return duration
 
 
@@ -104,8 +89,8 @@ def middle_times(duration: float, fps: float) -> list[float]:
 def read_frames(path: Path, times: Iterable[float]) -> Iterator[np.ndarray]:
     """Yields the frames on screen at `times` (seconds, ascending), uint8 BGR (H, W, 3) as cv2.imencode takes them.
 
-    Frame number floor(time * frame rate), counted from the start: seeking is not exact in every container, nor are the
-    frame times that an mpg states.
+    Frame number floor(time * frame rate), counted from the start: neither seeking nor the frame times stated in an mpg
+    are exact.
     Raises InputError: not a video, no frame can be decoded, or the video ends before one of the times.
     """
     video = open_video(path)
@@ -122,16 +107,16 @@ def read_frames(path: Path, times: Iterable[float]) -> Iterator[np.ndarray]:
 
 
 def check_end(path: Path, end: float, wanted: float) -> None:
-    """Raises InputError when a video that ends at `end` seconds ends well before the `wanted` frame."""
+    """Raises InputError when a video that ends at `end` seconds ends well before the `wanted` time."""
     if end == 0:
         raise InputError(f"no frame of {path} can be decoded: download it again")
     if wanted - end > MISSING_END:
-        raise InputError(f"{path} ends at {end:.2f} s, a frame at {wanted:.2f} s is needed: it is truncated or "
-                         "damaged, download it again")
+        raise InputError(f"{path} ends at {end:.2f} s, but a frame at {wanted:.2f} s is needed: it is truncated "
+                         "or damaged, download it again")
 
 
 def write_frames(folder: Path, images: Iterable[np.ndarray], quality: int) -> None:
-    """Writes uint8 BGR images (H, W, 3) as folder/frame_00001.jpg ..., all of them or no folder. `quality` 1 to 100."""
+    """Writes uint8 BGR images (H, W, 3) as folder/frame_00001.jpg ..., all of them or none. `quality`: 1 to 100."""
     def fill(temporary: Path) -> None:
         for number, image in enumerate(images, start=1):
             jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
@@ -141,8 +126,8 @@ def write_frames(folder: Path, images: Iterable[np.ndarray], quality: int) -> No
 
 
 def write_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Lets `fill(path)` write into an empty temporary folder beside `folder`, then puts it in the place of `folder`."""
-    temporary = folder.with_name(f".{os.getpid()}.{folder.name}")  # the form that remove_leftovers knows
+    """Calls `fill(path)` with an empty temporary folder beside `folder`, then replaces `folder` by it."""
+    temporary = folder.with_name(f".{os.getpid()}.{folder.name}")  # the form that remove_leftovers removes
     temporary.mkdir(parents=True)
     try:
         fill(temporary)
@@ -154,7 +139,7 @@ def write_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def has_frames(folder: Path) -> bool:
-    """Whether `folder` holds images that can be decoded, all of them (write_folder_whole wrote all or none)."""
+    """Whether `folder` holds images and all can be decoded (write_folder_whole wrote all or none)."""
     paths = list(folder.glob("[!.]*.jpg"))
     try:
         for path in paths:
@@ -175,10 +160,10 @@ def remove_leftovers(folder: Path) -> None:
 
 def run_parallel(work: Callable[[str], object], names: Sequence[str], workers: int, description: str,
                  what: str = "clips") -> dict[str, str]:
-    """Calls work(name) for every clip, `workers` at a time, under a progress bar: {name: reason} of the failed.
+    """Calls work(name) for every clip, `workers` in parallel, with a progress bar -> {name: reason} of failed clips.
 
-    A clip fails by InputError. A disk that is full or cannot be written stops the run with one InputError; so does
-    Ctrl-C, by its own exception: clips that have not begun are given up, those that have are finished.
+    A clip fails by InputError. A disk that is full or cannot be written stops everything with one InputError, and
+    Ctrl-C with its own exception: waiting clips are cancelled, running ones are finished.
     """
     problems: dict[str, str] = {}
     waiting, running = iter(names), {}
@@ -186,7 +171,7 @@ def run_parallel(work: Callable[[str], object], names: Sequence[str], workers: i
     try:
         with tqdm(total=len(names), desc=description, unit=f" {what}") as bar:
             while bar.n < len(names):
-                for name in islice(waiting, 4 * workers - len(running)):  # a million futures would fill the memory
+                for name in islice(waiting, 4 * workers - len(running)):  # a million futures would need too much memory
                     running[pool.submit(work, name)] = name
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     name = running.pop(future)
@@ -204,91 +189,34 @@ def problem_of(future: Future, name: str) -> dict[str, str]:
     except InputError as error:
         return {name: str(error)}
     except (OSError, soundfile.SoundFileError) as error:
-        raise InputError(f"clip {name} cannot be written ({error}). Run the same command again when that is mended: "
+        raise InputError(f"clip {name} cannot be written ({error}). Fix that and run the same command again: "
                          "finished clips are kept") from error
-    except Exception as error:  # a decoder or detector on one file in a million must not end the work on the others
+    except Exception as error:  # one file that crashes a decoder or detector must not stop the others
         return {name: f"unexpected {type(error).__name__}: {error}"}
     return {}
 
 
 def check_some_usable(root: Path, names: Sequence[str], problems: dict[str, str]) -> None:
-    """Raises InputError when every clip failed, as in a clone without its git-lfs files: one message, not thousands."""
+    """Raises InputError if every clip failed, as in a clone without its git-lfs files: one message for all."""
     if len(problems) == len(names):
         name, reason = next(iter(problems.items()))
         raise InputError(f"none of the {len(names)} clips in {root} can be used. The first is {name}: {reason}")
 
 
 def write_failures(root: Path, problems: dict[str, str], total: int) -> None:
-    """Writes and prints the clips that cannot be used; without any, removes the list of an earlier run."""
+    """Writes and prints the clips that cannot be used; if there are none, removes the file of an earlier run."""
     path = root / FAILURES
     if not problems:
         path.unlink(missing_ok=True)
         return
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([("clip", "reason"), *problems.items()])
-    write_whole(path, table.getvalue())
-    print(f"{report_problems(problems, total)}\nAll of them: {path}")
-
-
-def read_own_lists(root: Path) -> Lists | None:
-    """The lists that are in `root` already, None without any of the three. Raises InputError (see read_lists)."""
-    if not any((root / name).exists() for name in ("train.csv", "test.csv", "stat.csv")):
-        return None
-    return read_lists(root, "Add it, or take the other lists away to have new ones made")
-
-
-def listed_problems(root: Path, lists: Lists, fps: int, known: dict[str, str]) -> dict[str, str]:
-    """{name: reason} of the listed clips without usable files, beside those `known` already."""
-    clips = [clip for clip in lists.train + lists.test if clip.name not in known]
-    return find_clips(root, clips, fps)[1]
-
-
-def settle_lists(root: Path, own: Lists | None, labels: Mapping[str, str], problems: dict[str, str], found: int,
-                 settings: argparse.Namespace) -> Lists:
-    """The lists to go on with: `own`, held against the files, or new ones of `labels` ({clip: class}), written.
-
-    Adds what is wrong with listed clips to `problems`, of `found` clips, and writes them down. settings: fps, split,
-    test_fraction, seed.
-    """
-    if own:
-        problems |= listed_problems(root, own, settings.fps, problems)
-    write_failures(root, problems, max(found, len(problems)))
-    if own:
-        return own
-    clips = [Clip(name, label) for name, label in labels.items()]
-    lists = make_lists(clips, settings.split, settings.test_fraction, settings.seed)
-    write_lists(root, lists)
-    return lists
-
-
-def make_lists(clips: Sequence[Clip], split: str, test_fraction: float, seed: int) -> Lists:
-    """Lists of the clips; `split` is a key of SPLITS. Raises InputError when the clips cannot be split so."""
-    classes = sorted({clip.label for clip in clips})
-    try:
-        train, test = SPLITS[split](clips, test_fraction, seed)
-        check_every_class_has_a_clip(classes, train, f"this {split} split")
-    except InputError as error:
-        raise InputError(f"the clips are ready, but no lists were made: {error}. Add clips and run the same command "
-                         "again, or write train.csv, test.csv (rows clip,LABEL; no clip in both) and stat.csv (a class "
-                         "a line) by hand") from None
-    return Lists(classes, train, test)
-
-
-def report_lists(lists: Lists, prepared: Iterable[str]) -> None:
-    """Prints clips per class and split, and which prepared clips are in no list."""
-    train, test = (Counter(clip.label for clip in clips) for clips in (lists.train, lists.test))
-    rows = [(label, train[label], test[label]) for label in lists.classes]
-    for cells in [("class", "train", "test"), *rows, ("all", len(lists.train), len(lists.test))]:
-        print("{:<12} {:>6} {:>6}".format(*cells))
-    unlisted = sorted(set(prepared) - {clip.name for clip in lists.train + lists.test})
-    if unlisted:
-        print(f"{len(unlisted)} prepared clips are in no list: {first_few(unlisted)}. Add them, or take the three "
-              "lists away and run the same command again to have new ones made.")
+    write_csv(path, [{"clip": name, "reason": reason} for name, reason in problems.items()])
+    print(f"{report_problems(problems, total)}\nfull list: {path}")
 
 
 def finish(root: Path, problems: dict[str, str], next_command: str) -> None:
-    """Prints the next command. Raises InputError (exit status 2) when clips failed: they are named in FAILURES."""
+    """Prints the next command. Raises InputError (exit status 2) if clips failed; they are listed in FAILURES."""
     if problems:
-        raise InputError(f"{len(problems)} clips cannot be used, {root / FAILURES} says why; everything else is "
-                         f"ready. Mend them and run the same command again, or go on without them: {next_command}")
+        raise InputError(f"{len(problems)} clips cannot be used (reasons in {root / FAILURES}); everything else "
+                         "is ready. Fix them and run the same command again, or continue without them: "
+                         f"{next_command} --skip_missing")
     print(f"Next: {next_command}")

@@ -1,7 +1,7 @@
-"""Faces for the VoxCeleb layout: found by a detector, aligned by five points. H x W pixels, S a side of the result.
+"""Faces for the VoxCeleb layout: detected, and aligned by five points. H x W pixels; S pixels per side of the result.
 
-A detector is a function of an image (H, W, 3) uint8 RGB that gives the points (5, 2) of its largest face in pixels, the
-eyes, the nose and the corners of the mouth, left in the picture first; or None when there is no face.
+A detector takes an image (H, W, 3) uint8 RGB and returns the points (5, 2) of its largest face in pixels (eyes, nose,
+corners of the mouth; the left one in the image first), or None without a face.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ import numpy as np
 from utils.errors import InputError
 
 SIDE = 224  # pixels
-SMALLEST = 32  # pixels a side: MTCNN fails on pictures hardly larger than its smallest face, of 20
-SURE = 0.9  # probability: what MTCNN, and RetinaFace by default, hold for a face below it often is none
-# where the points come to lie: the template that face recognition uses for 112 pixels (ArcFace, CVPR 2019), doubled
+SMALLEST = 32  # pixels per side: MTCNN fails on images hardly larger than its smallest face (20 pixels)
+SURE = 0.9  # least probability of a face: RetinaFace's default; below it MTCNN has many false detections
+# positions of the five points after alignment: ArcFace's template for 112 pixels (CVPR 2019), doubled
 TEMPLATE = 2 * np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655],
                          [70.7299, 92.2041]])
 
@@ -23,7 +23,7 @@ Detector = Callable[[np.ndarray], np.ndarray | None]
 
 def crop_face(image: np.ndarray, detector: Detector | None) -> np.ndarray | None:
     """(H, W, 3) uint8 RGB -> (S, S, 3): the largest face, aligned; without a detector the middle square, for videos
-    that are face tracks already. None when there is no face."""
+    that are already cropped to the face. None if there is no face."""
     if detector is None:
         return middle_square(image)
     points = detector(image)
@@ -38,12 +38,12 @@ def middle_square(image: np.ndarray) -> np.ndarray:
 
 
 def align(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Turns, scales and shifts the image so that the points (5, 2) come nearest to TEMPLATE; black beyond its edges."""
+    """Rotates, scales and shifts the image to bring the points (5, 2) closest to TEMPLATE; black outside the image."""
     return cv2.warpAffine(image, similarity(points, TEMPLATE), (SIDE, SIDE), flags=cv2.INTER_AREA)
 
 
 def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
-    """The (2, 3) matrix of the rotation, scale and shift that brings points (P, 2) to `template`, by least squares."""
+    """The (2, 3) matrix of the rotation, scale and shift that maps points (P, 2) to `template`, by least squares."""
     x, y = points.T
     zero, one = np.zeros_like(x), np.ones_like(x)
     equations = np.concatenate([np.stack([x, -y, one, zero], 1), np.stack([y, x, zero, one], 1)])  # (2 P, 4)
@@ -52,12 +52,12 @@ def similarity(points: np.ndarray, template: np.ndarray) -> np.ndarray:
 
 
 def mtcnn() -> Detector:
-    """MTCNN (Zhang et al. 2016) of facenet-pytorch, whose wheel holds the weights: works offline."""
+    """MTCNN (Zhang et al. 2016) of facenet-pytorch, whose package contains the weights."""
     try:
         from facenet_pytorch import MTCNN
     except ImportError:
         raise InputError('--detector mtcnn needs facenet-pytorch: "pip install --no-deps facenet-pytorch==2.6.0" '
-                         "(without its dependencies: it pins old versions of packages that are here already)") from None
+                         "(without its dependencies, which are old versions of installed packages)") from None
     network = MTCNN(keep_all=True, device="cpu")
 
     def detect(image: np.ndarray) -> np.ndarray | None:
@@ -71,19 +71,19 @@ def mtcnn() -> Detector:
 
 
 def retinaface() -> Detector:
-    """RetinaFace (Deng et al., CVPR 2020), the paper's, of retina-face, which downloads its weights once."""
+    """RetinaFace (Deng et al., CVPR 2020; used in the paper) of retina-face, which downloads its weights once."""
     try:
         from retinaface import RetinaFace
-    except (ImportError, ValueError) as error:  # ValueError: TensorFlow is there, tf-keras is not
+    except (ImportError, ValueError) as error:  # ValueError: TensorFlow is installed, tf-keras is not
         raise InputError('--detector retinaface needs retina-face: "pip install retina-face tf-keras" '
                          f"({error})") from None
     try:
         network = RetinaFace.build_model()
     except Exception as error:  # whatever its download library raises
         raise InputError("the weights of RetinaFace cannot be downloaded or read "
-                         f"({str(error).splitlines()[0] if str(error) else type(error).__name__}): connect to the "
-                         "network once, put them into ~/.deepface/weights as its page says, or use "
-                         "--detector mtcnn") from None
+                         f"({str(error).splitlines()[0] if str(error) else type(error).__name__}): run it once "
+                         "with a network connection, put them into ~/.deepface/weights as its documentation says, or "
+                         "use --detector mtcnn") from None
 
     def detect(image: np.ndarray) -> np.ndarray | None:
         found = RetinaFace.detect_faces(image[:, :, ::-1], model=network)
@@ -91,14 +91,14 @@ def retinaface() -> Detector:
             return None
         faces = list(found.values())
         marks = faces[largest([face["facial_area"] for face in faces])]["landmarks"]
-        order = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")  # the person's, left in the picture
+        order = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")  # right of the person: left in the image
         return np.array([marks[name] for name in order], dtype=np.float64)
 
     return detect
 
 
 def largest(boxes: Sequence[Sequence[float]]) -> int:
-    """The place of the largest of boxes left, top, right, bottom."""
+    """The index of the largest box (left, top, right, bottom)."""
     return int(np.argmax([(right - left) * (bottom - top) for left, top, right, bottom in boxes]))
 
 

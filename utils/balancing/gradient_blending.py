@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from utils.balancing.method import Flag, Method, Stateful, Trial
 from utils.cli import number
-from utils.distributed import say
+from utils.distributed import print_once
 from utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class GradientBlending(Method):
         for end, trained, which in ((0, 0, slice(None)), (1, length, slice(1)), (1, length, slice(1, None))):
             if self.measured[end, :, which].isnan().any():
                 if trained:
-                    say(f"Gradient-Blending: trial of {'the joint loss' if which.stop else 'the heads'} alone")
+                    print_once(f"Gradient-Blending: trial of {'the joint loss' if which.stop else 'the heads'} alone")
                 self.measure(learner, trial, end, trained, which)
                 trial.save()
             before, after = self.measured[:, 1, 0].tolist()
@@ -79,7 +79,7 @@ class GradientBlending(Method):
                                  "head learn nothing: try a shorter trial (--blend_epochs) or a lower --learning_rate")
         weights = blend(*self.measured)
         self.weights.copy_(weights / weights.sum())
-        say("Gradient-Blending: " + ", ".join(f"{name} {weight:.3f}" for name, weight in self.facts().items()))
+        print_once("Gradient-Blending: " + ", ".join(f"{name} {weight:.3f}" for name, weight in self.facts().items()))
 
     def measure(self, learner: Stateful, trial: Trial, end: int, epochs: int, which: slice) -> None:
         """measured[end, :, which]: the losses `which` after `epochs` of training by them alone."""

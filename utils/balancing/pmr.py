@@ -1,12 +1,14 @@
-"""PMR (Fan, Xu, Wang, Wang, Guo: Prototypical Modal Rebalance for Multimodal Learning, CVPR 2023, arXiv 2211.07089).
+"""PMR without its entropy term (Fan, Xu, Wang, Wang, Guo: Prototypical Modal Rebalance for Multimodal Learning, CVPR
+2023, arXiv 2211.07089).
 
 Every class c has a prototype in each modality m, the mean of its features there. They make a classifier without
 weights, p_m = softmax over c of -||f_m - prototype_m,c||, and with it a loss of one modality alone:
 
     loss + alpha * sum_m b_m * cross-entropy(p_m, y),   b_m = clip(lead of the others over m - 1, 0, 1)
 
-so that a modality which is behind is drawn to its prototypes. The lead is the ratio of the summed probabilities of the
-true class. Prototypes follow the epochs' means with momentum. The entropy term of the paper's first epochs is left out.
+so that the features of a weak modality are pulled towards its prototypes. The lead is the ratio of the summed
+probabilities of the true class. Prototypes follow the epochs' means with momentum. The paper's
+entropy term of the first epochs is not implemented.
 M modalities, B clips, C classes, D features.
 """
 
@@ -32,7 +34,7 @@ MOMENTUM = 0.5  # share of the old prototypes after an epoch
 class Pmr(Method):
     """From the second epoch on: the first one gives the first prototypes."""
 
-    title = "prototypical modal rebalance"
+    title = "prototypical modal rebalance without its entropy term"
     flags: ClassVar[tuple[Flag, ...]] = (ALPHA,)
 
     def __init__(self, model: MultimodalClassifier, alpha: float):

@@ -1,4 +1,4 @@
-"""What a trained network makes of clips: features, logits, and the angles between features and class weights.
+"""Features and logits of clips by a trained network, and the angles between features and class weights.
 
 N clips, M modalities, D features, C classes.
 """
@@ -21,10 +21,6 @@ class Features(NamedTuple):
     encoded: np.ndarray  # (M, N, D) as the encoders give them
     fused: np.ndarray  # (M, N, D) after fusion
     modality_logits: np.ndarray  # (M, N, C)
-
-    def predicted(self) -> np.ndarray:
-        """(N,) class indices by the joint logits."""
-        return self.modality_logits.sum(0).argmax(-1)
 
 
 @torch.inference_mode()

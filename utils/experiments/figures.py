@@ -1,9 +1,9 @@
-"""Pictures that compare runs: a panel a run, side by side on the same axes and colour scales. Nothing here reads files.
+"""Pictures that compare runs: one panel per run, on the same axes and colour scales. Nothing here reads files.
 
-Every function takes {what tells a run apart: its data} and gives a Figure. M modalities, C classes, N clips.
+Every function takes {label of a run: its data} and returns a Figure. M modalities, C classes, N clips.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
 
 import numpy as np
@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from utils.training.plots import COLOURS, plain
+from utils.training.plots import colours, plain
 
-CELLS_WITH_NUMBERS = 12  # classes up to which a confusion matrix has figures in its cells
+CELLS_WITH_NUMBERS = 12  # classes up to which a confusion matrix has numbers in its cells
 ANGLE_BIN = 2.5  # degrees
 PARTS_OF_A_RUN = 40  # the running mean of a curve is over one of them
 LONGEST_NAME = 24  # characters of a class's name
-CLASS_HEIGHT = 0.17  # inches a class, for names of 7 points
+CLASS_HEIGHT = 0.17  # inches per class, for names of 7 points
 RUN_COLOURS = ("tab:green", "tab:purple", "tab:red", "tab:brown", "tab:pink", "tab:olive", "tab:cyan", "tab:gray")
 
 
@@ -36,6 +36,23 @@ def panels(labels: Sequence[str], title: str, *, rows: int = 1, width: float = 4
     return figure, axes
 
 
+def common_legend(figure: Figure, axes: Axes, columns: int, **how: object) -> None:
+    """The legend of one panel, which holds for all, below them: in at most so many columns, as many as there is room
+    for."""
+    handles, names = axes.get_legend_handles_labels()
+    renderer = figure.canvas.get_renderer()
+    for number in range(min(columns, len(names)), 0, -1):
+        legend = figure.legend(handles, names, loc="outside lower center", ncols=number, frameon=False, **how)
+        if number == 1 or legend.get_window_extent(renderer).width < figure.bbox.width:
+            return
+        legend.remove()
+
+
+def scale_top(accuracies: Iterable[float]) -> float:
+    """Where an axis of accuracies ends: at the next multiple of 10 %."""
+    return max(1, np.ceil(10 * max(accuracies) - 1e-9)) / 10
+
+
 def whole_numbers(axes: Axes, label: str) -> None:
     axes.set_xlabel(label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -44,64 +61,70 @@ def whole_numbers(axes: Axes, label: str) -> None:
 def accuracy(runs: Mapping[str, Mapping[str, np.ndarray]], title: str, chance: float) -> Figure:
     """runs: {label: {"joint" and modalities: (epochs,) fractions}}. chance: 1/C."""
     figure, axes = panels(list(runs), f"{title}\naccuracy over the epochs")
+    top = scale_top([chance, *(values.max() for curves in runs.values() for values in curves.values())])
     for one, curves in zip(axes[0], runs.values(), strict=True):
+        colour = colours(curves)
         for name, values in curves.items():
-            one.plot(np.arange(1, len(values) + 1), values, ".-", markersize=4, color=COLOURS.get(name), label=name)
+            one.plot(np.arange(1, len(values) + 1), values, ".-", markersize=4, color=colour[name], label=name)
         one.axhline(chance, linestyle=":", color="grey", label="chance")
         whole_numbers(one, "epoch")
-        one.set_ylim(0, 1.02)
-        one.yaxis.set_major_formatter(PercentFormatter(1.0))
+        one.set_ylim(0, 1.02 * top)
+        one.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         one.grid(alpha=0.3)
     axes[0, 0].set_ylabel("top-1 accuracy on held-out clips")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    common_legend(figure, axes[0, 0], columns=5)
     return figure
 
 
 def logits(runs: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:
-    """runs: {label: {modality: (iterations, 2) number and mean logit of the true class}}; thick: running mean."""
-    figure, axes = panels(list(runs), f"{title}\nhow strongly each modality speaks for the true class in training")
+    """runs: {label: {modality: (iterations, 2) number and mean logit of the true class}}; thick: running mean, where a
+    run has iterations enough."""
+    figure, axes = panels(list(runs), f"{title}\nmodality logits of the true class in training")
+    smoothed = False
     for one, curves in zip(axes[0], runs.values(), strict=True):
+        colour = colours(curves)
         for name, curve in curves.items():
             steps, values = curve.T
-            line = one.plot(steps, values, color=COLOURS.get(name), alpha=0.25, linewidth=0.8)[0]
             window = max(1, len(values) // PARTS_OF_A_RUN)
+            smoothed |= window > 1
             smooth = np.convolve(values, np.ones(window) / window, mode="valid")
-            one.plot(steps[window - 1:], smooth, color=line.get_color(), label=name)
+            one.plot(steps, values, color=colour[name], alpha=0.25, linewidth=0.8)
+            one.plot(steps[window - 1:], smooth, color=colour[name], label=name, marker="" if window > 1 else ".")
         whole_numbers(one, "iteration")
         one.grid(alpha=0.3)
     axes[0, 0].set_ylabel("logit of the true class")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False,
-                  title=f"modality logits, mean of a batch; thick: running mean over 1/{PARTS_OF_A_RUN} of the run")
+    thick = f"; thick: running mean over 1/{PARTS_OF_A_RUN} of the run" if smoothed else ""
+    common_legend(figure, axes[0, 0], columns=5, title=f"mean over the clips of a batch{thick}")
     return figure
 
 
 def weight_norms(runs: Mapping[str, np.ndarray], title: str, modalities: Sequence[str],
                  classes: Sequence[str]) -> Figure:
-    """runs: {label: (epochs, M, C) ||W_m,c||} -> heat maps, a row a modality, on one colour scale."""
+    """runs: {label: (epochs, M, C) ||W_m,c||} -> heat maps, one row per modality, on one colour scale."""
     low, high = min(norms.min() for norms in runs.values()), max(norms.max() for norms in runs.values())
-    figure, axes = panels(list(runs), f"{title}\nlength of the class weights of each modality", rows=len(modalities),
+    figure, axes = panels(list(runs), f"{title}\nnorm of the class weights of each modality", rows=len(modalities),
                           height=max(2.0, CLASS_HEIGHT * len(classes)))
-    for place, (row, name) in enumerate(zip(axes, modalities, strict=True)):
+    for index, (row, name) in enumerate(zip(axes, modalities, strict=True)):
         for one, norms in zip(row, runs.values(), strict=True):
-            image = one.imshow(norms[:, place].T, aspect="auto", interpolation="nearest", vmin=low, vmax=high,
+            image = one.imshow(norms[:, index].T, aspect="auto", interpolation="nearest", vmin=low, vmax=high,
                                cmap="viridis", extent=(0.5, len(norms) + 0.5, len(classes) - 0.5, -0.5))
         row[0].set_ylabel(name)
         name_classes(row[0], "y", classes)
     for one in axes[-1]:
         whole_numbers(one, "epoch")
-    axes[0, 0].set_xlim(0.5, max(map(len, runs.values())) + 0.5)  # else an image sets it for all, the last one
+    axes[0, 0].set_xlim(0.5, max(map(len, runs.values())) + 0.5)  # else the last image sets it for all
     colour_scale(figure, image, axes, r"$\|W_{m,c}\|$")
     return figure
 
 
 def name_classes(axes: Axes, axis: str, classes: Sequence[str]) -> None:
     """Ticks with the names of the classes."""
-    place = axes.set_yticks if axis == "y" else axes.set_xticks
-    place(range(len(classes)), [short(name) for name in classes], fontsize=7, rotation=0 if axis == "y" else 90)
+    set_ticks = axes.set_yticks if axis == "y" else axes.set_xticks
+    set_ticks(range(len(classes)), [short(name) for name in classes], fontsize=7, rotation=0 if axis == "y" else 90)
 
 
 def short(name: str) -> str:
-    """The name of a class as it stands in a picture; matplotlib would leave out of a legend what begins with _."""
+    """The name of a class in a picture; matplotlib would leave one that begins with _ out of a legend."""
     cut = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME - 1]}…"
     return plain(f" {cut}" if cut.startswith("_") else cut)
 
@@ -116,13 +139,13 @@ def angle_histograms(runs: Mapping[str, Mapping[str, np.ndarray]], title: str) -
     everything = np.concatenate([values for one in runs.values() for values in one.values()])
     bins = np.arange(np.floor(everything.min() / ANGLE_BIN), np.floor(everything.max() / ANGLE_BIN) + 2) * ANGLE_BIN
     figure, axes = panels(list(runs), f"{title}\nangle between the test clips' features and their class weight")
-    for one, modalities in zip(axes[0], runs.values(), strict=True):
-        for name, values in modalities.items():
+    for one, by_modality in zip(axes[0], runs.values(), strict=True):
+        colour = colours(by_modality)
+        for name, values in by_modality.items():
             share = np.full(len(values), 1 / len(values))
-            colour = COLOURS.get(name)
-            drawn = one.hist(values, bins, weights=share, alpha=0.5, color=colour,
-                             label=f"{name}, mean {values.mean():.1f}°")[2]
-            one.axvline(values.mean(), linestyle="--", color=drawn[0].get_facecolor(), alpha=1)
+            one.hist(values, bins, weights=share, alpha=0.5, color=colour[name],
+                     label=f"{name}, mean {values.mean():.1f}°")
+            one.axvline(values.mean(), linestyle="--", color=colour[name])
         one.set_xlabel("angle (degrees)")
         one.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         one.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False, fontsize=9)
@@ -131,19 +154,18 @@ def angle_histograms(runs: Mapping[str, Mapping[str, np.ndarray]], title: str) -
 
 
 def embedding(runs: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str, classes: Sequence[str]) -> Figure:
-    """runs: {label: (points (N, 2), labels (N,))} -> scatter plots, a colour a class, named up to 20 classes."""
+    """runs: {label: (points (N, 2), labels (N,))} -> scatter plots, one colour per class, named up to 20 classes."""
     figure, axes = panels(list(runs), f"{title}\nt-SNE of the test clips' features as the head takes them",
                            height=4.4, share=False)
     table = colormaps["tab10" if len(classes) <= 10 else "tab20" if len(classes) <= 20 else "nipy_spectral"]
-    colours = [table(c if len(classes) <= 20 else c / (len(classes) - 1)) for c in range(len(classes))]
+    colour = [table(c if len(classes) <= 20 else c / (len(classes) - 1)) for c in range(len(classes))]
     for one, (points, labels) in zip(axes[0], runs.values(), strict=True):
         for c, name in enumerate(classes):
-            one.scatter(*points[labels == c].T, s=14, color=colours[c], label=short(name))
+            one.scatter(*points[labels == c].T, s=14, color=colour[c], label=short(name))
         one.set(xticks=[], yticks=[], xlabel="t-SNE 1 (arbitrary units)")
     axes[0, 0].set_ylabel("t-SNE 2 (arbitrary units)")
     if len(classes) <= 20:
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", frameon=False,
-                      ncols=max(1, int(figure.get_figwidth() / (0.5 + 0.09 * max(map(len, map(short, classes)))))))
+        common_legend(figure, axes[0, 0], columns=len(classes))
     return figure
 
 
@@ -189,16 +211,18 @@ def gap(curves: Mapping[str, np.ndarray], bars: Mapping[str, Mapping[str, float]
 
 
 def draw_bars(axes: Axes, bars: Mapping[str, Mapping[str, float]], modalities: Sequence[str]) -> None:
-    """Lying, because names of runs are long; the gap in points behind each pair."""
-    places = np.arange(len(bars))
+    """Horizontal, because names of runs are long; the gap in points is written behind each pair."""
+    rows, colour = np.arange(len(bars)), colours(modalities)
+    top = scale_top(values[name] for values in bars.values() for name in modalities)
     for number, name in enumerate(modalities):
-        lengths = [values[name] for values in bars.values()]
-        axes.barh(places + 0.38 * (number - 0.5), lengths, 0.36, color=COLOURS.get(name), label=name)
-    for place, values in enumerate(bars.values()):
+        accuracies = [values[name] for values in bars.values()]
+        axes.barh(rows + 0.38 * (number - 0.5), accuracies, 0.36, color=colour[name], label=name)
+    for index, values in enumerate(bars.values()):
         first, second = (values[name] for name in modalities)
-        axes.text(max(first, second) + 0.02, place, f"{100 * (first - second):+.1f}", va="center", fontsize=9)
-    axes.set_yticks(places, [plain(fill(name, 28)) for name in bars], fontsize=8)
-    axes.set(xlim=(0, 1.2), ylim=(len(bars) - 0.4, -0.6), xticks=np.linspace(0, 1, 6))
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.text(max(first, second) + 0.02 * top, index, f"{100 * (first - second):+.1f}", va="center", fontsize=9)
+    axes.set_yticks(rows, [plain(fill(name, 28)) for name in bars], fontsize=8)
+    ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(0, top)
+    axes.set(xlim=(0, 1.2 * top), ylim=(len(bars) - 0.4, -0.6), xticks=ticks[ticks < top + 0.01])
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("top-1 accuracy; behind the bars: gap (points)")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False, fontsize=9)

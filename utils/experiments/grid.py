@@ -1,126 +1,126 @@
-"""A grid of settings over an entry script: which runs it has, what they are called, and how far they are.
+"""A grid of settings for an entry script: which runs it has, what they are called, and how far they are.
 
-A combination is {axis: value, as text} of the axes that were given; the entry script's own parser judges the values.
+Any flag of the script can be an axis; the script's own parser checks the values.
 """
 
-import importlib.util
 import itertools
 import shlex
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from argparse import Action
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from utils.balancing import METHOD_FLAGS, METHODS
 from utils.errors import InputError, first_few
 from utils.training import options
+from utils.training.experiment import CORE, WHERE, run_name, without_meaning
+from utils.training.flags import did_you_mean
 from utils.training.run import read_json
 
-# the first one outermost: an interrupted sweep has all of the first seed before any of the second
-AXES = ("random_seed", "fusion_method", "mmcosine", "scaling", "modulation", *METHOD_FLAGS, "modality", "lam")
+# The first one outermost: an interrupted sweep has all of the first seed before any of the second. Others come last.
+FIRST_AXES = ("random_seed", *CORE)
 OWN = ("train", "ckpt_path", "run_name", "resume")  # flags that a sweep gives its runs itself
-WHERE = (options.FREE_ON_RESUME - {"epochs"}) | {"command"}  # settings that say where a run ran, not what it computed
 NEW, BEGUN, DONE = "new", "begun", "done"
-OF_A_START = ("args.json", "events.out.tfevents.*", ".*")  # all that a run killed before its first last.pt has written
+# All that a run killed before its first last.pt has written.
+OF_A_START = ("args.json", "train.log", "events.out.tfevents.*", ".*")
 
 
 class PlannedRun(NamedTuple):
-    """name: of its folder. argv: for the entry script. settings: what its args.json will hold."""
+    """name: of its folder. argv: for the entry script. settings: what its args.json will hold. defaults: those of the
+    entry script."""
 
     name: str
     folder: Path
     argv: tuple[str, ...]
     settings: Mapping[str, object]
+    defaults: Mapping[str, object]
 
 
-def load_script(path: Path) -> ModuleType:
-    """An entry script as a module. Raises InputError: missing, or no entry script."""
-    if path.suffix != ".py" or not path.is_file():
-        raise InputError(f"no entry script {path}: name one with --script, as main_CD.py")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_args_parser") or not hasattr(module, "parse"):
-        raise InputError(f"{path} is no entry script (it lacks get_args_parser or parse): name another with --script")
-    return module
+def check_axes(script: ModuleType, axes: Mapping[str, Sequence[str]], own: Sequence[str]) -> None:
+    """Raises InputError: an axis that is not a flag of the script, or cannot be one. own: the sweep's flags."""
+    known = [f"--{name}" for name in actions(script)]
+    for name, values in axes.items():
+        if name in OWN:
+            raise InputError(f"--{name} is set by the sweep for each of its runs: leave it out")
+        if f"--{name}" not in known:
+            offered = [flag for flag in (*own, *known) if flag.removeprefix("--") not in OWN]
+            raise InputError(f"--{name} is a flag neither of the sweep nor of its entry script"
+                             f"{did_you_mean(f'--{name}', offered)}: see --help of both")
+        if name in WHERE and len(values) > 1:
+            raise InputError(f"--{name} does not change results and cannot be compared: give it one value")
 
 
-def plan(script: ModuleType, axes: Mapping[str, Sequence[str] | None], rest: Sequence[str],
-         output: Path) -> list[PlannedRun]:
-    """The runs of a grid below `output`, each once.
-
-    axes: {axis: values}, None or nothing for an axis that is left to the script. rest: flags that every run gets.
-    Raises InputError for a flag in `rest` that is an axis or the sweep's own; exits as the script's parser does for
-    values that it refuses.
-    """
-    check_rest(rest)
-    given = {name: values for name, values in axes.items() if values}
-    combinations = [dict(zip(given, values, strict=True)) for values in itertools.product(*given.values())]
-    runs: dict[str, PlannedRun] = {}
-    for combination in combinations:
-        run = plan_run(script, combination, rest, output)
-        runs.setdefault(run.name, run)
-    return list(runs.values())
-
-
-def check_rest(rest: Sequence[str]) -> None:
+def check_rest(rest: Sequence[str], axes: Mapping[str, Sequence[str]]) -> None:
+    """Raises InputError: a flag for all runs that belongs among the axes, or to no run."""
     flags = {text.split("=")[0].removeprefix("--") for text in rest if text.startswith("--")}
-    for name in (*AXES, *OWN):
+    for name in (*FIRST_AXES, *OWN, *axes):
         if name in flags:
-            where = "before the --, it is an axis" if name in AXES else "to no run: the sweep does"
+            where = "to no run: the sweep does" if name in OWN else "before the --, it is an axis"
             raise InputError(f"--{name} stands behind the --: give it {where}")
 
 
-def plan_run(script: ModuleType, combination: Mapping[str, str], rest: Sequence[str], output: Path) -> PlannedRun:
+def actions(script: ModuleType) -> dict[str, Action]:
+    """{name of a flag: argparse's action}"""
     parser = script.get_args_parser()
-    asked = vars(parser.parse_args([*flags(combination), *rest]))
+    return {text.removeprefix("--"): action for action in parser._actions for text in action.option_strings}
+
+
+def plan(script: ModuleType, axes: Mapping[str, Sequence[str]], rest: Sequence[str], output: Path) -> list[PlannedRun]:
+    """The runs of a grid below `output`, each once: combinations that mean the same are one run.
+
+    axes: {flag: values}, checked; a flag without values is given bare. rest: flags that every run gets. Raises
+    InputError for a flag in `rest` that is an axis or the sweep's own; exits as the script's parser does for values
+    that it refuses.
+    """
+    check_rest(rest, axes)
+    in_order = sorted(axes, key=list(dict.fromkeys([*FIRST_AXES, *axes])).index)
+    known = actions(script)
+    words = [[words_of(name, value, known[name]) for value in axes[name] or [None]] for name in in_order]
+    demo = getattr(script.get_args_parser().parse_known_args(rest)[0], "demo", False)
+    defaults = options.settings(script.parse(["--train", *["--demo"] * demo]))
+    runs: dict[str, PlannedRun] = {}
+    for values in itertools.product(*words):
+        run = plan_run(script, dict(zip(in_order, values, strict=True)), rest, output, defaults)
+        different = changes(run, runs.setdefault(run.name, run).settings)
+        if different:
+            raise InputError(f"two combinations are both called {run.name} ({different}): run them in two sweeps "
+                             "with different --output")
+    return list(runs.values())
+
+
+def words_of(name: str, value: str | None, action: Action) -> list[str]:
+    """A value of an axis as arguments: `rgb+flow` is two for a flag that takes a list."""
+    if value is None:
+        return [f"--{name}"]
+    return [f"--{name}", *(value.split("+") if action.nargs in ("+", "*") else [value])]
+
+
+def plan_run(script: ModuleType, combination: Mapping[str, Sequence[str]], rest: Sequence[str], output: Path,
+             defaults: Mapping[str, object]) -> PlannedRun:
+    """combination: {axis: its arguments}."""
+    asked = vars(script.get_args_parser().parse_args([*itertools.chain(*combination.values()), *rest]))
     idle = without_meaning(asked)
-    kept = {name: value for name, value in combination.items() if name not in idle}
-    argv = ["--train", *flags(kept), *rest, "--ckpt_path", str(output)]
-    args = script.parse(argv)
-    name = run_name(vars(args), parser.get_default)
-    return PlannedRun(name, output / name, (*argv, "--run_name", name), options.settings(args))
-
-
-def flags(combination: Mapping[str, str]) -> list[str]:
-    return [text for name, value in combination.items() for text in (f"--{name}", value)]
-
-
-def without_meaning(settings: Mapping[str, object]) -> set[str]:
-    """The settings that do nothing beside the others, so that runs which differ in them alone are the same."""
-    alone = settings["modality"] != "both"
-    idle = {"fusion_method", "modulation", "lam"} if alone else set()
-    if not settings["mmcosine"]:
-        idle.add("scaling")
-    return idle | {flag for flag in METHOD_FLAGS if alone or flag not in METHODS[settings["modulation"]].uses()}
-
-
-def run_name(settings: Mapping[str, object], default: Callable[[str], object]) -> str:
-    """The same name for the same point of the grid, whichever axes were given. default: by flag."""
-    meant = {name: value for name, value in settings.items() if name not in without_meaning(settings)}
-    parts = [settings["dataset"], meant.get("fusion_method", settings["modality"]),
-             f"mmcosine{meant['scaling']:.12g}" if settings["mmcosine"] else "plain"]
-    if meant.get("modulation", "none") != "none":
-        parts.append(meant["modulation"])
-    parts += [f"{name}{short(meant[name])}" for name in (*METHOD_FLAGS, "lam")
-              if name in meant and meant[name] != default(name)]
-    return "-".join([*parts, f"seed{settings['random_seed']}"])
-
-
-def short(value: object) -> str:
-    return f"{value:.12g}" if isinstance(value, float) else str(value)
+    kept = {name: words for name, words in combination.items() if name not in idle}
+    argv = ["--train", *itertools.chain(*kept.values()), *rest, "--ckpt_path", str(output)]
+    settings = options.settings(script.parse(argv))
+    axes = {name: defaults[name] for name in kept if name not in {*FIRST_AXES, *WHERE, "dataset"}}
+    name = run_name(settings, axes)
+    return PlannedRun(name, output / name, (*argv, "--run_name", name), settings, defaults)
 
 
 def state(run: PlannedRun) -> str:
-    """DONE: it has a result. BEGUN: it has a last.pt to go on from. NEW: nothing to keep is there.
+    """DONE: it has a result. BEGUN: it has a last.pt to continue from. NEW: nothing to keep is there.
 
     Raises InputError: the folder holds a run with other settings, or no run.
     """
     if not run.folder.exists():
         return NEW
     if (run.folder / "args.json").is_file():
-        check_same_settings(run)
+        different = changes(run, read_json(run.folder / "args.json"))
+        if different:
+            raise InputError(f"{run.folder} holds a run with other settings ({different}): choose another --output, or "
+                             "move that folder away")
     for name, found in (("result.json", DONE), ("last.pt", BEGUN)):
         if (run.folder / name).is_file():
             return found
@@ -132,17 +132,16 @@ def state(run: PlannedRun) -> str:
     return NEW
 
 
-def check_same_settings(run: PlannedRun) -> None:
-    saved = read_json(run.folder / "args.json")
-    changed = [f"{name} {saved[name]}, now {value}" for name, value in run.settings.items()
-               if name not in WHERE and saved.get(name, value) != value]
-    if changed:
-        raise InputError(f"{run.folder} holds a run with other settings ({'; '.join(changed)}): choose another "
-                         "--output, or move that folder away")
+def changes(run: PlannedRun, saved: Mapping[str, object]) -> str:
+    """In which settings the run differs from the one with the settings `saved`, "" for none. Runs of older versions,
+    which do not name their encoders, have the default ones."""
+    before = {**{name: value for name, value in run.defaults.items() if name.endswith("_encoder")}, **saved}
+    return "; ".join(f"{name} {before[name]}, now {value}" for name, value in run.settings.items()
+                     if name not in WHERE and before.get(name, value) != value)
 
 
 def command(run: PlannedRun) -> list[str]:
-    """The arguments that begin a run, or go on with it."""
+    """The arguments that start or resume a run."""
     return [*run.argv, "--resume", str(run.folder)] if state(run) == BEGUN else list(run.argv)
 
 
@@ -152,6 +151,6 @@ def command_line(run: PlannedRun, script: Path) -> str:
 
 
 def clear_start(run: PlannedRun) -> None:
-    """Removes what a run has left that was killed before its first last.pt: the entry script wants the place free."""
+    """Removes what a run has left that was killed before its first last.pt: the entry script needs a new folder."""
     if state(run) == NEW and run.folder.exists():
         shutil.rmtree(run.folder)

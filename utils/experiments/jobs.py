@@ -1,4 +1,4 @@
-"""Python programs run side by side: a card each, a log each, and none outlives the program that started them."""
+"""Python programs run side by side: each has its own GPU and log, and none outlives the program that started it."""
 
 import fcntl
 import os
@@ -7,14 +7,14 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-POLL = 0.1  # seconds between looks at the running programs
+POLL = 0.1  # seconds between two checks of the running programs
 GRACE = 60.0  # seconds that a program has to end after SIGTERM
 
 # What a child does first: it asks the kernel (PR_SET_PDEATHSIG) for a SIGTERM when its parent dies, even of SIGKILL;
@@ -24,7 +24,7 @@ FOLLOW = ("import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIG
 
 
 class Job(NamedTuple):
-    """argv: of the Python program, its file first. log: both its outputs, added to what the file holds."""
+    """argv: of the Python program, its file first. log: its output is appended to this file."""
 
     name: str
     argv: Sequence[str]
@@ -33,8 +33,8 @@ class Job(NamedTuple):
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[int]:
-    """Waits until no other program is in here with the same folder -> the lock, to be handed to children: so that one
-    which is still ending after its parent was killed keeps others out as well."""
+    """Waits until no other program is in here with the same folder -> the lock. Children inherit it, so that one that
+    is still ending after its parent was killed keeps others out as well."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
@@ -45,56 +45,56 @@ def alone_in(folder: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-def run_jobs(jobs: Sequence[Job], workers: int, cards: Sequence[str], lock: int,
-             ended: Callable[[Job, int], None]) -> None:
-    """Runs all jobs, `workers` at a time; ended(job, exit status) is called after each.
+def run_jobs(jobs: Sequence[Job], workers: int, gpus: Sequence[str], lock: int) -> Iterator[tuple[Job, int]]:
+    """Runs all jobs, `workers` at a time -> (job, exit status) of each as it ends.
 
-    cards: what CUDA_VISIBLE_DEVICES may name. An exception (Ctrl-C and SIGTERM among them) stops what is running.
+    gpus: names that CUDA_VISIBLE_DEVICES may have. An exception (Ctrl-C and SIGTERM among them), and closing the
+    generator, stops what is running.
     """
     waiting, running = deque(jobs), {}
     try:
         while waiting or running:
-            for worker in [worker for worker in range(workers) if worker not in running and waiting]:
+            for worker in [worker for worker in range(workers) if worker not in running][:len(waiting)]:
                 job = waiting.popleft()
-                running[worker] = job, start(job, environment(worker, workers, cards), lock)
+                running[worker] = job, start(job, environment(worker, workers, gpus), lock)
             time.sleep(POLL)
             for worker, (job, process) in list(running.items()):
                 if process.poll() is not None:
                     del running[worker]
-                    ended(job, process.returncode)
+                    yield job, process.returncode
     finally:
         stop([process for _, process in running.values()])
 
 
 def start(job: Job, environment: Mapping[str, str], lock: int) -> subprocess.Popen:
     print(f"{job.name}: started, log {job.log}", flush=True)
-    with job.log.open("ab") as log:  # a session of its own: Ctrl-C reaches it through `stop` alone, once
+    with job.log.open("ab") as log:  # in a new session, so that Ctrl-C does not reach it twice
         return subprocess.Popen([sys.executable, "-c", FOLLOW, str(os.getpid()), *job.argv], env=environment,
                                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock],
                                 start_new_session=True)
 
 
-def environment(worker: int, workers: int, cards: Sequence[str]) -> dict[str, str]:
-    """A job's environment variables: alone it has the whole machine, else one card and its part of the cores."""
+def environment(worker: int, workers: int, gpus: Sequence[str]) -> dict[str, str]:
+    """Environment variables of a job: alone it has the whole machine, else one GPU and its share of the cores."""
     variables = dict(os.environ)
     if workers > 1:
         variables.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // workers)))
-        if cards:
-            variables["CUDA_VISIBLE_DEVICES"] = cards[worker % len(cards)]
+        if gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
     return variables
 
 
-def visible_cards() -> list[str]:
-    """The cards this process may use, as CUDA_VISIBLE_DEVICES names them."""
+def visible_gpus() -> list[str]:
+    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
-    return [name.strip() for name in named.split(",")][:count] if named else [str(card) for card in range(count)]
+    return [name.strip() for name in named.split(",")][:count] if named else [str(index) for index in range(count)]
 
 
 def stop(processes: Sequence[subprocess.Popen]) -> None:
-    """SIGTERM to all, and SIGKILL to those that have not ended after a minute."""
+    """SIGTERM to all, and SIGKILL to those that have not ended after GRACE seconds."""
     if processes:
-        print(f"stopping {len(processes)} runs; start the same command again to go on", flush=True)
+        print(f"stopping {len(processes)} runs; start the same command again to continue", flush=True)
     for process in processes:
         process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + GRACE

@@ -1,17 +1,17 @@
-"""The paper's figures, in percent, for the tables that stand runs beside them.
+"""The paper's results in percent, shown beside runs with the same settings.
 
 Xu, Feng, Zhang, Hu: MMCosine (ICASSP 2023, arXiv 2303.05338), Table 1, the s sweeps and the supplement's contrastive
-loss: top-1 % of CREMA-D and SSW60, equal error rate % of VoxCeleb. How strong the contrastive loss was, and the scale
-of some runs, is not published.
+loss: top-1 accuracy of CREMA-D and SSW60, equal error rate of VoxCeleb. The weight of the contrastive loss, and the
+scale of some runs, is not published.
 """
 
 from collections.abc import Mapping
 
-ANY = -1.0  # in place of a scale that nobody published
+ANY = -1.0  # in place of a scale that is not published
 PLAIN = None  # in place of the scale of a run without MMCosine
 
-# Figures stand beside those of a test set of the same size only: test clips, or trials of the first list.
-FUSIONS = {  # {(dataset, size of the test set): {(fusion, scale): figure}}
+# {(dataset, size of the test set): {(fusion, scale): result}}; sizes in test clips, or trials of the first list
+RESULTS = {
     ("CREMAD", 744): {
         ("concat", PLAIN): 60.08, ("film", PLAIN): 59.68, ("gated", PLAIN): 60.48,
         ("concat", 2): 63.44, ("concat", 5): 61.69, ("concat", 10): 59.82, ("concat", 30): 62.09,
@@ -28,16 +28,20 @@ FUSIONS = {  # {(dataset, size of the test set): {(fusion, scale): figure}}
         ("concat", 10): 4.13, ("concat", 20): 4.91, ("concat", 30): 5.50, ("concat", 40): 5.91,
         ("film", 10): 4.58, ("gated", 10): 4.30},
 }
-CONTRASTIVE = {("CREMAD", 744): {("concat", PLAIN): 61.56, ("concat", ANY): 64.02}}
+CONTRASTIVE_RESULTS = {("CREMAD", 744): {("concat", PLAIN): 61.56, ("concat", ANY): 64.02}}
+ENCODER = {"CREMAD": "resnet18", "SSW60": "resnet18"}  # the paper's, of both modalities
 
 
-def published(settings: Mapping[str, object], size: int) -> float | None:
-    """The paper's figure (percent) for a run with these settings, names as the flags, on a test set of `size` clips or
-    trials; None where it has none."""
+def paper_result(settings: Mapping[str, object], size: int | None) -> float | None:
+    """The paper's result (percent) for these settings, named as the flags, on a test set of `size` clips or trials;
+    None where it has none."""
     if settings["modality"] != "both" or settings["modulation"] != "none":
         return None
-    figures = (CONTRASTIVE if settings["lam"] else FUSIONS).get((settings["dataset"], size), {})
+    encoder = ENCODER.get(settings["dataset"])
+    if encoder and any(settings.get(f"{name}_encoder", encoder) != encoder for name in ("audio", "visual")):
+        return None
+    results = (CONTRASTIVE_RESULTS if settings["lam"] else RESULTS).get((settings["dataset"], size), {})
     fusion = settings["fusion_method"]
     if not settings["mmcosine"]:
-        return figures.get((fusion, PLAIN))
-    return figures.get((fusion, settings["scaling"]), figures.get((fusion, ANY)))
+        return results.get((fusion, PLAIN))
+    return results.get((fusion, settings["scaling"]), results.get((fusion, ANY)))

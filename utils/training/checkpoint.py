@@ -22,8 +22,8 @@ def load(path: Path) -> dict:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise InputError(f"{path} is no checkpoint, or holds more than tensors and plain values: such a file can run "
-                         "code and is not loaded") from None
+        raise InputError(f"{path} is not a checkpoint, or holds more than tensors and plain values: such a file can "
+                         "run code and is not loaded") from None
     except Exception as error:  # damaged bytes fail in torch.load in every way there is
         reason = str(error).split("\n")[0] or type(error).__name__
         raise InputError(f"{path} cannot be loaded as a checkpoint ({reason}): damaged, or another file?") from None
@@ -52,30 +52,34 @@ def num_classes(path: Path) -> int:
 
 def load_model(model: nn.Module, content: Mapping, path: Path) -> None:
     """Loads all weights of `model`. Raises InputError that names what does not fit."""
-    fill(model, state_dict_of(content, path), path, "Give the --fusion_method and --modality it was trained with.")
+    load_weights(model, state_dict_of(content, path), path, "Give the --fusion_method, --modality and encoders "
+                 "(--<modality>_encoder) it was trained with.")
 
 
-def load_encoder(encoder: nn.Module, modality: str, path: Path) -> dict:
-    """Loads an encoder from a checkpoint of a whole model (keys `<modality>_net.*`) or of an encoder alone, such as
-    torchvision's ResNet-18; a head of its own (`fc.*`) is left out -> the checkpoint's content. Raises InputError that
-    names what does not fit."""
-    content = load(path)
-    state = state_dict_of(content, path)
-    prefix = f"{modality}_net."
-    inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    alone = {name: value for name, value in state.items() if not name.startswith("fc.")}
-    fill(encoder, inside or alone, path, f"It should hold {prefix}* or the encoder's weights alone.")
-    return content
-
-
-def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, next_step: str) -> None:
+def load_weights(module: nn.Module, state: Mapping[str, Tensor], path: Path, next_step: str) -> None:
+    """Loads the state dict of the checkpoint `path`. Raises InputError that names what does not fit."""
+    in_file = own_names(module, state)
     wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in state.items()}
+    found = {name: tuple(state[theirs].shape) for name, theirs in in_file.items()}
     # files older than PyTorch 0.4.1 lack BatchNorm's counters, load_state_dict sets them to 0
     wrong = [f"{name} missing" for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
-    wrong += [f"{name} not expected" for name in found if name not in wanted]
-    wrong += [f"{name} {found[name]} instead of {shape}" for name, shape in wanted.items()
+    wrong += [f"{theirs} not expected" for name, theirs in in_file.items() if name not in wanted]
+    wrong += [f"{in_file[name]} {found[name]} instead of {shape}" for name, shape in wanted.items()
               if name in found and found[name] != shape]
     if wrong:
         raise InputError(f"{path} does not fit the model: {first_few(wrong)}. {next_step}")
-    module.load_state_dict(state)
+    module.load_state_dict({name: state[theirs] for name, theirs in in_file.items()})
+
+
+def own_names(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, str]:
+    """{name in `module`: name in `state`}: they differ where released checkpoints call the parts of an encoder
+    otherwise (its `other_names`)."""
+    others = {f"{place}.{theirs}".lstrip("."): ours and f"{place}.{ours}".lstrip(".")
+              for place, part in module.named_modules() for theirs, ours in getattr(part, "other_names", {}).items()}
+    names = {}
+    for name in state:
+        theirs = next(filter(name.startswith, others), "")
+        ours = others.get(theirs, "")
+        if ours is not None:
+            names[ours + name.removeprefix(theirs)] = name
+    return names

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from dataset.clips import ClipFiles
 from dataset.lists import check_every_class_has_a_clip
 from models import MultimodalClassifier
-from utils.distributed import say
+from utils.distributed import print_once
 from utils.errors import InputError, first_few
 from utils.training import checkpoint, confusion, report
 from utils.training.engine import Compute, evaluate
@@ -22,7 +22,7 @@ from utils.training.train import load_best, load_evaluated, place
 class Splits(NamedTuple):
     """The data sets: val is None without a validation set, train too when a checkpoint is only evaluated.
 
-    more: what the result is to say of the data beside classes and counts.
+    more: facts about the data for the result, beside classes and counts.
     """
 
     classes: Sequence[str]
@@ -57,7 +57,7 @@ def usable_clips(found: Mapping[str, tuple[list[ClipFiles], Mapping[str, str]]],
         check_every_class_has_a_clip(classes, found["train"][0], f"{root} after --skip_missing")
     untested = sorted(set(classes) - {clip.label for clip in found["test"][0]})
     if untested:
-        say(f"note: there is no test clip of {first_few(untested)}: metrics are over the other classes")
+        print_once(f"note: there is no test clip of {first_few(untested)}: metrics are over the other classes")
     return {name: clips for name, (clips, _) in found.items()}
 
 
@@ -74,7 +74,8 @@ class Classification:
                  confusions: bool = False):
         self.data, self.model, self.compute, self.loaders, self.confusions = data, model, compute, loaders, confusions
         self.train, self.facts, self.split = data.train, data.facts(), "val" if data.val else "test"
-        self.shown = report.figure_names("accuracy", model.modalities)
+        self.shown = report.metric_names("accuracy", model.modalities)
+        self.held_out = data.val or data.test
         self.test_loader = loaders.evaluation(data.test)
         self.held_out_loader = loaders.evaluation(data.val) if data.val else self.test_loader
 
@@ -86,7 +87,7 @@ class Classification:
         if self.data.val or self.confusions:
             load_best(self.model, run)
         if self.confusions:
-            say(confusion.report(self.model, self.test_loader, self.compute, self.data.classes, run.folder))
+            print_once(confusion.report(self.model, self.test_loader, self.compute, self.data.classes, run.folder))
         if self.data.val:
             return evaluate(self.model, self.test_loader, self.compute)
         return {name.removeprefix("test_"): value for name, value in run.best().items() if name.startswith("test_")}
@@ -105,8 +106,8 @@ class Classification:
         precision = str(self.compute.precision).removeprefix("torch.")
         parts = report.parts_of(self.data.more)
         clips = f"{len(self.data.test)} test clips{' of ' + ', '.join(parts) if parts else ''}"
-        say(report.evaluation(scores, self.shown, path, clips, precision))
+        print_once(report.evaluation(scores, self.shown, path, clips, precision))
         if self.confusions:
             folder = path.with_name(f"{path.stem}_evaluated")
-            say(confusion.report(self.model, self.test_loader, self.compute, self.data.classes, folder))
+            print_once(confusion.report(self.model, self.test_loader, self.compute, self.data.classes, folder))
         return {**scores, "n_test": len(self.data.test), "ckpt_path": str(path)}

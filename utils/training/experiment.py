@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from utils.balancing import METHOD_FLAGS, METHODS
-from utils.training.modalities import is_joint
+from utils.training.modalities import JOINT, is_joint
 
 # The settings in which a comparison's runs differ most often, in the order in which names and tables give them.
 CORE = ("fusion_method", "mmcosine", "scaling", "modulation", *METHOD_FLAGS, "modality", "lam")
@@ -26,6 +26,9 @@ def without_meaning(settings: Mapping[str, object]) -> set[str]:
     """The settings that do nothing beside the others, so that runs which differ in them alone are the same."""
     alone = not is_joint(settings["modality"])
     idle = {"fusion_method", "modulation", "lam"} if alone else set()
+    if settings["modality"] not in JOINT:
+        idle |= {name for name in settings if name.endswith(("_encoder", "_pretrain"))
+                 and name.rpartition("_")[0] not in settings["modality"].split("+")}
     if not settings["mmcosine"]:
         idle.add("scaling")
     return idle | {flag for flag in METHOD_FLAGS if alone or flag not in METHODS[settings["modulation"]].uses()}

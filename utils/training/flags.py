@@ -11,7 +11,7 @@ from pathlib import Path
 
 from models.fusion import FUSIONS
 from utils.balancing import METHOD_FLAGS, METHODS
-from utils.cli import add_boolean, boolean, number
+from utils.cli import HelpFormatter, add_boolean, boolean, number
 from utils.errors import InputError
 from utils.training import modalities
 from utils.training.modalities import Modality
@@ -24,19 +24,26 @@ class Parser(ArgumentParser):
     """Defaults in the help, no abbreviations; a misspelt flag is answered with the flag that is probably meant."""
 
     def __init__(self, prog: str, description: str, declared: Sequence[Modality]):
-        super().__init__(prog=prog, description=description, allow_abbrev=False,
-                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=HelpFormatter)
         self.declared = declared
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Namespace | None = None) -> Namespace:
         found, unknown = self.parse_known_args(args, namespace)
         if unknown:
             flags = [flag for flag in unknown if flag.startswith("--")]
-            known = [text for action in self._actions for text in action.option_strings]
-            near = difflib.get_close_matches(flags[0].split("=")[0], known, 1, 0.5) if flags else []
-            self.error(f"unrecognized arguments: {' '.join(unknown)}"
-                       + (f" (did you mean {near[0]}?)" if near else ""))
+            meant = did_you_mean(flags[0], self.flags()) if flags else ""
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
         return found
+
+    def flags(self) -> list[str]:
+        """`--name` of every flag."""
+        return [text for action in self._actions for text in action.option_strings]
+
+
+def did_you_mean(flag: str, known: Sequence[str]) -> str:
+    """` (did you mean --scaling?)` for a misspelt flag, "" when no known one is similar."""
+    near = difflib.get_close_matches(flag.split("=")[0], known, 1, 0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def gpu_list(text: str) -> list[int]:

@@ -5,17 +5,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
-from torchvision.models import ResNet18_Weights, ResNet34_Weights, WeightsEnum
+from torch import Tensor, nn
+from torchvision.models import ResNet18_Weights, ResNet34_Weights, ResNet50_Weights, WeightsEnum
 
-from models import MultimodalClassifier
-from models.encoders import ResNet18, ResNet34
-from utils.distributed import failing_together, is_first_here, say
+from models import ENCODERS, MultimodalClassifier
+from models.encoders import ResNet18, ResNet34, ResNet50
+from utils.distributed import failing_together, is_first_here, print_once
 from utils.errors import InputError
 from utils.training import checkpoint, report
 from utils.training.modalities import Start
 
-IMAGENET = {ResNet18: ResNet18_Weights.IMAGENET1K_V1, ResNet34: ResNet34_Weights.IMAGENET1K_V1}
+IMAGENET = {ResNet18: ResNet18_Weights.IMAGENET1K_V1, ResNet34: ResNet34_Weights.IMAGENET1K_V1,
+            ResNet50: ResNet50_Weights.IMAGENET1K_V1}
 
 Origin = dict[str, object]  # file, pretrained_on, its epoch, and started_from: the Origin that its own run began with
 
@@ -29,24 +30,85 @@ def load_pretrained(model: MultimodalClassifier, starts: Mapping[str, Start],
     origins = {}
     for modality, start in starts.items():
         encoder = model.encoder(modality)
-        origin = load_file(encoder, modality, start, settings) if start.path else load_imagenet(encoder, modality)
-        origins[modality] = origin
-        say(f"{modality} encoder starts from {origin['file']}, pretrained on {describe(origin)}; its head is not used")
+        origins[modality] = (load_file(encoder, modality, start, settings) if start.path else
+                             load_imagenet(encoder, modality))
     return origins
 
 
+def load_encoder(encoder: nn.Module, modality: str, path: Path) -> tuple[dict, bool]:
+    """Loads an encoder from a checkpoint of a whole model (keys `<modality>_net.*`) or of an encoder alone, such as
+    torchvision's ResNet-18 -> the checkpoint's content, and whether it holds a head, which is not used.
+
+    Notes what had to be adapted: a first convolution of other input channels, a projection that the file lacks. Raises
+    InputError that names what does not fit.
+    """
+    content = checkpoint.load(path)
+    state = checkpoint.state_dict_of(content, path)
+    prefix = f"{modality}_net."
+    inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    own = encoder.state_dict()
+    found = inside or state
+    head = {name for name in (*state, *found) if name.startswith(("fusion_module.", "fc.")) and name not in own}
+    wanted = {name: value for name, value in found.items() if name not in head}
+    adapt_first_convolution(wanted, own, modality, path)
+    adapt_projection(wanted, own, modality, path)
+    checkpoint.load_weights(encoder, wanted, path, f"It should hold {prefix}* or the encoder's weights alone, of the "
+                            f"same --{modality}_encoder.")
+    return content, bool(head)
+
+
+def adapt_first_convolution(state: dict[str, Tensor], own: Mapping[str, Tensor], modality: str, path: Path) -> None:
+    """Puts weights for the encoder's own number of input channels into `state`."""
+    name = "conv1.weight"
+    if not (name in own and name in state and state[name].dim() == own[name].dim() == 4
+            and state[name].shape[1] != own[name].shape[1]):
+        return
+    before, channels = state[name].shape[1], own[name].shape[1]
+    state[name] = with_channels(state[name], channels)
+    how = f", divided by {channels} and repeated" if channels > 1 else ""
+    print_once(f"note: the first convolution of {path} has {before} input channels, that of the {modality} encoder "
+               f"{channels}: its weights are summed over the {before}{how}")
+
+
+def with_channels(weight: Tensor, channels: int) -> Tensor:
+    """The weights (O, C, H, W) of a first convolution for K input channels instead of C -> (O, K, H, W).
+
+    Their sum over C, divided by K and repeated. One channel (K = 1) then gives what an image that has it in all colours
+    would. Other K: the cross-modality initialisation of TSN (Wang et al., ECCV 2016), the mean over colours repeated,
+    times C / K, so that channels that agree give activations of the same size as the colours of a grey image.
+    """
+    return (weight.sum(1, keepdim=True) / channels).repeat(1, channels, 1, 1)
+
+
+def adapt_projection(state: dict[str, Tensor], own: Mapping[str, Tensor], modality: str, path: Path) -> None:
+    """Leaves the projection of a ResNet-50 at its initialisation where `state` has none."""
+    projection = {name: value for name, value in own.items() if name.startswith("projection.")}
+    if projection and not projection.keys() & state.keys():
+        state.update(projection)
+        print_once(f"note: {path} has no projection to 512 features: that of the {modality} encoder starts from "
+                   "scratch")
+
+
 def load_file(encoder: nn.Module, modality: str, start: Start, settings: Mapping[str, object]) -> Origin:
-    """Loads the encoder of a checkpoint -> what the settings saved in it tell. Notes which inputs differ."""
+    """Loads the encoder of a checkpoint -> what its settings say of it. Notes which inputs differ."""
     path = start.path
-    content = checkpoint.load_encoder(encoder, modality, path)
+    content, head = load_encoder(encoder, modality, path)
     saved, facts = content.get("args"), content.get("facts")
-    if not isinstance(saved, dict) or not isinstance(facts, dict):
-        return {"file": str(path), "pretrained_on": None}
-    for flag in start.input_settings:
-        if flag in saved and saved[flag] != settings[flag]:
-            say(f"note: {path} was trained with --{flag} {saved[flag]}, this run has {settings[flag]}")
-    return {"file": str(path), "pretrained_on": data_of(saved, facts), "epoch": content.get("epoch"),
-            "started_from": facts.get("pretrained", {}).get(modality)}
+    origin = {"file": str(path), "pretrained_on": None}
+    if isinstance(saved, dict) and isinstance(facts, dict):
+        for flag in start.input_settings:
+            if flag in saved and saved[flag] != settings[flag]:
+                print_once(f"note: {path} was trained with --{flag} {saved[flag]}, this run has {settings[flag]}")
+        origin.update(pretrained_on=data_of(saved, facts), epoch=content.get("epoch"),
+                      started_from=facts.get("pretrained", {}).get(modality))
+    say_start(modality, origin, head)
+    return origin
+
+
+def say_start(modality: str, origin: Origin, head: bool) -> None:
+    """head: whether the file holds one."""
+    print_once(f"{modality} encoder starts from {origin['file']}, pretrained on {describe(origin)}"
+               f"{'; its head is not used' if head else ''}")
 
 
 def data_of(settings: Mapping[str, object], facts: Mapping[str, object]) -> str:
@@ -65,19 +127,26 @@ def describe(origin: Origin | None) -> str:
 
 def load_imagenet(encoder: nn.Module, modality: str) -> Origin:
     """Loads torchvision's ImageNet weights of this kind of encoder, downloaded once a machine. Raises InputError."""
+    if type(encoder) not in IMAGENET:
+        names = [name for name, kind in ENCODERS.items() if kind in IMAGENET]
+        raise InputError(f"--imagenet: there are no ImageNet weights of the {modality} encoder, only of "
+                         f"{', '.join(names)}: leave {modality} out of --imagenet, or start it from another file with "
+                         f"--{modality}_pretrain FILE")
     weights = IMAGENET[type(encoder)]
     path = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     with failing_together():
         if is_first_here():
-            provide(weights, path)
-    checkpoint.load_encoder(encoder, modality, path)
-    return {"file": path.name, "pretrained_on": f"ImageNet ({weights}, torchvision)"}
+            provide(weights, path, modality)
+    _, head = load_encoder(encoder, modality, path)
+    origin = {"file": path.name, "pretrained_on": f"ImageNet ({weights}, torchvision)"}
+    say_start(modality, origin, head)
+    return origin
 
 
-def provide(weights: WeightsEnum, path: Path) -> None:
+def provide(weights: WeightsEnum, path: Path, modality: str) -> None:
     """The file in torchvision's own place, `path`, downloaded if it is not there. Raises InputError: another file."""
     if not path.is_file():
-        download(weights, path)
+        download(weights, path, modality)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if not digest.startswith(path.stem.rpartition("-")[2]):
@@ -85,10 +154,11 @@ def provide(weights: WeightsEnum, path: Path) -> None:
                          "delete it and run the same command again")
 
 
-def download(weights: WeightsEnum, path: Path) -> None:
+def download(weights: WeightsEnum, path: Path, modality: str) -> None:
     """Raises InputError."""
     try:
         weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:  # no network, no such page, cannot be written; another hash
         raise InputError(f"--imagenet: {weights.url} cannot be downloaded ({error}). Download it elsewhere and put it "
-                         f"there as {path}, or name it with --visual_pretrain FILE, or leave --imagenet out") from None
+                         f"there as {path}, or name it with --{modality}_pretrain FILE, or leave --imagenet out"
+                         ) from None

@@ -1,4 +1,4 @@
-"""What a run says of itself: the line of an epoch, the result, the table at the end."""
+"""Texts about a run: an epoch's line, result.json, the closing table."""
 
 import os
 import platform
@@ -13,31 +13,40 @@ from pathlib import Path
 import torch
 
 from utils.balancing import METHOD_FLAGS, METHODS
-from utils.distributed import say
+from utils.distributed import print_once
 from utils.errors import InputError, report_problems
 from utils.training import experiment
 
 SELECTION = {"test": "best test epoch (the paper's protocol: there is no validation set)",
              "val": "best validation epoch; the test set was evaluated once"}
+LINE_WIDTH = 99  # columns of an epoch's line
 
 
-def prefixed(prefix: str, figures: Mapping[str, float]) -> dict[str, float]:
-    return {f"{prefix}_{name}": value for name, value in figures.items()}
+def prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in metrics.items()}
 
 
-def figure_names(measure: str, modalities: Sequence[str]) -> dict[str, str]:
-    """{what is measured: name of the figure}, joint first; one modality alone has no joint."""
+def metric_names(measure: str, modalities: Sequence[str]) -> dict[str, str]:
+    """{what is measured: name of the metric}, joint first; one modality alone has no joint."""
     each = {name: f"{measure}_{name}" for name in modalities}
     return {"joint": measure, **each} if len(each) > 1 else {modalities[0]: measure}
 
 
 def epoch_line(record: Mapping[str, float], split: str, shown: Mapping[str, str], epochs: int) -> str:
-    figures = "  ".join(f"{what} {record[f'{split}_{name}']:6.1%}" for what, name in shown.items())
-    measure = next(iter(shown.values()))
-    loss = f"loss {record[f'{split}_loss']:7.4f}" if f"{split}_loss" in record else measure  # trials have no loss
-    return (f"epoch {record['epoch']:3d}/{epochs}  train loss {record['train_loss']:7.4f} "
-            f"accuracy {record['train_accuracy']:6.1%}  |  {split} {loss}  {figures}"
-            f"  |  {record['train_clips_per_second']:.1f} clips/s")
+    """`epoch  3/12  train loss 1.203  test joint 54.1%  audio 50.2%  visual 33.0%  loss 1.310  12 s`.
+
+    After the first of `shown`, a part that would make it wider than LINE_WIDTH is left out.
+    """
+    first, *others = (f"{what} {record[f'{split}_{name}']:.1%}" for what, name in shown.items())
+    measured = f"{split}_loss" in record  # trials have no loss
+    measure = "" if measured else f"{next(iter(shown.values()))} "
+    line = (f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}  train loss {record['train_loss']:.3f}  "
+            f"{split} {measure}{first}")
+    loss = [f"loss {record[f'{split}_loss']:.3f}"] if measured else []
+    for part in (*others, *loss, f"{record['train_seconds']:.0f} s"):
+        if len(line) + len(part) + 2 <= LINE_WIDTH:
+            line += f"  {part}"
+    return line
 
 
 def result(settings: Mapping[str, object], last: Mapping[str, float], best_epoch: int, split: str,
@@ -87,9 +96,10 @@ def summary(title: str, result: Mapping[str, object], shown: Mapping[str, str], 
             events_folder: Path | None) -> str:
     """The closing table, and where to look further."""
     measure = next(iter(shown.values()))
+    width = max(map(len, [*shown, f"{measure} %"]))
     lines = [f"\n{title}{'  (DEMO DATA: synthetic, not a benchmark)' if result['demo'] else ''}",
-             f"{measure + ' %':10} {'test, epoch ' + str(result['best_epoch']):>16} {split + ', last epoch':>18}"]
-    lines += [f"{what:10} {100 * result[name]:16.2f} {100 * result[f'last_{split}_{name}']:18.2f}"
+             f"{measure + ' %':{width}} {'test, epoch ' + str(result['best_epoch']):>16} {split + ', last epoch':>18}"]
+    lines += [f"{what:{width}} {100 * result[name]:16.2f} {100 * result[f'last_{split}_{name}']:18.2f}"
               for what, name in shown.items()]
     lines += [f"chosen by: {result['selection']}", f"run:       {folder}", f"curves:    {folder / 'curves.png'}"]
     if events_folder:
@@ -108,24 +118,24 @@ def accept_problems(problems: Mapping[str, str], total: int, skip_missing: bool,
     if not skip_missing:
         raise InputError(f"{text}\nFix them (the scripts/prepare_*.py extract frames and check files), or continue "
                          "without them: --skip_missing")
-    say(f"{text}\nContinuing without them (--skip_missing).")
+    print_once(f"{text}\nContinuing without them (--skip_missing).")
 
 
 def evaluation(scores: Mapping[str, float], shown: Mapping[str, str], path: Path, clips: str, precision: str) -> str:
-    """clips: how many of what."""
+    """The metrics of an evaluated checkpoint. clips: what it was evaluated on, such as `120 test clips`."""
     lines = [f"{what:10} {100 * scores[name]:6.2f} % {name}" for what, name in shown.items()]
     return "\n".join([f"{path} on {clips} in {precision}, loss {scores['loss']:.4f}", *lines])
 
 
-def verification(figures: Mapping[str, float], trials: Mapping[str, int]) -> str:
-    """A line a trial list: equal error rates in %, and minDCF. trials: {list: how many}, the first without a prefix
-    before its figures."""
+def verification(metrics: Mapping[str, float], trials: Mapping[str, int]) -> str:
+    """One line per trial list: equal error rates in %, and minDCF. trials: {list: number of trials}; metrics of all
+    lists but the first are prefixed with the list's name."""
     lines = []
-    for place, (name, count) in enumerate(trials.items()):
-        before = f"{name}_" if place else ""
-        own = [key.removeprefix(before) for key in figures if key.startswith(f"{before}eer") or
+    for index, (name, count) in enumerate(trials.items()):
+        before = f"{name}_" if index else ""
+        own = [key.removeprefix(before) for key in metrics if key.startswith(f"{before}eer") or
                key.startswith(f"{before}min_dcf")]
-        values = [f"{key} {figures[before + key]:.2%}" if "eer" in key else f"{key} {figures[before + key]:.4f}"
+        values = [f"{key} {metrics[before + key]:.2%}" if "eer" in key else f"{key} {metrics[before + key]:.4f}"
                   for key in own]
         lines.append(f"{name} ({count} trials): {', '.join(values)}")
     return "\n".join(lines)

@@ -1,8 +1,15 @@
-"""A run's folder: what was asked, what was measured, checkpoints, TensorBoard events, result.
+"""The folder of a run. Every process holds a Run with the same history; only the main process writes.
 
-    args.json  metrics.jsonl  class_norms.npy  best.pt  last.pt  events.out.tfevents.*  curves.png  result.json
+    args.json                 all settings
+    train.log                 what was printed, without progress bars
+    last.pt                   the state after the last epoch: --resume continues from it
+    best.pt                   the weights of the best epoch
+    metrics.jsonl             one record per epoch
+    class_norms.npy           (epochs, M, C) norms of the class weights
+    events.out.tfevents.*     TensorBoard (tensorboard.py); elsewhere with --tensorboard_path
+    curves.png, result.json   at the end
 
-Every process holds a Run with the same history; only the main one writes.
+verification.py adds <list>.scores.txt and det.png, confusion.py per_class.csv, confusions.csv and confusions.png.
 """
 
 import json
@@ -20,16 +27,17 @@ from utils.errors import InputError
 from utils.training import checkpoint, experiment, report
 from utils.training.metrics import row_names
 from utils.training.plots import plot_curves
-from utils.training.tensorboard import Events
+from utils.training.tensorboard import Events, layout
 from utils.whole_files import write_whole
 
 
 class Run:
-    """settings: the command line's, kept in args.json and in the checkpoints, as are the `facts` of data and machine.
+    """One training run: its history, and the files written about it.
 
-    split: what is evaluated after each epoch and chooses the best one: "test" (the paper's protocol) or "val".
-    shown: {what is measured: name of the figure}, fractions, e.g. {"joint": "accuracy"}; the first chooses the epoch.
-    saved: the content of the last.pt that is resumed, whose history and clock go on.
+    settings: all flags, stored in args.json and in the checkpoints. facts: about data and machine, stored in the
+    checkpoints and in result.json. split: the data evaluated after each epoch, which chooses the best epoch: "test"
+    (the paper's protocol) or "val". shown: {what is measured: name of the metric}, e.g. {"joint": "accuracy"}; the
+    first metric chooses the epoch. saved: the content of last.pt, if the run is resumed.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, object], facts: Mapping[str, object],
@@ -39,13 +47,15 @@ class Run:
         self.modalities, self.split, self.shown = tuple(modalities), split, shown
         self.choose = max if higher_is_better else min
         saved = saved or {"history": [], "class_norms": [], "iterations": 0, "wall_seconds": 0.0}
-        self.history: list[dict] = list(saved["history"])  # a record of figures an epoch
-        self.class_norms = list(saved["class_norms"])  # (M, C) an epoch: how long each class weight is
+        self.history: list[dict] = list(saved["history"])  # one record per epoch
+        self.class_norms = list(saved["class_norms"])  # (M, C) per epoch
         self.iterations = saved["iterations"]
         self.start = time.time() - saved["wall_seconds"]
-        self.environment = report.environment()  # now: the checkout may be another one when the run ends
+        self.environment = report.environment()  # now: another commit may be checked out before the run ends
         self.events_folder = events_folder
-        self.events = Events(events_folder if distributed.is_main() else None, self.iterations)
+        self.events = Events(events_folder if distributed.is_main() else None, self.iterations,
+                             layout(self.modalities, shown))
+        distributed.log_to(folder / "train.log")
         self.write("args.json", json.dumps(self.settings, indent=2) + "\n")
 
     def write(self, name: str, content: str | Callable[[Path], None]) -> None:
@@ -58,18 +68,19 @@ class Run:
             checkpoint.save(self.folder / name, {**content, **described})
 
     def log_iterations(self, rows: Tensor) -> None:
-        """Rows of sums (iterations, columns as `row_names`) -> TensorBoard. Raises InputError, naming where it
-        happened, when a loss is not finite."""
+        """Writes iterations to TensorBoard. rows: sums, (iterations, columns as `row_names`). Raises InputError when
+        a loss is not finite."""
         names = row_names(self.modalities)
         averages = dict(zip(names[1:], (rows[:, 1:] / rows[:, :1]).T, strict=True))
-        for place, loss in enumerate(averages["loss"].tolist(), self.iterations + 1):
-            self.check_finite({"loss": loss}, f"iteration {place} of the run")
+        for iteration, loss in enumerate(averages["loss"].tolist(), self.iterations + 1):
+            self.check_finite({"loss": loss}, f"iteration {iteration} of the run")
         logged = {name: column for name, column in averages.items() if name == "loss" or name.startswith("logit")}
         self.events.iterations(logged, self.iterations + 1)
         self.iterations += len(rows)
 
-    def check_finite(self, figures: Mapping[str, float], where: str) -> None:
-        for name, value in figures.items():
+    def check_finite(self, metrics: Mapping[str, float], where: str) -> None:
+        """Raises InputError when a metric is not finite."""
+        for name, value in metrics.items():
             if not math.isfinite(value):
                 raise InputError(f"the {name} is {value} in epoch {len(self.history) + 1} ({where}). "
                                  f"{self.folder / 'last.pt'} holds the last whole epoch before; try a lower "
@@ -79,8 +90,8 @@ class Run:
                   state: Mapping) -> None:
         """Adds the epoch's record; writes checkpoints, metrics.jsonl, class_norms.npy and events; prints a line.
 
-        train: the epoch's figures, `lr`, `seconds`, `clips_per_second` and others among them. class_norms: (M, C),
-        the length of every class weight. state: for last.pt.
+        train: the epoch's metrics, with `lr`, `seconds` and `clips_per_second`. class_norms: (M, C), the norm of every
+        class weight. state: for last.pt.
         """
         self.check_finite({**train, **held_out}, "at its end")
         record = {"epoch": len(self.history) + 1, **report.prefixed("train", train),
@@ -94,15 +105,15 @@ class Run:
         norms = torch.stack(self.class_norms).numpy()  # (epochs, M, C)
         self.write("class_norms.npy", lambda temporary: np.save(temporary, norms))
         self.events.epoch(train, held_out, record["epoch"])
-        distributed.say(report.epoch_line(record, self.split, self.shown, self.settings["epochs"]))
+        distributed.print_once(report.epoch_line(record, self.split, self.shown, self.settings["epochs"]))
 
     def save_last(self, state: Mapping) -> None:
-        """last.pt, all that --resume needs."""
+        """Writes last.pt."""
         self.save("last.pt", {**state, "history": self.history, "class_norms": self.class_norms,
                               "iterations": self.iterations, "wall_seconds": self.wall_seconds()})
 
     def best(self) -> dict:
-        """The record of the best epoch, the first of equals."""
+        """The record of the best epoch; of several equal ones the first."""
         name = next(iter(self.shown.values()))
         return self.choose(self.history, key=lambda record: record[f"{self.split}_{name}"])
 
@@ -110,10 +121,8 @@ class Run:
         return time.time() - self.start
 
     def finish(self, scores: Mapping[str, float]) -> dict:
-        """Writes result.json and curves.png and prints the table -> what result.json holds.
-
-        scores: the test set's figures to report.
-        """
+        """Writes result.json and curves.png and prints the table -> what result.json holds. scores: the reported test
+        metrics."""
         self.check_finite(scores, "evaluation of the best epoch")
         result = report.result(self.settings, self.history[-1], self.best()["epoch"], self.split, scores)
         result.update(self.facts, **self.environment, wall_seconds=self.wall_seconds())
@@ -121,15 +130,15 @@ class Run:
         title = experiment.title(self.settings, report.parts_of(self.facts))
         self.events.finish(self.settings, scores, result["best_epoch"])
         if distributed.is_main():
-            plot_curves(self.history, self.split, self.shown, self.modalities, title,
+            plot_curves(self.history, self.split, self.shown, self.modalities, self.class_norms[-1].shape[1], title,
                         self.folder / "curves.png")
-        distributed.say(report.summary(title, result, self.shown, self.split, self.folder, self.events_folder))
+        distributed.print_once(report.summary(title, result, self.shown, self.split, self.folder, self.events_folder))
         return result
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether it holds a result, of all the epochs asked for: a finished run that is resumed to more has the old one.
-    Raises InputError: a damaged file."""
+    """Whether the run has a result of all its epochs: a finished run that is resumed for more epochs still has the
+    old result. Raises InputError: a damaged file."""
     return (folder / "result.json").is_file() and (
         read_json(folder / "result.json").get("epochs") == read_json(folder / "args.json").get("epochs"))
 

@@ -1,7 +1,11 @@
-"""TensorBoard: one writer a run, on the main process.
+"""TensorBoard: one writer per run, on the main process. Logits are means of the true class's logit.
 
-Tags: data/logit_a, data/logit_v (the release's: mean logit of the true class, a point an iteration) and
-train/loss_per_iteration; train/*, eval/* a point an epoch; the settings as the HPARAMS table and as text.
+    iteration/loss, iteration/logit_<modality>    one point per iteration
+    data/logit_a, data/logit_v                    the same of audio and visual, by the names of the authors' release
+    train/<metric>, eval/<metric>                 one point per epoch, as in metrics.jsonl; eval: the held-out data
+    result/<metric>                               the reported test metrics
+
+CUSTOM SCALARS shows the modalities together, HPARAMS the settings with the result, TEXT all flags.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,32 +14,52 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from utils.training.experiment import RECORDED
 
-RELEASE_NAMES = {"audio": "a", "visual": "v"}
-def logit_name(modality: str) -> str:
-    return f"logit_{RELEASE_NAMES.get(modality, modality)}"
+RELEASE_TAGS = {"audio": "data/logit_a", "visual": "data/logit_v"}
+FIRST_COLUMNS = {"fusion_method", "mmcosine", "scaling", "modulation", "random_seed"}  # HPARAMS shows five at first
 
 
 def read_logits(folder: Path, modalities: Sequence[str]) -> dict[str, np.ndarray]:
     """{modality: (iterations, 2), number of the iteration and mean logit of the true class}; {} without events."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    tags = {name: f"data/{logit_name(name)}" for name in modalities}
+    tags = {name: RELEASE_TAGS.get(name, f"iteration/logit_{name}") for name in modalities}  # these are in older runs
     if not set(tags.values()) <= set(events.Tags()["scalars"]):
         return {}
     return {name: np.array([(event.step, event.value) for event in events.Scalars(tag)]) for name, tag in tags.items()}
 
 
-class Events:
-    """Writes into `folder`, or nothing when it is None. `done`: the iterations a resumed run has behind it; events
-    of later ones, left by a run that was killed, are hidden."""
+def layout(modalities: Sequence[str], shown: Mapping[str, str]) -> dict[str, dict[str, list]]:
+    """The charts of CUSTOM SCALARS, for `SummaryWriter.add_custom_scalars`: {category: {title: [kind, tags]}}."""
 
-    def __init__(self, folder: Path | None, done: int = 0):
+    def chart(group: str, names: Sequence[str]) -> list:
+        return ["Multiline", [f"{group}/{name}$" for name in names]]  # tags are regular expressions
+
+    logits = [f"logit_{name}" for name in modalities]
+    measure = next(iter(shown.values()))
+    return {"logits of the true class": {"per iteration": chart("iteration", logits),
+                                         "training, per epoch": chart("train", logits),
+                                         "held-out data, per epoch": chart("eval", logits)},
+            measure: {f"{measure}, held-out data, per epoch": chart("eval", list(shown.values()))},
+            "class weights": {"mean norm": chart("train", [f"weight_norm_{name}" for name in modalities])}}
+
+
+class Events:
+    """Writes into `folder`, or nothing when it is None.
+
+    done: iterations that a resumed run has completed; events of later ones, left by a run that was killed, are hidden.
+    charts: as `layout` makes them.
+    """
+
+    def __init__(self, folder: Path | None, done: int = 0, charts: Mapping[str, Mapping[str, list]] | None = None):
         self.writer = SummaryWriter(str(folder), purge_step=done + 1) if folder else None
+        if self.writer and charts:
+            self.writer.add_custom_scalars(charts)
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
         if self.writer:
@@ -43,12 +67,13 @@ class Events:
                 self.writer.add_scalar(f"{group}/{name}", value, step)
 
     def iterations(self, columns: Mapping[str, Tensor], first: int) -> None:
-        """columns: {"loss": (n,), "logit_<modality>": (n,)} of n iterations, the first of which has number `first`."""
+        """columns: {"loss" or "logit_<modality>": (n,)} of n iterations, the first of which has number `first`."""
+        released = {f"logit_{name}": tag for name, tag in RELEASE_TAGS.items()}
         for name, column in columns.items():
-            metric, _, modality = name.partition("_")
-            group, short = ("data", logit_name(modality)) if metric == "logit" else ("train", "loss_per_iteration")
             for step, value in enumerate(column.tolist(), first):
-                self.scalars(group, {short: value}, step)
+                self.scalars("iteration", {name: value}, step)
+                if self.writer and name in released:
+                    self.writer.add_scalar(released[name], value, step)
 
     def figure(self, tag: str, figure: Figure) -> None:
         if self.writer:
@@ -61,16 +86,32 @@ class Events:
             self.writer.flush()
 
     def finish(self, settings: Mapping[str, object], scores: Mapping[str, float], epoch: int) -> None:
-        """The settings and what came of them, then closes. (`add_hparams` would open a second writer.)"""
+        """The settings and their result, then closes."""
         if not self.writer:
             return
-        compared = {name: settings[name] for name in RECORDED if name != "demo"}
-        for summary in hparams(compared, {f"result/{name}": value for name, value in scores.items()}):
-            self.writer.file_writer.add_summary(summary)
+        self.add_hparams(settings, scores)
         self.scalars("result", scores, epoch)
         rows = "\n".join(f"| {name} | `{value}` |" for name, value in settings.items())
         self.writer.add_text("hyperparameters", f"| flag | value |\n|---|---|\n{rows}")
         self.close()
+
+    def add_hparams(self, settings: Mapping[str, object], scores: Mapping[str, float]) -> None:
+        """A row of HPARAMS. (`SummaryWriter.add_hparams` would open a second writer.)
+
+        TensorBoard shows five settings and five metrics at first: the settings marked as different between runs, then
+        by name; the metrics in their order here.
+        """
+        values = {name: str(settings[name]) if isinstance(settings[name], bool) else settings[name]
+                  for name in RECORDED if name != "demo"}
+        metrics = sorted(scores, key=lambda name: name.startswith(("loss", "logit")))
+        experiment, *session = hparams(values, {f"result/{name}": scores[name] for name in metrics})
+        plugin = experiment.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(plugin.content)
+        for column in content.experiment.hparam_infos:
+            column.differs = column.name in FIRST_COLUMNS
+        plugin.content = content.SerializeToString()
+        for summary in (experiment, *session):
+            self.writer.file_writer.add_summary(summary)
 
     def close(self) -> None:
         if self.writer:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from models import MultimodalClassifier, scale_lower_bound
 from utils import distributed
 from utils.balancing import METHODS
-from utils.distributed import say
+from utils.distributed import print_once
 from utils.errors import InputError
 from utils.training import checkpoint, report
 from utils.training.engine import PARTS, Compute, Learner, train_one_epoch
@@ -28,7 +28,7 @@ IN_LAST_PT = {*PARTS, "history", "class_norms", "iterations", "wall_seconds", "f
 class Task(Protocol):
     """What is learnt and how it is measured: classification.py and verification.py have one each.
 
-    train: the training clips. facts: what the result is to say of the data. split: the name of the held-out data that
+    train: the training clips. facts: about the data, for the result. split: the name of the held-out data that
     chooses the epoch, "test" (the paper's protocol) or "val". shown: {what is measured: name of the metric}, the one
     that chooses first; metrics are fractions. evaluate_held_out() measures after every epoch, final(run) once at the
     end.
@@ -70,7 +70,7 @@ def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None,
         fit(task, learner, run, epochs, random_seed, lam)
         return run.finish(task.final(run))
     except (KeyboardInterrupt, SystemExit):
-        say(f"\nstopped after {len(run.history)} whole epochs; continue with --resume {run.folder}")
+        print_once(f"\nstopped after {len(run.history)} whole epochs; continue with --resume {run.folder}")
         raise
 
 
@@ -123,7 +123,7 @@ def open_run(task: Task, learner: Learner, folder: Path, resume: bool, events_fo
         run.save_last(learner.state_dict())
     told = ", ".join(f"{name} {value}" for name, value in run.facts.items()
                      if name not in {"classes", "pretrained", "modalities"} and value is not None)
-    say(f"run folder {folder}: {told}")
+    print_once(f"run folder {folder}: {told}")
     return run
 
 
@@ -177,8 +177,8 @@ def load_best(model: MultimodalClassifier, run: Run) -> None:
 def load_evaluated(model: MultimodalClassifier, content: Mapping, path: Path) -> None:
     """The weights of the checkpoint `path`, whose content it is."""
     if "args" not in content:
-        say(f"{path} holds no settings: taken as {type(model.fusion_module).__name__} with --mmcosine {model.mmcosine} "
-            f"--scaling {model.scaling:g}")
+        print_once(f"{path} holds no settings: taken as {type(model.fusion_module).__name__} with --mmcosine "
+                   f"{model.mmcosine} --scaling {model.scaling:g}")
     checkpoint.load_model(model, content, path)
 
 
@@ -188,8 +188,9 @@ def warn_about_settings(model: MultimodalClassifier, lam: float) -> None:
     paper, tight = (scale_lower_bound(classes, modalities=modalities, tight=tight) for tight in (False, True))
     undercut = f"{paper:.3f} by the paper's Eq. 4, {tight:.3f} exactly" if model.scaling < paper else f"{tight:.3f}"
     if model.mmcosine and model.scaling < tight:
-        say(f"note: --scaling {model.scaling:g} is below the lower bound for {classes} classes ({undercut}): the true "
-            "class's posterior cannot reach 0.99")
+        print_once(f"note: --scaling {model.scaling:g} is below the lower bound for {classes} classes ({undercut}): "
+                   "the true class's posterior cannot reach 0.99")
     if lam and distributed.size() > 1:
-        say("note: the contrastive loss compares the clips of each process's part of a batch, not of the whole batch")
+        print_once("note: the contrastive loss compares the clips of each process's part of a batch, not of the whole "
+                   "batch")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from utils import distributed
-from utils.distributed import say
+from utils.distributed import print_once
 from utils.errors import InputError
 from utils.training.engine import Learner, outputs, train_one_epoch
 from utils.training.loading import Loaders, mixed_seed
@@ -44,7 +44,7 @@ class Trial(NamedTuple):
                 raise InputError(f"the loss is {found['loss']} in epoch {epoch} of a trial of --modulation "
                                  f"{self.run.settings['modulation']}: try a lower --learning_rate, or --amp off")
             self.learner.scheduler.step()
-            say(f"trial, epoch {epoch}/{epochs}: loss {found['loss']:.4f}")
+            print_once(f"trial, epoch {epoch}/{epochs}: loss {found['loss']:.4f}")
         distributed.broadcast_model(self.learner.model)
         return self.mean_losses(trained), self.mean_losses(held_out)
 

@@ -17,7 +17,7 @@ from dataset.trials import Trials
 from models import MultimodalClassifier
 from models.mmcosine import unit
 from utils import distributed
-from utils.distributed import say
+from utils.distributed import print_once
 from utils.errors import InputError
 from utils.training import checkpoint, report
 from utils.training.engine import Compute, outputs
@@ -46,8 +46,8 @@ class TrialSet(NamedTuple):
 
 
 class VerificationData(NamedTuple):
-    """train and val are None when a checkpoint is only evaluated, val also without validation trials. facts: what the
-    result is to say of the data."""
+    """train and val are None when a checkpoint is only evaluated, val also without validation trials. facts: about the
+    data, for the result."""
 
     identities: Sequence[str]
     train: Dataset | None
@@ -74,7 +74,7 @@ class Verification:
         self.split, self.held_out = ("val", data.val) if data.val else ("test", data.test)
         self.shown = {shown_name(name, what, self.held_out): f"{prefix(name, self.held_out)}{metric}"
                       for name in self.held_out.lists
-                      for what, metric in report.figure_names("eer", model.modalities).items()}
+                      for what, metric in report.metric_names("eer", model.modalities).items()}
 
     def evaluate_held_out(self) -> dict[str, float]:
         return metrics_of(self.score(self.held_out), self.held_out)
@@ -95,8 +95,8 @@ class Verification:
         folder = self.scores_path or path.with_name(f"{path.stem}_evaluated")
         write_scores(scores, self.test, folder)
         precision = str(self.compute.precision).removeprefix("torch.")
-        say(f"{path} on {len(self.test.utterances)} utterances in {precision}, scores and det.png in {folder}")
-        say(report.verification(found, self.test.counts()))
+        print_once(f"{path} on {len(self.test.utterances)} utterances in {precision}, scores and det.png in {folder}")
+        print_once(report.verification(found, self.test.counts()))
         return {**found, "trials": self.test.counts(), "n_test": len(self.test.utterances), "ckpt_path": str(path)}
 
     def score(self, trial_set: TrialSet) -> Scores:
@@ -124,7 +124,7 @@ class Verification:
 
 
 def prefix(name: str, trial_set: TrialSet) -> str:
-    """What the figures of a list begin with: nothing for the first one."""
+    """What the metrics of a list begin with: nothing for the first one."""
     return "" if name == next(iter(trial_set.lists)) else f"{name}_"
 
 

@@ -1,0 +1,76 @@
+"""Lists of prepared clips in the CREMA-D layout: existing ones are checked, else new ones are written."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from dataset.cremad import find_clips
+from dataset.lists import (
+    Clip,
+    Lists,
+    check_every_class_has_a_clip,
+    read_lists,
+    split_by_speaker,
+    split_stratified,
+    write_lists,
+)
+from dataset.preparation.clips import write_failures
+from utils.errors import InputError, first_few
+
+SPLITS = {"stratified": split_stratified, "speaker": split_by_speaker}
+
+
+def read_own_lists(root: Path) -> Lists | None:
+    """The lists that exist in `root`, None if there is none of the three. Raises InputError (see read_lists)."""
+    if not any((root / name).exists() for name in ("train.csv", "test.csv", "stat.csv")):
+        return None
+    return read_lists(root, "Add it, or remove the other lists to create new ones")
+
+
+def listed_problems(root: Path, lists: Lists, fps: int, known: dict[str, str]) -> dict[str, str]:
+    """{name: reason} of the listed clips without usable files, except those already `known`."""
+    clips = [clip for clip in lists.train + lists.test if clip.name not in known]
+    return find_clips(root, clips, fps)[1]
+
+
+def settle_lists(root: Path, own: Lists | None, labels: Mapping[str, str], problems: dict[str, str], found: int, *,
+                 fps: int, split: str, test_fraction: float, seed: int) -> Lists:
+    """The lists to use: `own`, after a check that all listed files exist, or new ones of `labels` ({clip: class}).
+
+    Adds problems of listed clips to `problems`, of `found` clips, and writes them to a file. fps: of the frames.
+    Other arguments as of `make_lists`.
+    """
+    if own:
+        problems |= listed_problems(root, own, fps, problems)
+    write_failures(root, problems, max(found, len(problems)))
+    if own:
+        return own
+    clips = [Clip(name, label) for name, label in labels.items()]
+    lists = make_lists(clips, split, test_fraction, seed)
+    write_lists(root, lists)
+    return lists
+
+
+def make_lists(clips: Sequence[Clip], split: str, test_fraction: float, seed: int) -> Lists:
+    """Lists of the clips; `split` is a key of SPLITS. Raises InputError: the clips cannot be split this way."""
+    classes = sorted({clip.label for clip in clips})
+    try:
+        train, test = SPLITS[split](clips, test_fraction, seed)
+        check_every_class_has_a_clip(classes, train, f"this {split} split")
+    except InputError as error:
+        raise InputError(f"the clips are ready, but no lists could be created: {error}. Add clips and run the same "
+                         "command again, or write train.csv, test.csv (rows clip,LABEL; no clip in both) and stat.csv "
+                         "(one class per line) by hand") from None
+    return Lists(classes, train, test)
+
+
+def report_lists(lists: Lists, prepared: Iterable[str]) -> None:
+    """Prints the number of clips per class and split, and which prepared clips are in no list."""
+    train, test = (Counter(clip.label for clip in clips) for clips in (lists.train, lists.test))
+    rows = [(label, train[label], test[label]) for label in lists.classes]
+    for cells in [("class", "train", "test"), *rows, ("all", len(lists.train), len(lists.test))]:
+        print("{:<12} {:>6} {:>6}".format(*cells))
+    unlisted = sorted(set(prepared) - {clip.name for clip in lists.train + lists.test})
+    if unlisted:
+        print(f"{len(unlisted)} prepared clips are in no list: {first_few(unlisted)}. Add them, or remove the "
+              "three lists and run the same command again to create new ones.")

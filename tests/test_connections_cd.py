@@ -1,0 +1,848 @@
+"""main_CD.py: how its parts are connected, seen at the borders of runs that are really started.
+
+Every number is computed here once more, another way: clips are told by their marks, pictures read by PIL, spectrograms
+made by scipy, logits by the fusions' formulas, gradients by autograd on a network of its own. B clips, M modalities.
+"""
+
+import math
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+import torch
+import torch.nn.functional as F
+from borders import (
+    CLASSES,
+    MEAN,
+    STD,
+    TEST,
+    TRAIN,
+    Pass,
+    clip_name,
+    heard_clips,
+    is_cropped_or_mirrored,
+    make_marked_data,
+    pixels,
+    seen_clips,
+    seen_frames,
+    tone,
+)
+from PIL import Image
+from started import Started, State, content_of, copies, start, weights_of
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
+
+from main_CD import main
+from models import AVClassifier
+
+SIZE, SECONDS = 64, 0.6
+# the class of each clip; so unequally many that a network which always says the same is told by its accuracy
+LABELS = [0, 1, 0, 2, 0, 1, 0, 0, 1, 0, 2, 0, *(2, 0, 1, 2, 1, 2)]
+RATE, DECAY, STEP, RATIO = 0.01, 0.05, 2, 0.5  # learning rate, weight decay, StepLR's
+BOTH = ("audio", "visual")
+Figures = dict[str, float]
+
+
+# ---- data and runs
+
+
+def sound_of(number: int) -> np.ndarray:
+    """A tone that swells, shorter than SECONDS or longer: where it begins and ends can be told."""
+    wave = tone(number, 0.5 if number % 2 else 1.1)
+    return wave * np.linspace(0.2, 1, len(wave))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Marked clips; beside their frames lie single images of wrong ones, which must not be taken."""
+    root = make_marked_data(tmp_path_factory.mktemp("marked"))
+    for name, numbers in (("train", TRAIN), ("test", TEST)):
+        rows = [f"{clip_name(number)},{CLASSES[LABELS[number]]}\n" for number in numbers]
+        (root / f"{name}.csv").write_text("".join(rows))
+    (root / "image").mkdir()
+    for number in (*TRAIN, *TEST):
+        soundfile.write(root / "AudioWAV" / f"{clip_name(number)}.wav", sound_of(number), 16000)
+        shutil.copy(frame_path(root, 17 - number, 0), root / "image" / f"{clip_name(number)}.jpg")
+    return root
+
+
+@pytest.fixture(scope="module")
+def few(data, tmp_path_factory) -> Path:
+    """Half of the training clips: an epoch is one update."""
+    root = tmp_path_factory.mktemp("few")
+    for path in data.iterdir():
+        (root / path.name).symlink_to(path)
+    (root / "train.csv").unlink()
+    (root / "train.csv").write_text("".join((data / "train.csv").read_text().splitlines(keepends=True)[:6]))
+    return root
+
+
+@pytest.fixture(scope="module")
+def begin(data, tmp_path_factory) -> Callable[..., Started]:
+    """begin(*flags, of=data, **how to watch): a run of three epochs on the CPU in float32, in a folder of its own."""
+
+    def begin(*flags: object, of: Path = data, **watch: float) -> Started:
+        argv = ["--train", "--dataset", "marked", "--data_root", of, "--ckpt_path", tmp_path_factory.mktemp("runs"),
+                "--run_name", "run", "--num_workers", 0, "--device", "cpu", "--amp", "off", "--use_tensorboard",
+                "False", "--batch_size", 5, "--epochs", 3, "--image_size", SIZE, "--audio_seconds", SECONDS,
+                "--num_frames", 2, "--learning_rate", RATE, "--weight_decay", DECAY, "--lr_decay_step", STEP,
+                "--lr_decay_ratio", RATIO, *flags]
+        seen = start(main, argv, **watch)
+        assert not seen.refused, seen.refused
+        return seen
+
+    return begin
+
+
+# Seeds are chosen so that wrong choices give other figures; tests hold the runs to that. plain: the first of epochs
+# that are equally good, one of which is better by sight. heard: the best epoch is in the middle. validated: the first
+# of two equal ones, of which the second is better on the test clips.
+
+
+@pytest.fixture(scope="module")
+def plain(begin) -> Started:
+    return begin("--random_seed", 28, "--epochs", 2, "--use_tensorboard", "True", steps=4)
+
+
+@pytest.fixture(scope="module")
+def validated(begin) -> Started:
+    return begin("--random_seed", 9, "--val_fraction", 0.3, "--num_frames", 1, "--epochs", 2)
+
+
+@pytest.fixture(scope="module")
+def heard(begin) -> Started:
+    """The audio encoder alone."""
+    return begin("--random_seed", 3, "--modality", "audio", "--use_tensorboard", "True")
+
+
+@pytest.fixture(scope="module")
+def looked(begin) -> Started:
+    """The visual encoder alone, epochs chosen on speakers that are held out."""
+    return begin("--random_seed", 0, "--modality", "visual", "--val_fraction", 0.25, "--val_by_speaker", "--epochs", 1)
+
+
+@pytest.fixture(scope="module")
+def cosine(begin, few) -> Started:
+    return begin("--epochs", 1, "--batch_size", 4, "--fusion_method", "gated", "--mmcosine", "--scaling", 7, "--lam",
+                 0.4, "--num_frames", 1, of=few, steps=2)
+
+
+# ---- the same once more, another way
+
+
+def frame_path(root: Path, number: int, frame: int) -> Path:
+    return root / "Image-01-FPS" / clip_name(number) / f"{frame:05d}.jpg"
+
+
+def naive_visual(root: Path, numbers: Sequence[int], frames: Sequence[int]) -> Tensor:
+    """(B, 3, T, H, W): these frames of the clips, whole."""
+    clips = [[np.array(Image.open(frame_path(root, number, frame)).resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+              for frame in frames] for number in numbers]  # (B, T, H, W, 3) RGB
+    scaled = (np.array(clips, np.float32) / 255 - MEAN.numpy()) / STD.numpy()
+    return torch.from_numpy(scaled.transpose(0, 4, 1, 2, 3).astype(np.float32))
+
+
+def naive_audio(numbers: Sequence[int], seconds: float = SECONDS) -> Tensor:
+    """(B, 1, 257, columns)."""
+    rows = []
+    for number in numbers:
+        wave = np.tile(sound_of(number), 6)[:round(16000 * seconds)]  # 6 are three seconds of the shorter sounds
+        power = scipy.signal.spectrogram(wave, 16000, nperseg=512, noverlap=353)[2]
+        log = np.log(power + 1e-7)
+        rows.append((log - log.mean()) / (log.std() + 1e-9))
+    return torch.from_numpy(np.array(rows, np.float32)).unsqueeze(1)
+
+
+def naive_logits(head: State, features: Sequence[Tensor], fusion: str = "concat",
+                 scaling: float | None = None) -> tuple[Tensor, Tensor]:
+    """Features (B, 512) of each modality -> logits (M, B, C), cosines times `scaling` when there is one; fused."""
+    head = {name.removeprefix("fusion_module."): value for name, value in head.items()}
+
+    def layer(name: str, x: Tensor) -> Tensor:
+        return x @ head[f"{name}.weight"].T + head[f"{name}.bias"]
+
+    fused = list(features)
+    if fusion == "film":
+        audio, visual = (layer(name, x) for name, x in zip(("fc_x", "fc_y"), features, strict=True))
+        fused = [visual[:, :512] * features[0] + visual[:, 512:], audio[:, :512] * features[1] + audio[:, 512:]]
+    if fusion == "gated":
+        audio, visual = (layer(name, x) for name, x in zip(("fc_x", "fc_y"), features, strict=True))
+        fused = [audio / (1 + torch.exp(-visual)), visual / (1 + torch.exp(-audio))]
+    weights = [head["fc_out.weight"][:, 512 * place:512 * (place + 1)] for place in range(len(features))]
+    if scaling is None:
+        logits = [x @ weight.T + head["fc_out.bias"] / len(features) for x, weight in zip(fused, weights, strict=True)]
+    else:
+        logits = [scaling * F.cosine_similarity(x[:, None], weight[None], dim=2)
+                  for x, weight in zip(fused, weights, strict=True)]
+    return torch.stack(logits), torch.stack(fused)
+
+
+def naive_contrastive(audio: Tensor, visual: Tensor, labels: Tensor) -> Tensor:
+    """The supplement's, row by row."""
+    rows = []
+    for number, label in enumerate(labels):
+        alike = torch.stack([F.cosine_similarity(audio[number], other, dim=0) for other in visual]) / 0.1
+        share = alike.exp() / alike.exp().sum()
+        row = -torch.log(share[labels == label] + 1e-10).mean()
+        if (labels != label).any():
+            row = row - torch.log(1 - share[labels != label] + 1e-10).mean()
+        rows.append(row)
+    return torch.stack(rows).mean()
+
+
+def log_probability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(B, C), (B,) -> (B,): of the true class."""
+    logits = logits - logits.max(1, keepdims=True)
+    return logits[np.arange(len(labels)), labels] - np.log(np.exp(logits).sum(1))
+
+
+def naive_figures(logits: Tensor, numbers: Sequence[int], modalities: Sequence[str] = BOTH) -> Figures:
+    """Logits (M, B, C) of these clips -> every metric."""
+    each, labels = logits.detach().double().numpy(), np.array(LABELS)[list(numbers)]
+    joint = each.sum(0)
+    figures = {"loss": -log_probability(joint, labels).mean(), "accuracy": (joint.argmax(1) == labels).mean()}
+    for name, own in zip(modalities, each, strict=True):
+        figures |= {f"loss_{name}": -log_probability(own, labels).mean(),
+                    f"accuracy_{name}": (own.argmax(1) == labels).mean(),
+                    f"logit_{name}": own[np.arange(len(labels)), labels].mean()}
+    return figures
+
+
+@cache
+def evaluated(path: Path, root: Path, numbers: tuple[int, ...] = tuple(TEST), frames: tuple[int, ...] = (0, 2),
+              modalities: tuple[str, ...] = BOTH) -> Figures:
+    """A checkpoint of a plain concat network on these clips, in evaluation mode."""
+    state = weights_of(path)
+    model = network(state, modalities=modalities).eval()
+    inputs = [naive_audio(numbers) if name == "audio" else naive_visual(root, numbers, frames) for name in modalities]
+    with torch.no_grad():
+        features = [model.encoder(name)(x) for name, x in zip(modalities, inputs, strict=True)]
+    return naive_figures(naive_logits(heads_of(state), features)[0], numbers, modalities)
+
+
+def network(state: State, *how: object, **named: object) -> AVClassifier:
+    """Of these weights; drawing others first would take a quarter of a second."""
+    with torch.device("meta"):
+        model = AVClassifier(3, *how, **named)
+    model.load_state_dict(copies(state), assign=True)
+    return model
+
+
+def heads_of(state: State) -> State:
+    return {name: value for name, value in state.items() if name.startswith("fusion_module.")}
+
+
+def class_norms(head: State, modalities: Sequence[str] = BOTH) -> np.ndarray:
+    """(M, C): the length of every class weight of a concat network."""
+    weight = head["fusion_module.fc_out.weight"].double().numpy()
+    return np.array([np.sqrt((weight[:, 512 * m:512 * (m + 1)] ** 2).sum(1)) for m in range(len(modalities))])
+
+
+# ---- what was seen, sorted
+
+
+def numbers_of(passes: Iterable[Pass]) -> list[int]:
+    """The clips of the passes, in their order."""
+    return [number for one in passes
+            for number in (seen_clips(one.inputs["visual"]) if "visual" in one.inputs else
+                           heard_clips(one.inputs["audio"]))]
+
+
+def logits_of(passes: Iterable[Pass]) -> Tensor:
+    """(M, B, C)."""
+    return torch.cat([one.output.modality_logits.detach() for one in passes], 1)
+
+
+def epochs_of(seen: Started) -> list[tuple[list[Pass], list[Pass]]]:
+    """(training passes, evaluation passes until the next one) of each epoch."""
+    epochs: list[tuple[list[Pass], list[Pass]]] = []
+    for one in (entry for entry in seen.borders.log if isinstance(entry, Pass)):
+        if one.training and (not epochs or epochs[-1][1]):
+            epochs.append(([], []))
+        epochs[-1][not one.training].append(one)
+    return epochs
+
+
+def chosen(values: Sequence[float]) -> int:
+    """The number of the first epoch with the highest of these values."""
+    return min(place for place, value in enumerate(values, 1) if value == max(values))
+
+
+def named(prefix: str, figures: Figures) -> Figures:
+    return {f"{prefix}_{name}": value for name, value in figures.items()}
+
+
+def close(figures: Figures, tolerance: float = 1e-4) -> object:
+    return pytest.approx(figures, abs=tolerance, rel=tolerance)
+
+
+def part(figures: dict, like: Iterable[str]) -> Figures:
+    return {name: figures[name] for name in like}
+
+
+def rates(epochs: int) -> list[float]:
+    return [RATE * RATIO ** (epoch // STEP) for epoch in range(epochs)]
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """{tag: (step, value)} of the events of a run's folder."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+# ---- which clips, and how they come
+
+
+def test_training_passes_hold_every_training_clip_once_an_epoch_and_evaluation_passes_the_test_clips(plain, heard):
+    for seen, number in ((plain, 2), (heard, 3)):
+        epochs = epochs_of(seen)
+        assert len(epochs) == number
+        for training, evaluation in epochs:
+            assert sorted(numbers_of(training)) == list(TRAIN)
+            assert [len(numbers_of([one])) for one in training] == [5, 5, 2]
+            assert numbers_of(evaluation) == list(TEST)
+        orders = [numbers_of(training) for training, _ in epochs]
+        assert len(set(map(tuple, orders))) == number and list(TRAIN) not in orders
+
+
+def test_what_is_heard_and_what_is_seen_are_of_one_clip(plain, validated):
+    for one in (*plain.borders.training, *plain.borders.evaluation, *validated.borders.evaluation):
+        assert heard_clips(one.inputs["audio"]) == seen_clips(one.inputs["visual"])
+
+
+def test_evaluation_sees_whole_pictures_in_rgb_of_the_middle_of_each_segment_every_time_the_same(plain, data):
+    """Two segments of three frames have their middles in the first and the last frame."""
+    expected = naive_visual(data, TEST, (0, 2))
+    for _, evaluation in epochs_of(plain):
+        got = torch.cat([one.inputs["visual"] for one in evaluation])
+        assert got.shape == expected.shape and (got - expected).abs().max() < 0.02
+        assert torch.equal(got, torch.cat([one.inputs["visual"] for one in epochs_of(plain)[0][1]]))
+
+
+def test_one_frame_of_three_is_the_middle_one(validated):
+    assert seen_frames(validated.borders.evaluation[0].inputs["visual"]) == [[1]] * 4
+
+
+def test_training_crops_mirrors_and_draws_frames_anew_in_every_epoch(plain):
+    by_clip: dict[int, list[Tensor]] = {number: [] for number in TRAIN}
+    chosen_frames, left_to_right = [], []
+    for one in plain.borders.training:
+        visual = one.inputs["visual"]
+        red = pixels(visual)[:, 0]
+        assert (red[:, 0] - red[:, 1]).abs().max() < 4, "the frames of a clip are cropped alike"
+        chosen_frames += map(tuple, seen_frames(visual))
+        left_to_right += (red[:, 0, 0, -1] > red[:, 0, 0, 0]).tolist()
+        for number, clip in zip(seen_clips(visual), visual, strict=True):
+            by_clip[number].append(clip)
+    cut = [bool(flag) for one in plain.borders.training for flag in is_cropped_or_mirrored(one.inputs["visual"])]
+    assert sum(cut) > 20 and 3 < sum(left_to_right) < 21
+    assert set(chosen_frames) == {(a, b) for a in (0, 1) for b in (1, 2)}, "each of its segment"
+    assert not any(torch.equal(first, second) for first, second in by_clip.values())
+
+
+def test_sound_is_repeated_or_cut_from_its_beginning_and_normalised_in_training_and_evaluation(plain, heard):
+    assert [len(sound_of(number)) for number in (0, 1)] == [17600, 8000] and SECONDS == 0.6
+    for seen in (plain, heard):
+        for one in (*seen.borders.training, *seen.borders.evaluation):
+            got = one.inputs["audio"]
+            expected = naive_audio(numbers_of([one]))
+            assert got.shape == expected.shape and (got - expected).abs().max() < 0.01
+
+
+def test_by_default_a_clip_is_one_picture_of_224_pixels_and_three_seconds_of_the_papers_spectrogram(data, tmp_path):
+    seen = start(main, ["--train", "--data_root", data, "--ckpt_path", tmp_path, "--num_workers", 0, "--device", "cpu",
+                        "--use_tensorboard", "False", "--batch_size", 2], inputs=1,
+                 saves=False)
+    got = seen.entered[0]
+    assert (got["audio"].shape, got["visual"].shape) == ((2, 1, 257, 299), (2, 3, 1, 224, 224))
+    assert (got["audio"] - naive_audio(seen_clips(got["visual"]), 3.0)).abs().max() < 0.01
+
+
+def test_the_other_front_end_hears_22050_hz_and_makes_its_own_spectrogram(begin):
+    got = begin("--audio_frontend", "ogm_ge", "--epochs", 1, inputs=1, saves=False).entered[0]
+    window = np.hanning(513)[:512]
+    for number, spectrum in zip(seen_clips(got["visual"]), got["audio"][:, 0].numpy(), strict=True):
+        wave = scipy.signal.resample_poly(sound_of(number), 441, 320)  # 16000 -> 22050
+        wave = np.pad(np.tile(wave, 2)[:13230], 256)
+        columns = [wave[place:place + 512] * window for place in range(0, 13231, 353)]
+        magnitude = np.abs(np.fft.rfft(columns)).T
+        assert spectrum.shape == magnitude.shape == (257, 38)
+        loud = magnitude > 1
+        assert loud.sum() > 100 and np.abs(spectrum - np.log(magnitude + 1e-7))[loud].max() < 0.1
+
+
+# ---- one step
+
+
+def assert_moved(before: State, after: State, expected: State, what: str) -> None:
+    """Both states lie in the same direction from `before`, as far as float32 can tell."""
+    for name, old in before.items():
+        step, wanted = (after[name] - old).float(), (expected[name] - old).float()
+        allowed = 1e-3 * wanted.norm() + 1e-6 * (1 + old.float().norm())
+        assert (step - wanted).norm() <= allowed, f"{what}, {name}: off by {(step - wanted).norm() / wanted.norm():.3%}"
+
+
+class Descent:
+    """SGD by hand, on a network of its own: momentum 0.9, weight decay added to the gradient."""
+
+    def __init__(self, fusion: str = "concat"):
+        self.fusion = fusion
+        self.velocity: State = {}
+
+    def gradients(self, state: State, one: Pass, loss: Callable[[State, list[Tensor], Tensor], Tensor]) -> State:
+        """loss(head, features, labels) of a training pass from `state` on -> its gradients; none: not used by it."""
+        self.model = network(state, self.fusion).train()
+        features = [self.model.encoder(name)(one.inputs[name]) for name in BOTH]
+        self.value = loss(dict(self.model.named_parameters()), features, labels_of(one))
+        self.value.backward()
+        return {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+
+    def step(self, gradients: State, rate: float) -> State:
+        """The state behind the update: parameters moved, BatchNorm's statistics as the forward pass left them."""
+        after = {name: value.clone() for name, value in self.model.state_dict().items()}
+        for name, gradient in gradients.items():
+            self.velocity[name] = 0.9 * self.velocity.get(name, 0) + gradient + DECAY * after[name]
+            after[name] -= rate * self.velocity[name]
+        return after
+
+
+def labels_of(one: Pass) -> Tensor:
+    return torch.tensor(LABELS)[numbers_of([one])]
+
+
+def cross_entropy(head: State, features: list[Tensor], labels: Tensor, **how: object) -> Tensor:
+    logits = naive_logits(head, features, **how)[0].sum(0)
+    return -logits.log_softmax(1)[range(len(labels)), labels].mean()
+
+
+def cosine_loss(head: State, features: list[Tensor], labels: Tensor) -> Tensor:
+    """Of the `cosine` run."""
+    fused = naive_logits(head, features, "gated")[1]
+    return (cross_entropy(head, features, labels, fusion="gated", scaling=7)
+            + 0.4 * naive_contrastive(*fused, labels))
+
+
+@pytest.mark.parametrize(("name", "fusion", "loss", "clips"), [("plain", "concat", cross_entropy, [5, 5, 2]),
+                                                              ("cosine", "gated", cosine_loss, [4, 2])])
+def test_every_update_is_that_of_sgd_by_hand_also_of_a_last_batch_that_is_not_full(request, name, fusion, loss, clips):
+    seen = request.getfixturevalue(name)
+    descent, losses = Descent(fusion), []
+    ends = seen.states[1:] if name == "plain" else [*seen.states[1:], weights_of(seen.folder / "last.pt")]
+    passes = seen.borders.training[:len(clips)]
+    for number, (one, before, after) in enumerate(zip(passes, seen.states[:len(clips)], ends, strict=True), 1):
+        gradients = descent.gradients(before, one, loss)
+        assert_moved(before, after, descent.step(gradients, RATE), f"{name}, update {number}")
+        losses += [descent.value.item()] * len(labels_of(one))
+    assert [len(labels_of(one)) for one in passes] == clips
+    assert seen.records()[0]["train_loss"] == pytest.approx(np.mean(losses), rel=1e-3)
+
+
+def test_logits_of_mmcosine_are_s_times_the_cosines_of_fused_features_and_weights_per_modality(cosine):
+    for one, head in zip((*cosine.borders.training, *cosine.borders.evaluation), cosine.heads, strict=True):
+        logits, fused = naive_logits(head, list(one.output.features), "gated", 7)
+        assert torch.allclose(one.output.fused, fused, atol=1e-4)
+        assert torch.allclose(one.output.modality_logits, logits, atol=1e-4)
+        assert torch.allclose(one.output.logits, logits.sum(0), atol=1e-4)
+    assert (cosine.result["mmcosine"], cosine.result["scaling"], cosine.result["fusion"]) == (True, 7, "gated")
+    assert cosine.result["lam"] == 0.4
+
+
+def test_every_epoch_has_its_learning_rate_and_the_optimizer_its_momentum_and_decay(plain, validated, heard):
+    for seen, epochs, steps in ((plain, 2, 3), (validated, 2, 2), (heard, 3, 3)):
+        assert seen.borders.learning_rates() == pytest.approx([rate for rate in rates(epochs) for _ in range(steps)])
+        assert [record["train_lr"] for record in seen.records()] == pytest.approx(rates(epochs))
+        for update in seen.borders.updates:
+            assert update.kind == "SGD" and len(update.groups) == 1
+            assert (update.groups[0]["momentum"], update.groups[0]["weight_decay"]) == (0.9, DECAY)
+
+
+# ---- what is written down
+
+
+def expected_records(seen: Started, split: str, held_out: Sequence[int], modalities: Sequence[str]) -> list[Figures]:
+    """Each epoch's, from the outputs of its passes. lam is 0."""
+    records = []
+    for training, evaluation in epochs_of(seen):
+        evaluation = [one for one in evaluation if set(numbers_of([one])) <= set(held_out)]
+        assert sorted(numbers_of(evaluation)) == sorted(held_out)
+        records.append({
+            **named("train", naive_figures(logits_of(training), numbers_of(training), modalities)),
+            **named(split, naive_figures(logits_of(evaluation), numbers_of(evaluation), modalities))})
+    return records
+
+
+def held_out_of(seen: Started) -> list[int]:
+    """The validation clips: those of the first evaluation."""
+    return numbers_of(epochs_of(seen)[0][1])
+
+
+def test_metrics_jsonl_holds_the_figures_of_the_passes(plain, validated, heard):
+    runs = ((plain, "test", TEST, BOTH), (validated, "val", held_out_of(validated), BOTH),
+            (heard, "test", TEST, ("audio",)))
+    for seen, split, held_out, modalities in runs:
+        records, expected = seen.records(), expected_records(seen, split, held_out, modalities)
+        assert [record["epoch"] for record in records] == list(range(1, seen.result["epochs"] + 1))
+        norms = np.load(seen.folder / "class_norms.npy")
+        for number, (record, figures) in enumerate(zip(records, expected, strict=True)):
+            assert part(record, figures) == close(figures)
+            weights = {f"train_weight_norm_{name}": norm for name, norm in
+                       zip(modalities, norms[number].mean(1), strict=True)}
+            assert part(record, weights) == close(weights)
+            clips = len(numbers_of(epochs_of(seen)[number][0]))
+            assert record["train_clips_per_second"] == pytest.approx(clips / record["train_seconds"])
+            other = {"test": "val", "val": "test"}[split]
+            assert {name.split("_")[0] for name in record} == {"epoch", "train", split} and other not in record
+    assert plain.records()[0]["train_weight_norm_audio"] != plain.records()[0]["train_weight_norm_visual"]
+
+
+def test_class_norms_are_the_lengths_of_the_class_weights_behind_each_epoch(plain, validated, heard):
+    for seen, modalities in ((plain, BOTH), (validated, BOTH), (heard, ("audio",))):
+        norms, ends = np.load(seen.folder / "class_norms.npy"), []
+        passes = [one for one in seen.borders.log if isinstance(one, Pass)]
+        for one, following, head in zip(passes, passes[1:], seen.heads[1:], strict=False):
+            if one.training and not following.training:
+                ends.append(class_norms(head, modalities))
+        assert norms.dtype == np.float32 and norms == pytest.approx(np.array(ends), rel=1e-5)
+        assert norms[-1] == pytest.approx(class_norms(weights_of(seen.folder / "last.pt"), modalities), rel=1e-5)
+
+
+def test_best_pt_holds_the_first_of_the_best_epochs_by_joint_accuracy_and_last_pt_the_last(plain, validated, heard,
+                                                                                             data):
+    for seen, split, frames, modalities, expected in ((plain, "test", (0, 2), BOTH, 1),
+                                                      (validated, "val", (1,), BOTH, 1),
+                                                      (heard, "test", (0, 2), ("audio",), 2)):
+        records, clips = seen.records(), tuple(held_out_of(seen))
+        accuracies = [record[f"{split}_accuracy"] for record in records]
+        assert chosen(accuracies) == expected == seen.result["best_epoch"], f"or another seed is needed: {accuracies}"
+        for name, epoch in (("best", expected), ("last", len(records))):
+            assert content_of(seen.folder / f"{name}.pt")["epoch"] == epoch
+            figures = named(split, evaluated(seen.folder / f"{name}.pt", data, clips, frames, modalities))
+            assert part(records[epoch - 1], figures) == close(figures, 3e-3)
+        assert abs(records[expected - 1][f"{split}_loss"] - records[-1][f"{split}_loss"]) > 0.01, "another seed"
+    assert plain.records()[0]["test_accuracy"] == plain.records()[1]["test_accuracy"], "another seed is needed"
+    assert chosen([record["test_accuracy_visual"] for record in plain.records()]) != 1, "another seed is needed"
+    assert validated.records()[0]["val_accuracy"] == validated.records()[1]["val_accuracy"], "another seed is needed"
+
+
+def test_the_result_is_of_best_pt_on_the_test_clips_and_the_last_epochs_stands_beside_it(plain, heard, data):
+    for seen, modalities in ((plain, BOTH), (heard, ("audio",))):
+        best, last = (evaluated(seen.folder / f"{name}.pt", data, modalities=modalities)
+                      for name in ("best", "last"))
+        assert part(seen.result, best) == close(best, 3e-3)
+        assert part(seen.result, named("last_test", last)) == close(named("last_test", last), 3e-3)
+        assert abs(best["loss"] - last["loss"]) > 0.02 and abs(best["logit_audio"] - last["logit_audio"]) > 0.01
+        norms = class_norms(weights_of(seen.folder / "last.pt"), modalities).mean(1)
+        weights = {f"last_weight_norm_{name}": norm for name, norm in zip(modalities, norms, strict=True)}
+        assert part(seen.result, weights) == close(weights)
+        facts = {"n_train": 12, "n_val": 0, "n_test": 6, "epochs": len(seen.records()), "batch_size": 5,
+                 "learning_rate": RATE, "classes": list(CLASSES)}
+        assert part(seen.result, facts) == facts
+        assert "best test epoch" in seen.result["selection"]
+        assert seen.result["wall_seconds"] > sum(record["train_seconds"] for record in seen.records())
+
+
+def test_with_validation_the_test_set_is_looked_at_once_at_the_end_with_the_best_weights(validated, data):
+    epochs = epochs_of(validated)
+    held_out = held_out_of(validated)
+    for number, (training, evaluation) in enumerate(epochs, 1):
+        assert sorted(numbers_of(training) + held_out) == list(TRAIN)
+        assert numbers_of(evaluation) == [*held_out, *(TEST if number == 2 else [])]
+        assert not any(is_cropped_or_mirrored(one.inputs["visual"])[0] for one in evaluation)
+    assert sorted(LABELS[number] for number in held_out) == [0, 0, 1, 2], "0.3 of the 7, 3 and 2 clips of each class"
+    best, last = (evaluated(validated.folder / f"{name}.pt", data, frames=(1,)) for name in ("best", "last"))
+    of_last_epoch = evaluated(validated.folder / "last.pt", data, tuple(held_out), (1,))
+    assert part(validated.result, best) == close(best, 3e-3)
+    assert best["accuracy"] < last["accuracy"], "another seed is needed: the test set must prefer another epoch"
+    assert part(validated.result, named("last_val", of_last_epoch)) == close(named("last_val", of_last_epoch), 3e-3)
+    assert not [name for name in validated.result if name.startswith("last_test")]
+    assert part(validated.result, ("n_train", "n_val", "n_test")) == {"n_train": 8, "n_val": 4, "n_test": 6}
+    assert "validation" in validated.result["selection"]
+
+
+def test_held_out_speakers_are_not_trained_on(looked, data):
+    (training, evaluation), = epochs_of(looked)
+    held_out = held_out_of(looked)[:3]
+    assert numbers_of(evaluation) == [*held_out, *TEST] and sorted(numbers_of(training) + held_out) == list(TRAIN)
+    assert len({number % 4 for number in held_out}) == 1, "a quarter of the four speakers"
+    assert not {number % 4 for number in held_out} & {number % 4 for number in numbers_of(training)}
+    assert set(looked.borders.training[0].inputs) == {"visual"}
+    figures = evaluated(looked.folder / "best.pt", data, modalities=("visual",))
+    assert part(looked.result, figures) == close(figures, 3e-3)
+    assert (looked.result["n_train"], looked.result["n_val"], looked.result["modality"]) == (9, 3, "visual")
+
+
+# ---- what is shown
+
+
+def test_every_tensorboard_tag_holds_its_figure_at_its_step(plain, heard):
+    for seen, split, modalities in ((plain, "test", BOTH), (heard, "test", ("audio",))):
+        tags, records = scalars(seen.folder), seen.records()
+        expected: dict[str, list[tuple[int, float]]] = {}
+        for number, record in enumerate(records, 1):
+            for name, value in record.items():
+                group, _, figure = name.partition("_")
+                if figure:
+                    tag = f"{'eval' if group == split else group}/{figure}"
+                    expected.setdefault(tag, []).append((number, value))
+        for number, one in enumerate(seen.borders.training, 1):
+            figures = naive_figures(one.output.modality_logits, numbers_of([one]), modalities)
+            expected.setdefault("train/loss_per_iteration", []).append((number, figures["loss"]))
+            for name in modalities:
+                expected.setdefault(f"data/logit_{name[0]}", []).append((number, figures[f"logit_{name}"]))
+        figures = [name for name in seen.result if re.match("(accuracy|loss|logit)", name)]
+        assert len(figures) == 2 + 3 * len(modalities)
+        for name in figures:
+            value = pytest.approx(seen.result[name], rel=1e-4)
+            points = [point for point in tags.pop(f"result/{name}") if point[0]]
+            assert points == [(seen.result["best_epoch"], value)]
+        assert tags.keys() == expected.keys()
+        for tag, points in expected.items():
+            assert [step for step, _ in tags[tag]] == [step for step, _ in points], tag
+            values = [value for _, value in points]
+            assert [value for _, value in tags[tag]] == pytest.approx(values, rel=1e-3, abs=1e-5), tag
+
+
+def test_tensorboard_has_the_settings_as_a_table_and_as_text(plain):
+    events = EventAccumulator(str(plain.folder)).Reload()
+    text = events.Tensors("hyperparameters/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert f"| learning_rate | `{RATE}` |" in text and "| random_seed | `28` |" in text
+    start_info = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    for name in (b"learning_rate", b"fusion_method", b"random_seed", b"mmcosine", b"alpha"):
+        assert name in start_info
+
+
+def figures_in(line: str) -> list[float]:
+    return [float(figure) for figure in re.findall(r"\d+\.\d+", line)]
+
+
+def test_printed_lines_and_the_closing_table_carry_these_figures(plain, validated, heard):
+    for seen, split, modalities in ((plain, "test", BOTH), (validated, "val", BOTH), (heard, "test", ("audio",))):
+        lines, records = [line for line in seen.printed.splitlines() if line.startswith("epoch ")], seen.records()
+        names = {"joint": "accuracy"} if len(modalities) > 1 else {}
+        names.update({name: f"accuracy_{name}" for name in modalities})
+        for line, record in zip(lines, records, strict=True):
+            values = [record["train_loss"], 100 * record["train_accuracy"], record[f"{split}_loss"],
+                      *(100 * record[f"{split}_{name}"] for name in names.values()), record["train_clips_per_second"]]
+            assert figures_in(line) == pytest.approx(values, abs=0.051) and f"|  {split} loss" in line
+            assert line.startswith(f"epoch {record['epoch']:3d}/{len(records)}")
+            assert re.findall("joint|audio|visual", line) == list(names)
+        table = seen.printed[seen.printed.index("accuracy %"):].splitlines()
+        assert re.search(rf"test, epoch {seen.result['best_epoch']} +{split}, last epoch$", table[0])
+        for line, (kind, name) in zip(table[1:], names.items(), strict=False):
+            best, last = 100 * seen.result[name], 100 * records[-1][f"{split}_{name}"]
+            assert line.startswith(kind) and figures_in(line) == pytest.approx([best, last], abs=0.0051)
+        assert f"chosen by: {seen.result['selection']}" in table
+        assert f"run:       {seen.folder}" in table
+    assert plain.records()[1]["test_accuracy_audio"] != plain.records()[1]["test_accuracy_visual"], "another seed"
+    for seen, last in ((heard, "last_test_accuracy"), (validated, "last_val_accuracy")):
+        assert seen.result["accuracy"] != seen.result[last], "another seed is needed"
+
+
+def test_curves_png_is_drawn_from_the_records(plain, validated, heard):
+    for seen, split, modalities in ((plain, "test", BOTH), (validated, "val", BOTH), (heard, "test", ("audio",))):
+        records, (drawn,) = seen.records(), seen.drawn
+        accuracies, losses, norms = drawn.values()
+
+        def column(name: str, records: list[dict] = records) -> np.ndarray:
+            return np.array([(record["epoch"], record[name]) for record in records])
+
+        joint = {"joint": f"{split}_accuracy"} if len(modalities) > 1 else {}
+        expected = {**joint, **{name: f"{split}_accuracy_{name}" for name in modalities}}
+        assert next(iter(drawn)).startswith(f"{split} accuracy")
+        for lines, names in ((accuracies, expected), (losses, {"train": "train_loss", split: f"{split}_loss"}),
+                             (norms, {name: f"train_weight_norm_{name}" for name in modalities})):
+            assert lines.keys() == names.keys()
+            assert all(np.array_equal(lines[label], column(name)) for label, name in names.items())
+
+
+# ---- evaluated, resumed, started from other weights
+
+
+def test_an_evaluated_checkpoint_is_taken_with_its_settings_on_the_test_clips(plain, heard, data):
+    for seen, modalities in ((plain, BOTH), (heard, ("audio",))):
+        path = seen.folder / "last.pt"
+        again = start(main, ["--ckpt_path", path, "--num_workers", 0, "--device", "cpu"])
+        assert not again.refused and not again.borders.training and not again.borders.updates
+        assert numbers_of(again.borders.evaluation) == list(TEST)
+        for one, before in zip(again.borders.evaluation, epochs_of(seen)[-1][1], strict=True):
+            assert one.inputs.keys() == before.inputs.keys() == set(modalities)
+            assert all(torch.equal(one.inputs[name], before.inputs[name]) for name in modalities)
+        figures = {name.removeprefix("test_"): value for name, value in seen.records()[-1].items() if "test_" in name}
+        assert part(again.result, figures) == close(figures)
+        assert (again.result["n_test"], again.result["ckpt_path"]) == (6, str(path))
+        assert f"{figures['loss']:.4f}" in again.printed
+        for kind in ("joint", *modalities) if len(modalities) > 1 else modalities:
+            accuracy = figures["accuracy" if kind == "joint" else f"accuracy_{kind}"]
+            assert re.search(rf"^{kind} +{100 * accuracy:.2f} %", again.printed, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def resumed(begin) -> tuple[Started, Started, float]:
+    """The `heard` run in two parts, and how long the second took; its clock was put forward by a thousand seconds."""
+    first = begin("--random_seed", 3, "--modality", "audio", "--use_tensorboard", "True", "--epochs", 2)
+    path = first.folder / "last.pt"
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, "wall_seconds": 1000.0}, path)
+    began = time.time()
+    second = start(main, ["--resume", first.folder, "--epochs", 3, "--num_workers", 0])
+    assert not second.refused, second.refused
+    return first, second, time.time() - began
+
+
+def test_a_resumed_run_goes_on_where_it_was_and_ends_as_the_uninterrupted_one(resumed, heard):
+    first, second, seconds = resumed
+    assert second.borders.learning_rates() == pytest.approx([rates(3)[2]] * 3) and rates(3)[2] != RATE
+    (training, evaluation), = epochs_of(second)
+    whole_training, whole_evaluation = epochs_of(heard)[2]
+    for one, whole in zip((*training, *evaluation), (*whole_training, *whole_evaluation), strict=True):
+        assert torch.equal(one.inputs["audio"], whole.inputs["audio"])
+    timeless = [[{name: value for name, value in record.items() if "second" not in name} for record in seen.records()]
+                for seen in (first, heard)]
+    assert timeless[0] == timeless[1] and len(timeless[0]) == 3
+    assert np.array_equal(np.load(first.folder / "class_norms.npy"), np.load(heard.folder / "class_norms.npy"))
+    for name in ("best.pt", "last.pt"):
+        mine, whole = weights_of(first.folder / name), weights_of(heard.folder / name)
+        assert all(torch.equal(mine[key], whole[key]) for key in whole)
+    different = {"command", "wall_seconds"}
+    assert {name: value for name, value in second.result.items() if name not in different} == {
+        name: value for name, value in heard.result.items() if name not in different}
+    assert second.result["best_epoch"] == 2, "an epoch before the interruption"
+    assert 1000 < second.result["wall_seconds"] < 1000 + seconds
+    assert second.printed.count("epoch   3/3") == 1 and "epoch   2/" not in second.printed
+
+
+def test_events_of_a_resumed_run_go_on_at_their_step(resumed, heard):
+    mine, whole = scalars(resumed[0].folder), scalars(heard.folder)
+    assert mine.keys() == whole.keys()
+    for tag in whole:
+        if "second" not in tag and not tag.startswith("result/"):
+            assert mine[tag] == whole[tag], tag
+    assert len(mine["data/logit_a"]) == 9
+    assert mine["result/loss"][-1] == whole["result/loss"][-1]
+
+
+@pytest.mark.parametrize("modality", BOTH)
+def test_a_pretrained_encoder_goes_to_its_modality_and_the_rest_starts_as_it_would(begin, plain, looked, modality):
+    path = {"audio": plain.folder / "last.pt", "visual": looked.folder / "best.pt"}[modality]
+    seen = begin("--random_seed", 28, f"--{modality}_pretrain", path, steps=1, inputs=1, saves=False)
+    pretrained, usual = weights_of(path), plain.states[0]
+    for name, value in seen.states[0].items():
+        assert torch.equal(value, (pretrained if name.startswith(f"{modality}_net.") else usual)[name]), name
+    name = f"{modality}_net.layer4.1.conv2.weight"
+    assert not torch.equal(pretrained[name], usual[name])
+
+
+# ---- balancing
+
+
+def true_probability(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.softmax(1)[range(len(labels)), labels].sum()
+
+
+def test_ogm_ge_slows_the_convolutions_of_the_leading_encoder_from_its_first_to_its_last_epoch(begin, few):
+    """And adds noise. ogm is the same without: tests/test_flags.py looks at it."""
+    seen = begin("--modulation", "ogm_ge", "--alpha", 0.7, "--batch_size", 6, "--num_frames", 1,
+                 "--modulation_starts", 1, "--modulation_ends", 1, of=few, steps=3, gradients=3, saves=False)
+    descent, slowed = Descent(), []
+    for epoch, (one, state, got) in enumerate(zip(seen.borders.training, seen.states, seen.gradients, strict=True)):
+        usual = descent.gradients(state, one, cross_entropy)
+        audio, visual = (true_probability(logits, labels_of(one)) for logits in one.output.modality_logits)
+        lead = {"audio": audio / visual, "visual": visual / audio}
+        assert got.keys() == usual.keys()
+        for name, gradient in usual.items():
+            modality, convolution = name.split("_")[0], gradient.dim() == 4
+            if epoch != 1 or not convolution:
+                assert (got[name] - gradient).norm() < 1e-3 * gradient.norm() + 1e-7, f"epoch {epoch} from 0, {name}"
+                continue
+            slow = 1 - math.tanh(0.7 * lead[modality]) if lead[modality] > 1 else 1.0
+            slowed += [modality] * (slow < 1)
+            noise = got[name] - slow * gradient  # of the gradient's own deviation
+            assert abs(noise.std() / gradient.std() - 1) < 6 / math.sqrt(noise.numel()), name
+            assert abs(noise.mean() / gradient.std()) < 6 / math.sqrt(noise.numel()), name
+            along = (noise * gradient).sum() / gradient.square().sum()  # 0 but for chance
+            assert abs(along) < 6 / math.sqrt(noise.numel()), name
+    assert len(seen.gradients) == 3 and len(slowed) == 20 and len(set(slowed)) == 1
+    assert seen.result["alpha"] == 0.7
+
+
+def test_pmr_draws_the_weak_modality_to_the_prototypes_of_the_epoch_before(begin, few):
+    seen = begin("--modulation", "pmr", "--alpha", 2, "--batch_size", 6, "--num_frames", 1, "--epochs", 2,
+                 "--fusion_method", "gated", of=few, steps=2, gradients=2, saves=False)
+    first, second = seen.borders.training
+    features, labels = first.output.features, labels_of(first)
+    prototypes = torch.stack([torch.stack([one[labels == label].mean(0) for label in range(3)]) for one in features])
+    plain_losses = []
+
+    def loss(head: State, features: list[Tensor], labels: Tensor) -> Tensor:
+        near = [-(one[:, None] - own[None]).norm(dim=2) for one, own in zip(features, prototypes, strict=True)]
+        audio, visual = (true_probability(logits.detach(), labels) for logits in near)
+        behind = [(visual / audio - 1).clamp(0, 1), (audio / visual - 1).clamp(0, 1)]
+        alone = [-logits.log_softmax(1)[range(len(labels)), labels].mean() for logits in near]
+        plain_losses.append(cross_entropy(head, features, labels, fusion="gated"))
+        return plain_losses[-1] + 2 * (behind[0] * alone[0] + behind[1] * alone[1])
+
+    descent = Descent("gated")
+    expected = descent.gradients(seen.states[1], second, loss)
+    assert seen.records()[1]["train_loss"] == pytest.approx(descent.value.item(), rel=1e-3)
+    assert descent.value.item() > plain_losses[0].item() + 0.01, "another seed is needed: no modality is behind"
+    assert_moved(dict.fromkeys(expected, torch.zeros(())), seen.gradients[1], expected, "pmr")
+    usual = naive_figures(first.output.modality_logits, numbers_of([first]))["loss"]
+    assert seen.records()[0]["train_loss"] == pytest.approx(usual, rel=1e-3), "without prototypes"
+
+
+def test_gradient_blending_weighs_the_joint_loss_and_heads_on_the_encoders_by_its_trials(begin, few):
+    rate = 0.001
+    seen = begin("--modulation", "gblend", "--learning_rate", rate, "--random_seed", 6, "--batch_size", 6,
+                 "--num_frames", 1, "--epochs", 1, "--blend_epochs", 1, "--fusion_method", "film", of=few, steps=3,
+                 gradients=3)
+    passes = [one for one in seen.borders.log if isinstance(one, Pass)]
+    # both parts measured, joint trial, both parts, trial of the heads, both parts, the run's own epoch, the test clips
+    assert [one.training for one in passes] == [False] * 2 + [True, False, False] * 2 + [True, False]
+    parts = [numbers_of([one]) for one in (passes[0], passes[1])]
+    assert [len(numbers) for numbers in parts] == [5, 1] and sorted(parts[0] + parts[1]) == list(TRAIN)[:6]
+    for place in (2, 5):
+        assert sorted(numbers_of([passes[place]])) == sorted(parts[0]), "a trial does not train on what it holds out"
+        assert [numbers_of([one]) for one in passes[place + 1:place + 3]] == parts
+    heads = [[value for value, _ in others] for others in seen.others]  # before each update: weight, bias of both
+    assert [tuple(value.shape) for value in heads[0]] == [(3, 512), (3,)] * 2
+    for mine, before in zip((*heads[2], *seen.states[2].values()), (*heads[0], *seen.states[0].values()), strict=True):
+        assert torch.equal(mine, before), "the run starts where the trials started"
+
+    def losses(one: Pass, heads: Sequence[Tensor]) -> list[float]:
+        labels = labels_of(one)
+        logits = [one.output.logits, *(x @ weight.T + bias for x, weight, bias in
+                                       zip(one.output.features, heads[::2], heads[1::2], strict=True))]
+        return [-each.log_softmax(1)[range(len(labels)), labels].mean().item() for each in logits]
+
+    def behind(update: int) -> list[Tensor]:
+        return [value - rate * (gradient + DECAY * value) for value, gradient in seen.others[update]]
+
+    before = np.array([losses(one, heads[0]) for one in passes[:2]])  # (trained on or held out, joint audio visual)
+    joint, apart = (np.array([losses(one, behind(update)) for one in passes[place:place + 2]])
+                    for update, place in ((0, 3), (1, 6)))
+    after = np.concatenate([joint[:, :1], apart[:, 1:]], 1)
+    gain, overfitting = (before - after)[1].clip(0), (after - before)[1] - (after - before)[0]
+    weights = gain / overfitting.clip(0.1) ** 2
+    weights /= weights.sum()
+    got = [seen.result[f"blend_weight_{name}"] for name in ("joint", *BOTH)]
+    assert got == pytest.approx(list(weights), rel=1e-2, abs=1e-4)
+    assert min(weights) > 0.02 and len(set(weights.round(2))) == 3, f"another seed is needed: {weights}"
+
+    def loss(head: State, features: list[Tensor], labels: Tensor) -> Tensor:
+        alone = [-(x @ weight.T + bias).log_softmax(1)[range(len(labels)), labels].mean()
+                 for x, weight, bias in zip(features, heads[2][::2], heads[2][1::2], strict=True)]
+        return got[0] * cross_entropy(head, features, labels, fusion="film") + got[1] * alone[0] + got[2] * alone[1]
+
+    descent = Descent("film")
+    expected = descent.gradients(seen.states[2], passes[8], loss)
+    assert seen.records()[0]["train_loss"] == pytest.approx(descent.value.item(), rel=1e-3)
+    assert_moved(dict.fromkeys(expected, torch.zeros(())), seen.gradients[2], expected, "gblend")
+    last = weights_of(seen.folder / "last.pt")
+    assert_moved(seen.states[2], last, descent.step(expected, rate), "gblend, the first update after the trials")

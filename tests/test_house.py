@@ -1,0 +1,80 @@
+"""The house rules that a machine can check: sizes of files and functions, and which way imports point."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+# What the modules of each room may import of this repository; a room's name is also a prefix of its modules' names.
+GROUND = {"utils"}
+MAY_IMPORT = {
+    "models": {"models"},
+    "utils": GROUND,
+    "dataset": {"dataset"} | GROUND,
+    "utils.balancing": {"utils.balancing", "models"} | GROUND,
+    "utils.training": {"utils.training", "utils.balancing", "models", "dataset"} | GROUND,
+    "utils.experiments": {"utils.experiments", "utils.training", "utils.balancing", "models", "dataset"} | GROUND,
+    "main": {"utils.training", "utils.balancing", "models", "dataset"} | GROUND,
+    "scripts": {"scripts", "utils.experiments", "utils.training", "utils.balancing", "models", "dataset"} | GROUND,
+}
+FILES = [*REPO.glob("main_*.py"), *(path for folder in ("models", "dataset", "utils", "scripts")
+                                    for path in (REPO / folder).rglob("*.py"))]
+MODULES = {".".join(path.relative_to(REPO).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+def functions(tree: ast.Module) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def imported(name: str) -> set[str]:
+    """The modules of this repository that a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports relatively"
+            parts = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            found |= parts if len(parts) == len(node.names) else parts | {node.module}
+    return found & MODULES.keys()
+
+
+def room(name: str) -> str:
+    rooms = [each for each in MAY_IMPORT if name == each or name.startswith((f"{each}.", f"{each}_"))]
+    return max(rooms, key=len)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(REPO).as_posix())
+def test_files_and_functions_are_short(path: Path):
+    text = path.read_text(encoding="utf-8")
+    count, limit = text.count("\n"), 199 if path.name.startswith("main_") else 250
+    assert count <= limit, f"{path} has {count} lines, more than {limit}"
+    long = [f"{node.name}, {lines}" for node in functions(ast.parse(text))
+            if (lines := node.end_lineno - node.lineno + 1) > 35]
+    assert not long, f"{path} has functions of more than 35 lines"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_one_way(name):
+    wrong = {other for other in imported(name) if room(other) not in MAY_IMPORT[room(name)]}
+    assert not wrong, f"{name} may import of {MAY_IMPORT[room(name)]} alone"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {name: imported(name) - {name} for name in MODULES}
+    graph["models"] |= {name for name in MODULES if name.startswith("models.")}  # it imports them by name
+    assert len(list(TopologicalSorter(graph).static_order())) == len(MODULES)  # CycleError names a circle
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if room(name) not in ("main", "scripts")])
+def test_parsed_flags_end_at_the_options(name):
+    """Functions elsewhere take named values."""
+    if name in ("utils.training.options", "utils.training.flags"):
+        return
+    takers = [node.name for node in functions(TREES[name])
+              for argument in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+              if argument.arg == "args" or (argument.annotation and "Namespace" in ast.unparse(argument.annotation))]
+    assert not takers, f"these functions of {name} take parsed flags"
