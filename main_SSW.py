@@ -14,12 +14,12 @@ from pathlib import Path
 
 from dataset import ssw60
 from dataset.clips import ClipDataset
+from dataset.errors import InputError
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip, split_stratified
 from utils import cli, distributed
 from utils.cli import number
 from utils.distributed import print_once
-from utils.errors import InputError
 from utils.training import flags, launch, options
 from utils.training.modalities import Modality
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dataset import trials as lists
+from dataset.errors import InputError
 from dataset.frontends import NormaliseFrames
 from dataset.identities import TrainList, hold_out_identities, read_train_list
 from dataset.trials import Trials
@@ -19,7 +20,6 @@ from dataset.voxceleb import UtteranceDataset, Utterances, find_problems
 from utils import cli, distributed
 from utils.cli import number
 from utils.distributed import print_once
-from utils.errors import InputError
 from utils.training import flags, launch, options
 from utils.training.modalities import Modality
 

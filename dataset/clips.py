@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dataset.errors import InputError
 from dataset.files import read_audio
 from dataset.frames import frame_indices, image_transform, read_frames
-from utils.errors import InputError
 
 MODALITIES = ("audio", "visual")
 Listed = TypeVar("Listed")  # a clip as a list names it; has a `name`

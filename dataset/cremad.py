@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from dataset.clips import MODALITIES, ClipFiles, find_each
+from dataset.errors import InputError
 from dataset.files import check_audio, check_image
 from dataset.frames import find_frames
 from dataset.lists import Clip
-from utils.errors import InputError
 
 EMOTIONS = {"NEU": "neutral", "HAP": "happy", "SAD": "sad", "FEA": "fear", "DIS": "disgust", "ANG": "angry"}
 PAPER_COUNTS = {"train": 6698, "test": 744}  # the lists of OGM-GE, which the paper uses

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 import torch
 
-from utils.errors import InputError
+from dataset.errors import InputError
 
 LFS_HEAD = b"version https://git-lfs"
 SHORTER_THAN_STATED = re.compile(r"data : (?P<stated>\d+) \(should be (?P<there>\d+)\)")  # libsndfile's log of a wav

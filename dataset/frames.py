@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dataset.errors import InputError
 from dataset.files import check_image, read_image
-from utils.errors import InputError
 
 
 def find_frames(folder: Path) -> tuple[Path, ...]:

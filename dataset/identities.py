@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.errors import InputError
 from dataset.voxceleb import Utterance
-from utils.errors import InputError
 
 HEADER = b"wav,faces,identity,n_frames"
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.errors import InputError, first_few
-from utils.whole_files import write_whole
+from dataset.errors import InputError, first_few
+from dataset.whole_files import write_whole
 
 
 class Clip(NamedTuple):

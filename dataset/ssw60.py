@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset.clips import ClipFiles, find_each
+from dataset.errors import InputError, first_few
 from dataset.files import check_audio, check_image
 from dataset.frames import find_frames
 from dataset.lists import read_text
-from utils.errors import InputError, first_few
 
 MEDIA = {"video_ml": "mp4", "audio_ml": "wav", "images_inat": "jpg", "images_nabirds": "jpg"}  # as distributed
 OF_MODALITY = {"audio": ("audio_ml",), "visual": ("images_inat", "images_nabirds")}  # to pretrain its encoder on

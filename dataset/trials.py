@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dataset.errors import InputError, first_few
 from dataset.lists import read_text
 from dataset.voxceleb import Utterance
-from utils.errors import InputError, first_few
 
 TRIALS = "test_pairs.csv"  # the list that is used by default
 

@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from dataset.errors import InputError
 from dataset.files import check_audio, check_image, read_excerpt
 from dataset.frames import frame_indices, image_transform, read_frames
-from utils.errors import InputError
 
 SAMPLE_RATE = 16000  # Hz
 TEST_FRAME = 2  # the frame that is evaluated, or the last one of fewer

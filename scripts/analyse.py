@@ -49,7 +49,8 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
-from utils.errors import InputError
+from dataset.errors import InputError
+from dataset.whole_files import write_whole
 from utils.experiments import figures, finished_run
 from utils.experiments.features import angles, seen_by_head
 from utils.experiments.finished_run import FinishedRun, open_run
@@ -57,7 +58,6 @@ from utils.training.confusion import confusion_matrices
 from utils.training.report import metric_names
 from utils.training.run import read_json
 from utils.training.tensorboard import Events
-from utils.whole_files import write_whole
 
 PERPLEXITY = 30  # of t-SNE; a third of the clips where there are fewer than 90
 Runs = dict[str, FinishedRun]  # by their labels

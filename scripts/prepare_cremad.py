@@ -32,13 +32,13 @@ import cv2
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset.cremad import AUDIO_FOLDER, EMOTIONS, PAPER_COUNTS, audio_path, frames_folder
+from dataset.errors import InputError
 from dataset.files import read_audio
 from dataset.lists import Lists
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
+from dataset.whole_files import write_whole
 from utils import cli
-from utils.errors import InputError
-from utils.whole_files import write_whole
 
 HOW_TO_GET = ('Get CREMA-D with "git lfs install" and "git clone https://github.com/CheyneyComputerScience/CREMA-D '
               'FOLDER", then name that folder with --data_root.')

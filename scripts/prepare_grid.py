@@ -33,11 +33,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset.cremad import AUDIO_FOLDER, audio_path, frames_folder
+from dataset.errors import InputError
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
+from dataset.whole_files import write_whole
 from utils import cli
-from utils.errors import InputError
-from utils.whole_files import write_whole
 
 COLUMNS = ("command", "colour", "preposition", "letter", "digit", "adverb")
 SILENCES = ("sil", "sp")

@@ -33,13 +33,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from dataset.errors import InputError
 from dataset.files import check_audio, read_image
 from dataset.frontends import AUDIO_FRONTENDS
 from dataset.preparation import clips as prep
 from dataset.ssw60 import MEDIA, OF_MODALITY, SPLITS, Asset, is_silent, read_assets, read_taxa
+from dataset.whole_files import write_csv, write_whole
 from utils import cli
-from utils.errors import InputError
-from utils.whole_files import write_csv, write_whole
 
 HOW_TO_GET = "data/SSW60/README.md explains where to get the tarball: unpack it and name the folder with taxa.csv by " \
              "--data_root; to prepare only some collections, use --collections."

@@ -33,13 +33,13 @@ import cv2
 import numpy as np
 import torch
 
+from dataset.errors import InputError, first_few
 from dataset.preparation import clips as prep
 from dataset.preparation.faces import DETECTORS, Detector, crop_face
 from dataset.trials import format_trials, identity_of, make_trials
 from dataset.voxceleb import SAMPLE_RATE, Utterance, check_utterance, find_faces
+from dataset.whole_files import write_whole
 from utils import cli
-from utils.errors import InputError, first_few
-from utils.whole_files import write_whole
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mpg")
 SOUNDS = (".m4a", ".wav", ".flac", ".mp3", ".ogg", ".opus")

@@ -37,11 +37,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from dataset.whole_files import write_whole
 from utils.experiments import comparison, tables
 from utils.experiments.features import Features
 from utils.experiments.finished_run import FinishedRun, open_run
 from utils.training.experiment import label
-from utils.whole_files import write_whole
 
 MOST_ITERATIONS = 5000  # of L-BFGS; features of 512 numbers need some hundreds
 

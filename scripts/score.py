@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+from dataset.errors import InputError, first_few
 from dataset.lists import read_text
 from dataset.trials import Trials, read_trials
 from utils import cli
-from utils.errors import InputError, first_few
 from utils.training.metrics import equal_error_rate, error_rates, min_dcf
 from utils.training.plots import plot_det
 

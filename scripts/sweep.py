@@ -29,8 +29,8 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
+from dataset.errors import InputError
 from utils import cli
-from utils.errors import InputError
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -70,13 +70,13 @@ if __name__ == "__main__":
 
 from contextlib import closing
 
+from dataset.whole_files import write_csv, write_whole
 from utils.distributed import print_once
 from utils.experiments import comparison, entry_script, grid, jobs
 from utils.experiments.finished_run import FinishedRun
 from utils.experiments.grid import BEGUN, DONE, PlannedRun
 from utils.experiments.jobs import Job
 from utils.training.run import is_finished
-from utils.whole_files import write_csv, write_whole
 
 
 def main(argv: Sequence[str]) -> list[FinishedRun]:

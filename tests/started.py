@@ -7,13 +7,14 @@ import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from borders import Borders, watched
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ class Started:
     states: list[State] = field(default_factory=list)  # the network before the first training passes
     gradients: list[State] = field(default_factory=list)  # as the optimiser gets them, of the first updates
     others: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)  # trained beside the network, and gradients
+    losses: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # logits and labels that a loss was taken from
     drawn: list[dict[str, dict[str, np.ndarray]]] = field(default_factory=list)  # {axes' title: {label: (N, 2)}}
     workers: list[int] = field(default_factory=list)  # of every loader that was gone through
     compiled: int = 0  # how often a network was
@@ -74,10 +76,10 @@ def copies(tensors: Mapping[str, Tensor]) -> State:
 
 
 def start(main: Callable[[list[str]], dict], argv: Sequence[object], steps: int = 0, gradients: int = 0,
-          largest: float = torch.inf, inputs: int = 0, updates: int = 0, saves: bool = True) -> Started:
+          largest: float = torch.inf, inputs: int = 0, updates: int = 0, saves: str = "pt") -> Started:
     """main(argv), watched. steps, gradients: of how many training passes states and gradients are kept, of tensors up
-    to `largest` numbers. inputs, updates: the run is stopped at that many passes or updates. saves: whether its
-    checkpoints are looked at; if not, they are empty files."""
+    to `largest` numbers. inputs, updates: the run is stopped at that many passes or updates. saves: how the names of
+    checkpoints end that are looked at; others are empty files."""
     seen = Started([str(part) for part in argv])
     streams = io.StringIO()
     with (contextlib.redirect_stdout(streams), contextlib.redirect_stderr(streams), watched() as seen.borders,
@@ -97,8 +99,11 @@ def start(main: Callable[[list[str]], dict], argv: Sequence[object], steps: int 
     return seen
 
 
-def saved(whether: bool) -> AbstractContextManager:
-    return nullcontext() if whether else patch.object(torch, "save", lambda _, path: Path(path).touch())
+def saved(ending: str) -> AbstractContextManager:
+    def save(content: object, path: Path, write: Callable = torch.save) -> None:
+        write(content, path) if Path(path).name.endswith(ending) else Path(path).touch()
+
+    return patch.object(torch, "save", save)
 
 
 @contextmanager
@@ -133,9 +138,16 @@ def recorded(seen: Started, steps: int, gradients: int, largest: float, inputs: 
         Path(path).write_bytes(b"\x89PNG, not drawn: it takes half a second")
 
     def in_this_process(loader: DataLoader, go_through: Callable = DataLoader.__iter__) -> Iterator:
-        seen.workers.append(loader.num_workers)
-        loader.num_workers = 0
+        if loader.num_workers or not hasattr(loader, "asked"):
+            loader.asked, loader.num_workers = loader.num_workers, 0
+        seen.workers.append(loader.asked)
         return go_through(loader)
+
+    def cross_entropy(logits: Tensor, labels: Tensor, *more: object, taken: Callable = F.cross_entropy,
+                      **named: object) -> Tensor:
+        if logits.requires_grad:
+            seen.losses.append((logits.detach().float(), labels))
+        return taken(logits, labels, *more, **named)
 
     def not_compiled(_: nn.Module) -> None:
         seen.compiled += 1
@@ -146,4 +158,18 @@ def recorded(seen: Started, steps: int, gradients: int, largest: float, inputs: 
         stack.enter_context(patch.object(FigureCanvasAgg, "print_png", before_drawing))
         stack.enter_context(patch.object(DataLoader, "__iter__", in_this_process))
         stack.enter_context(patch.object(nn.Module, "compile", not_compiled))
+        stack.enter_context(patch.object(F, "cross_entropy", cross_entropy))
         yield
+
+
+def naive_contrastive(audio: Tensor, visual: Tensor, labels: Tensor) -> Tensor:
+    """The supplement's, row by row."""
+    rows = []
+    for number, label in enumerate(labels):
+        alike = torch.stack([F.cosine_similarity(audio[number], other, dim=0) for other in visual]) / 0.1
+        share = alike.exp() / alike.exp().sum()
+        row = -torch.log(share[labels == label] + 1e-10).mean()
+        if (labels != label).any():
+            row = row - torch.log(1 - share[labels != label] + 1e-10).mean()
+        rows.append(row)
+    return torch.stack(rows).mean()

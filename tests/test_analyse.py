@@ -11,10 +11,10 @@ import torch
 from conftest import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dataset.errors import InputError
 from main_CD import main as train
 from scripts import analyse
 from scripts.analyse import FIGURES, main, open_runs
-from utils.errors import InputError
 from utils.experiments import figures
 from utils.experiments.features import angles, seen_by_head
 from utils.experiments.finished_run import FinishedRun
@@ -192,6 +192,40 @@ def test_runs_of_very_different_lengths_are_smoothed_each_by_its_own():
     assert [len(line) for line in thick] == [391, 9] and all(np.allclose(line[:, 1], 1) for line in thick)
 
 
+@pytest.mark.parametrize(("iterations", "marker", "promised"), [(1, ".", False), (79, ".", False), (80, "", True)])
+def test_a_running_mean_is_promised_where_there_is_one_and_a_single_point_is_seen(iterations, marker, promised):
+    curve = np.stack([np.arange(1, iterations + 1), np.ones(iterations)], 1)
+    figure = figures.logits({"run": {"audio": curve}}, "title")
+    assert figure.axes[0].lines[1].get_marker() == marker
+    assert ("running mean" in figure.legends[0].get_title().get_text()) == promised
+
+
+@pytest.mark.parametrize(("best", "top"), [(0.049, 0.1), (0.3, 0.3), (0.301, 0.4), (1.0, 1.0)])
+def test_axes_of_accuracies_end_at_the_next_ten_percent_over_all_runs(best, top):
+    runs = {"a": {"joint": np.array([0.01, best])}, "b": {"joint": np.array([0.02])}}
+    assert [axes.get_ylim() for axes in figures.accuracy(runs, "title", 1 / 60).axes] == [(0, 1.02 * top)] * 2
+    gap = figures.gap({"a": np.array([0.1])}, {"logits": {"rgb": best, "flow": 0.0}}, "title", ["rgb", "flow"])
+    assert gap.axes[1].get_xlim() == (0, 1.2 * top) and max(gap.axes[1].get_xticks()) < top + 1e-9
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize(("classes", "length"), [(10, 12), (20, 24), (6, 3)])
+def test_a_legend_of_many_classes_is_inside_the_picture(runs, classes, length):
+    points = np.random.default_rng(0).normal(size=(classes, 2)), np.arange(classes)
+    names = [f"{c:02d}" + "m" * (length - 2) for c in range(classes)]
+    figure = figures.embedding({str(run): points for run in range(runs)}, "title", names)
+    figure.canvas.draw()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y0 >= 0
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+
+
+def test_every_modality_has_its_own_colour_beside_the_joint_one():
+    names = ["joint", "audio", "visual", "rgb", "flow", "depth"]
+    figure = figures.accuracy({"run": {name: np.array([0.5]) for name in names}}, "title", 0.1)
+    assert len({line.get_color() for line in figure.axes[0].lines}) == len(names) + 1  # and chance
+
+
 def test_angles_on_the_edge_of_a_bin_are_drawn():
     figure = figures.angle_histograms({"run": {"audio": np.full(5, 90.0)}}, "title")
     assert sum(patch.get_height() for patch in figure.axes[0].patches) == 1
@@ -239,6 +273,9 @@ def test_a_picture_that_cannot_be_drawn_is_left_out_by_name(copied_runs, capsys)
     assert [path.name for path in written] == ["accuracy.png"]
     told = capsys.readouterr().out
     assert f"logits.png left out: no TensorBoard events of {folder.with_name('bare')}" in told
+    (folder.with_name("bare") / "events.out.tfevents.1").touch()
+    assert not main([str(folder.with_name("bare")), "--only", "logits", *MACHINE])
+    assert "logits.png left out: no logits in the TensorBoard events of " in capsys.readouterr().out
     assert f"weight_norms.png left out: no class_norms.npy in {folder.with_name('bare')}" in told
 
 

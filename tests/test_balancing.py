@@ -13,13 +13,13 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from dataset.demo.emotions import make_demo
+from dataset.errors import InputError
 from main_CD import main, parse
 from models import ClassifierOutput, MultimodalClassifier
 from utils.balancing import METHODS, Method
 from utils.balancing.gradient_blending import GradientBlending, blend
 from utils.balancing.ogm import Ogm, OgmGe, modulate, scores, slow_down
 from utils.balancing.pmr import Pmr
-from utils.errors import InputError
 from utils.training import checkpoint
 from utils.training.engine import Compute, Learner, train_one_epoch
 from utils.training.loading import Loaders, TrainBatches, make_loader

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from dataset.errors import InputError
 from models import MultimodalClassifier
-from utils.errors import InputError
 from utils.training.checkpoint import load, load_model, save, state_dict_of
 
 

@@ -65,7 +65,7 @@ def test_a_whole_number_beyond_every_float_is_taken_or_refused_with_a_sentence()
 
 MAIN = """
 import os, signal, sys
-from utils.errors import InputError
+from dataset.errors import InputError
 from utils import cli
 
 def main(argv):

@@ -35,7 +35,7 @@ from borders import (
     tone,
 )
 from PIL import Image
-from started import Started, State, content_of, copies, start, weights_of
+from started import Started, State, content_of, copies, naive_contrastive, start, weights_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
@@ -88,7 +88,7 @@ def few(data, tmp_path_factory) -> Path:
 def begin(data, tmp_path_factory) -> Callable[..., Started]:
     """begin(*flags, of=data, **how to watch): a run of three epochs on the CPU in float32, in a folder of its own."""
 
-    def begin(*flags: object, of: Path = data, **watch: float) -> Started:
+    def begin(*flags: object, of: Path = data, **watch: object) -> Started:
         argv = ["--train", "--dataset", "marked", "--data_root", of, "--ckpt_path", tmp_path_factory.mktemp("runs"),
                 "--run_name", "run", "--num_workers", 0, "--device", "cpu", "--amp", "off", "--use_tensorboard",
                 "False", "--batch_size", 5, "--epochs", 3, "--image_size", SIZE, "--audio_seconds", SECONDS,
@@ -125,13 +125,14 @@ def heard(begin) -> Started:
 @pytest.fixture(scope="module")
 def looked(begin) -> Started:
     """The visual encoder alone, epochs chosen on speakers that are held out."""
-    return begin("--random_seed", 0, "--modality", "visual", "--val_fraction", 0.25, "--val_by_speaker", "--epochs", 1)
+    return begin("--random_seed", 0, "--modality", "visual", "--val_fraction", 0.25, "--val_by_speaker", "--epochs", 1,
+                 saves="best.pt")
 
 
 @pytest.fixture(scope="module")
 def cosine(begin, few) -> Started:
     return begin("--epochs", 1, "--batch_size", 4, "--fusion_method", "gated", "--mmcosine", "--scaling", 7, "--lam",
-                 0.4, "--num_frames", 1, of=few, steps=2)
+                 0.4, "--num_frames", 1, of=few, steps=2, saves="last.pt")
 
 
 # ---- the same once more, another way
@@ -182,19 +183,6 @@ def naive_logits(head: State, features: Sequence[Tensor], fusion: str = "concat"
         logits = [scaling * F.cosine_similarity(x[:, None], weight[None], dim=2)
                   for x, weight in zip(fused, weights, strict=True)]
     return torch.stack(logits), torch.stack(fused)
-
-
-def naive_contrastive(audio: Tensor, visual: Tensor, labels: Tensor) -> Tensor:
-    """The supplement's, row by row."""
-    rows = []
-    for number, label in enumerate(labels):
-        alike = torch.stack([F.cosine_similarity(audio[number], other, dim=0) for other in visual]) / 0.1
-        share = alike.exp() / alike.exp().sum()
-        row = -torch.log(share[labels == label] + 1e-10).mean()
-        if (labels != label).any():
-            row = row - torch.log(1 - share[labels != label] + 1e-10).mean()
-        rows.append(row)
-    return torch.stack(rows).mean()
 
 
 def log_probability(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -359,14 +347,14 @@ def test_sound_is_repeated_or_cut_from_its_beginning_and_normalised_in_training_
 def test_by_default_a_clip_is_one_picture_of_224_pixels_and_three_seconds_of_the_papers_spectrogram(data, tmp_path):
     seen = start(main, ["--train", "--data_root", data, "--ckpt_path", tmp_path, "--num_workers", 0, "--device", "cpu",
                         "--use_tensorboard", "False", "--batch_size", 2], inputs=1,
-                 saves=False)
+                 saves="none")
     got = seen.entered[0]
     assert (got["audio"].shape, got["visual"].shape) == ((2, 1, 257, 299), (2, 3, 1, 224, 224))
     assert (got["audio"] - naive_audio(seen_clips(got["visual"]), 3.0)).abs().max() < 0.01
 
 
 def test_the_other_front_end_hears_22050_hz_and_makes_its_own_spectrogram(begin):
-    got = begin("--audio_frontend", "ogm_ge", "--epochs", 1, inputs=1, saves=False).entered[0]
+    got = begin("--audio_frontend", "ogm_ge", "--epochs", 1, inputs=1, saves="none").entered[0]
     window = np.hanning(513)[:512]
     for number, spectrum in zip(seen_clips(got["visual"]), got["audio"][:, 0].numpy(), strict=True):
         wave = scipy.signal.resample_poly(sound_of(number), 441, 320)  # 16000 -> 22050
@@ -593,9 +581,10 @@ def test_every_tensorboard_tag_holds_its_figure_at_its_step(plain, heard):
                     expected.setdefault(tag, []).append((number, value))
         for number, one in enumerate(seen.borders.training, 1):
             figures = naive_figures(one.output.modality_logits, numbers_of([one]), modalities)
-            expected.setdefault("train/loss_per_iteration", []).append((number, figures["loss"]))
+            expected.setdefault("iteration/loss", []).append((number, figures["loss"]))
             for name in modalities:
-                expected.setdefault(f"data/logit_{name[0]}", []).append((number, figures[f"logit_{name}"]))
+                for tag in (f"data/logit_{name[0]}", f"iteration/logit_{name}"):
+                    expected.setdefault(tag, []).append((number, figures[f"logit_{name}"]))
         figures = [name for name in seen.result if re.match("(accuracy|loss|logit)", name)]
         assert len(figures) == 2 + 3 * len(modalities)
         for name in figures:
@@ -628,11 +617,12 @@ def test_printed_lines_and_the_closing_table_carry_these_figures(plain, validate
         names = {"joint": "accuracy"} if len(modalities) > 1 else {}
         names.update({name: f"accuracy_{name}" for name in modalities})
         for line, record in zip(lines, records, strict=True):
-            values = [record["train_loss"], 100 * record["train_accuracy"], record[f"{split}_loss"],
-                      *(100 * record[f"{split}_{name}"] for name in names.values()), record["train_clips_per_second"]]
-            assert figures_in(line) == pytest.approx(values, abs=0.051) and f"|  {split} loss" in line
-            assert line.startswith(f"epoch {record['epoch']:3d}/{len(records)}")
+            accuracies = [100 * record[f"{split}_{name}"] for name in names.values()]
+            values = [record["train_loss"], *accuracies, record[f"{split}_loss"]]
+            assert figures_in(line) == pytest.approx(values, abs=0.051)
+            assert line.startswith(f"epoch {record['epoch']}/{len(records)}  train loss") and f"  {split} " in line
             assert re.findall("joint|audio|visual", line) == list(names)
+            assert line.endswith(f"  {record['train_seconds']:.0f} s") and len(line) < 100
         table = seen.printed[seen.printed.index("accuracy %"):].splitlines()
         assert re.search(rf"test, epoch {seen.result['best_epoch']} +{split}, last epoch$", table[0])
         for line, (kind, name) in zip(table[1:], names.items(), strict=False):
@@ -648,7 +638,8 @@ def test_printed_lines_and_the_closing_table_carry_these_figures(plain, validate
 def test_curves_png_is_drawn_from_the_records(plain, validated, heard):
     for seen, split, modalities in ((plain, "test", BOTH), (validated, "val", BOTH), (heard, "test", ("audio",))):
         records, (drawn,) = seen.records(), seen.drawn
-        accuracies, losses, norms = drawn.values()
+        accuracies, losses, logits, norms = drawn.values()
+        assert (accuracies.pop("chance")[:, 1] == 1 / 3).all()
 
         def column(name: str, records: list[dict] = records) -> np.ndarray:
             return np.array([(record["epoch"], record[name]) for record in records])
@@ -657,6 +648,8 @@ def test_curves_png_is_drawn_from_the_records(plain, validated, heard):
         expected = {**joint, **{name: f"{split}_accuracy_{name}" for name in modalities}}
         assert next(iter(drawn)).startswith(f"{split} accuracy")
         for lines, names in ((accuracies, expected), (losses, {"train": "train_loss", split: f"{split}_loss"}),
+                             (logits, {f"{name}, {part}": f"{part}_logit_{name}" for name in modalities
+                                       for part in ("train", split)}),
                              (norms, {name: f"train_weight_norm_{name}" for name in modalities})):
             assert lines.keys() == names.keys()
             assert all(np.array_equal(lines[label], column(name)) for label, name in names.items())
@@ -715,7 +708,7 @@ def test_a_resumed_run_goes_on_where_it_was_and_ends_as_the_uninterrupted_one(re
         name: value for name, value in heard.result.items() if name not in different}
     assert second.result["best_epoch"] == 2, "an epoch before the interruption"
     assert 1000 < second.result["wall_seconds"] < 1000 + seconds
-    assert second.printed.count("epoch   3/3") == 1 and "epoch   2/" not in second.printed
+    assert second.printed.count("epoch 3/3") == 1 and "epoch 2/" not in second.printed
 
 
 def test_events_of_a_resumed_run_go_on_at_their_step(resumed, heard):
@@ -731,7 +724,7 @@ def test_events_of_a_resumed_run_go_on_at_their_step(resumed, heard):
 @pytest.mark.parametrize("modality", BOTH)
 def test_a_pretrained_encoder_goes_to_its_modality_and_the_rest_starts_as_it_would(begin, plain, looked, modality):
     path = {"audio": plain.folder / "last.pt", "visual": looked.folder / "best.pt"}[modality]
-    seen = begin("--random_seed", 28, f"--{modality}_pretrain", path, steps=1, inputs=1, saves=False)
+    seen = begin("--random_seed", 28, f"--{modality}_pretrain", path, steps=1, inputs=1, saves="none")
     pretrained, usual = weights_of(path), plain.states[0]
     for name, value in seen.states[0].items():
         assert torch.equal(value, (pretrained if name.startswith(f"{modality}_net.") else usual)[name]), name
@@ -749,7 +742,7 @@ def true_probability(logits: Tensor, labels: Tensor) -> Tensor:
 def test_ogm_ge_slows_the_convolutions_of_the_leading_encoder_from_its_first_to_its_last_epoch(begin, few):
     """And adds noise. ogm is the same without: tests/test_flags.py looks at it."""
     seen = begin("--modulation", "ogm_ge", "--alpha", 0.7, "--batch_size", 6, "--num_frames", 1,
-                 "--modulation_starts", 1, "--modulation_ends", 1, of=few, steps=3, gradients=3, saves=False)
+                 "--modulation_starts", 1, "--modulation_ends", 1, of=few, steps=3, gradients=3, saves="none")
     descent, slowed = Descent(), []
     for epoch, (one, state, got) in enumerate(zip(seen.borders.training, seen.states, seen.gradients, strict=True)):
         usual = descent.gradients(state, one, cross_entropy)
@@ -774,7 +767,7 @@ def test_ogm_ge_slows_the_convolutions_of_the_leading_encoder_from_its_first_to_
 
 def test_pmr_draws_the_weak_modality_to_the_prototypes_of_the_epoch_before(begin, few):
     seen = begin("--modulation", "pmr", "--alpha", 2, "--batch_size", 6, "--num_frames", 1, "--epochs", 2,
-                 "--fusion_method", "gated", of=few, steps=2, gradients=2, saves=False)
+                 "--fusion_method", "gated", of=few, steps=2, gradients=2, saves="none")
     first, second = seen.borders.training
     features, labels = first.output.features, labels_of(first)
     prototypes = torch.stack([torch.stack([one[labels == label].mean(0) for label in range(3)]) for one in features])
@@ -801,7 +794,7 @@ def test_gradient_blending_weighs_the_joint_loss_and_heads_on_the_encoders_by_it
     rate = 0.001
     seen = begin("--modulation", "gblend", "--learning_rate", rate, "--random_seed", 6, "--batch_size", 6,
                  "--num_frames", 1, "--epochs", 1, "--blend_epochs", 1, "--fusion_method", "film", of=few, steps=3,
-                 gradients=3)
+                 gradients=3, saves="last.pt")
     passes = [one for one in seen.borders.log if isinstance(one, Pass)]
     # both parts measured, joint trial, both parts, trial of the heads, both parts, the run's own epoch, the test clips
     assert [one.training for one in passes] == [False] * 2 + [True, False, False] * 2 + [True, False]

@@ -416,7 +416,7 @@ def test_tensorboard_has_a_point_an_iteration_of_each_modality_and_one_an_epoch_
         assert found["data/logit_a"][number - 1] == (number, pytest.approx(audio, rel=1e-3, abs=1e-4))
         assert found["data/logit_v"][number - 1] == (number, pytest.approx(visual, rel=1e-3, abs=1e-4))
         loss = F.cross_entropy(one.output.logits, truth[:, 0]).item()
-        assert found["train/loss_per_iteration"][number - 1] == (number, pytest.approx(loss, rel=1e-3))
+        assert found["iteration/loss"][number - 1] == (number, pytest.approx(loss, rel=1e-3))
     assert {len(found[tag]) for tag in ("data/logit_a", "data/logit_v", "train/loss_per_iteration")} == {6}
     for group, split in (("train", "train"), ("eval", "test")):
         names = [name.removeprefix(f"{split}_") for name in records[0] if name.startswith(f"{split}_")]
@@ -505,6 +505,12 @@ def test_whole_identities_are_held_out_and_the_others_are_the_classes(held_out):
     assert (held_out.result["n_train"], held_out.result["n_val"], held_out.result["n_test"]) == (4, 5, 6)
 
 
+def test_another_seed_holds_out_other_identities(data, tmp_path):
+    argv = flags(data, tmp_path, "run", "--val_fraction", "0.5", "--modality", "audio", "--random_seed", "0")
+    left = {VOICES[number].identity for number in trained(observe(main, argv, updates_wanted=1).borders.training)}
+    assert len(left) == 2 and left != {"Ann", "Mia"}
+
+
 def test_held_out_identities_choose_the_epoch_and_the_test_trials_are_embedded_once_at_the_end(held_out):
     of_test = sorted({TEST[place].number for trial in FIRST for place in trial[1:]})
     first, last = (sorted(numbers) for numbers in evaluated(held_out))
@@ -547,3 +553,7 @@ def test_num_frames_are_faces_of_as_many_parts_in_training_and_one_in_evaluation
                      for part in range(3)]
             assert all(frame in part for frame, part in zip(frames, parts, strict=True))
     assert {one.inputs["visual"].shape[2] for one in alone["visual"].borders.evaluation} == {1}
+
+
+def test_the_runs_are_such_that_wrong_choices_would_be_seen(joint, held_out):
+    assert joint.fits and held_out.fits, "take other seeds"

@@ -13,9 +13,9 @@ from PIL import Image
 
 from dataset.clips import ClipDataset, ClipFiles
 from dataset.cremad import find_clip, find_clips
+from dataset.errors import InputError, report_problems
 from dataset.frames import frame_indices
 from dataset.lists import Clip, read_lists
-from utils.errors import InputError, report_problems
 
 RATE = 16000
 

@@ -10,9 +10,9 @@ import soundfile
 
 from dataset.cremad import EMOTIONS, find_clips
 from dataset.demo.emotions import make_demo
+from dataset.errors import InputError
 from dataset.files import read_audio
 from dataset.lists import read_lists, split_by_speaker
-from utils.errors import InputError
 
 SMALL = {"train_per_class": 2, "test_per_class": 1}
 

@@ -9,8 +9,8 @@ import soundfile
 from test_demo import content, write_times
 
 from dataset.demo.birds import PRETRAINING, make_demo, make_species
+from dataset.errors import InputError
 from dataset.ssw60 import MEDIA, find_asset, read_assets, read_taxa
-from utils.errors import InputError
 
 SMALL = {"species": 4, "train_per_class": 1, "test_per_class": 1}
 

@@ -8,10 +8,10 @@ import torch.distributed as dist
 from test_engine import CLASSES, CLIPS, CPU, Vectors
 from torch import nn
 
+from dataset.errors import InputError
 from models import MultimodalClassifier
 from utils.balancing import METHODS
 from utils.distributed import choose_device, failing_together
-from utils.errors import InputError
 from utils.training.engine import Compute, Learner, evaluate, train_one_epoch
 from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, make_loader
 from utils.training.trial import Trial

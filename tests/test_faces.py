@@ -6,6 +6,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
+from dataset.errors import InputError
 from dataset.preparation.faces import (
     SIDE,
     TEMPLATE,
@@ -17,7 +18,6 @@ from dataset.preparation.faces import (
     retinaface,
     similarity,
 )
-from utils.errors import InputError
 
 
 @pytest.mark.parametrize("angle, scale, shift", [(0, 1, (0, 0)), (0.4, 0.6, (30, -12)), (-1.2, 2.5, (-7, 90))])

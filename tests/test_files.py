@@ -12,9 +12,9 @@ import soundfile
 from conftest import REAL_DATA, needs_real_data
 from PIL import Image
 
+from dataset.errors import InputError
 from dataset.files import check_audio, check_image, check_is_media, read_audio, read_image
-from utils.errors import InputError
-from utils.whole_files import write_whole
+from dataset.whole_files import write_whole
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 

@@ -11,9 +11,9 @@ from conftest import REPO
 GROUND = {"utils"}
 MAY_IMPORT = {
     "models": {"models"},
-    "utils": GROUND,
-    "dataset": {"dataset"} | GROUND,
-    "utils.balancing": {"utils.balancing", "models"} | GROUND,
+    "dataset": {"dataset"},
+    "utils": {"dataset"} | GROUND,
+    "utils.balancing": {"utils.balancing", "models", "dataset"} | GROUND,
     "utils.training": {"utils.training", "utils.balancing", "models", "dataset"} | GROUND,
     "utils.experiments": {"utils.experiments", "utils.training", "utils.balancing", "models", "dataset"} | GROUND,
     "main": {"utils.training", "utils.balancing", "models", "dataset"} | GROUND,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dataset.errors import InputError
 from dataset.identities import hold_out_identities, read_train_list
 from dataset.trials import (
     Trials,
@@ -19,7 +20,6 @@ from dataset.trials import (
     without,
 )
 from dataset.voxceleb import Utterance
-from utils.errors import InputError
 
 ROWS = ["id2/v/1.wav,id2/v/1,id2,3", "id1/v/1.wav,id1/v/1,id1,2", "id2/v/2.wav,id2/v/2,id2,16",
         "id3/v/1.wav,id3#v#1.txt#000.mp4,id3,1"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from dataset.errors import InputError
 from dataset.lists import Clip, Lists, read_lists, split_by_speaker, split_stratified, write_lists
-from utils.errors import InputError
 
 GOOD = {"stat.csv": "SAD\nANG\nHAP\n", "train.csv": "1_a,ANG\n2_a,HAP\n3_a,SAD\n", "test.csv": "4_a,ANG\n"}
 EXPECTED = Lists(["ANG", "HAP", "SAD"], [Clip("1_a", "ANG"), Clip("2_a", "HAP"), Clip("3_a", "SAD")],

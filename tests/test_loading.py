@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from utils.errors import InputError
+from dataset.errors import InputError
 from utils.training.loading import EvaluationBatches, SeededDataset, TrainBatches, check_batch, make_loader
 
 CPU = torch.device("cpu")

@@ -17,10 +17,10 @@ from conftest import REAL_DATA, SMALL, command, needs_real_data, shell
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main_CD
+from dataset.errors import InputError
 from main_CD import load_splits, main, parse
 from models import AVClassifier
 from scripts.prepare_cremad import main as prepare_cremad
-from utils.errors import InputError
 from utils.training import checkpoint, report, train
 from utils.training.train import fit
 
@@ -371,7 +371,7 @@ def test_a_diverging_run_stops_by_name_and_keeps_its_last_epoch(train_argv, tmp_
 
 
 @pytest.mark.parametrize(("content", "part"), [(None, "is missing"), (b"version https://git-lfs", "git lfs pull"),
-                                               (b"not a checkpoint", "is no checkpoint")])
+                                               (b"not a checkpoint", "is not a checkpoint")])
 def test_a_bad_checkpoint_is_named(tiny_data, tmp_path, content, part):
     path = tmp_path / "bad.pt"
     if content:

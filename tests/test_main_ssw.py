@@ -17,10 +17,10 @@ from torchvision.models import resnet18, resnet34
 
 import main_SSW
 from dataset.demo.birds import make_demo
+from dataset.errors import InputError
 from main_SSW import load_splits, main, parse
 from models import AVClassifier
 from scripts.prepare_ssw60 import main as prepare_ssw60
-from utils.errors import InputError
 from utils.training import checkpoint
 
 
@@ -298,7 +298,7 @@ def test_missing_files_are_counted_and_skipped_only_on_demand(copied, tmp_path, 
     (copied / "video_ml-1fps/test002/frame_00001.jpg").write_bytes(b"")
     with pytest.raises(InputError, match="3 of 12 clips cannot be used") as error:
         main(flags(copied, tmp_path))
-    for part in ("video_ml/train000: ", "train000.wav is missing", "there is no", "is empty", "--skip_missing"):
+    for part in ("video_ml/train000: ", "train000.wav is missing", "no frames", "is empty", "--skip_missing"):
         assert part in str(error.value)
     result = main(flags(copied, tmp_path, "run", "--skip_missing"))
     assert (result["n_train"], result["n_test"]) == (6, 3)
@@ -409,7 +409,7 @@ def test_the_recipe_unpacks_the_tarball_and_never_moves_anything_else(tmp_path, 
     done = recipe(tmp_path, PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert (data / "README.md").read_text() == "ours" and (tmp_path / "repo/scripts/ssw60.sh").is_file()
     if inside == "none.csv":
-        assert done.returncode == 2 and "holds no taxa.csv" in done.stderr and not (data / "none.csv").exists()
+        assert done.returncode == 2 and "contains no taxa.csv" in done.stderr and not (data / "none.csv").exists()
     else:
         assert done.returncode == 0 and (data / "taxa.csv").is_file(), done.stderr
         assert not Path(f"{data}.unpacking").exists()

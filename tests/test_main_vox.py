@@ -13,9 +13,9 @@ from conftest import REAL_DATA, needs_real_data, shell
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main_Vox
+from dataset.errors import InputError
 from main_Vox import load_data, main, parse
 from scripts.score import main as score_files
-from utils.errors import InputError
 from utils.training import checkpoint
 from utils.training.verification import VerificationData
 

@@ -13,12 +13,12 @@ from matplotlib.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from three_modalities import CLASSES, MODALITIES, main, parse
 
+from dataset.errors import InputError
 from models.fusion import FUSIONS
 from scripts import analyse
 from scripts.probe import main as probe
 from scripts.sweep import main as sweep
 from utils.balancing import METHOD_FLAGS, METHODS
-from utils.errors import InputError
 from utils.training import checkpoint, modalities
 
 NAMES = ("rgb", "flow", "audio")
@@ -250,9 +250,9 @@ def test_the_gap_is_between_any_two_modalities(tmp_path, pictures):
 
 def test_a_sweep_over_modalities_has_a_column_for_each(tmp_path):
     sweep(["--script", "tests/three_modalities.py", "--output", str(tmp_path), "--modality", "all", "rgb+flow",
-           "audio", "--workers", "2", "--", "--epochs", "1", *CPU])
+           "flow", "--workers", "2", "--", "--epochs", "1", *CPU])
     results = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")}
-    assert {result["modality"] for result in results.values()} == {"all", "rgb+flow", "audio"}
+    assert {result["modality"] for result in results.values()} == {"all", "rgb+flow", "flow"}
     lines = [cells(line) for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|")]
     assert lines[0][2:6] == ["joint", *NAMES]
     shown = [line[2:6] for line in lines[2:5]]  # all modalities, then some, then one
@@ -266,7 +266,7 @@ def test_a_sweep_over_modalities_has_a_column_for_each(tmp_path):
     assert shown == expected
     rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
     assert {row["run"] for row in rows} == results.keys()
-    assert {f"accuracy_{name}" for name in NAMES} <= rows[0].keys()
+    assert rows[0].keys() >= {f"accuracy_{name}" for name in NAMES}
 
 
 def cells(line: str) -> list[str]:

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from mutants import LATER, MUTANTS, Mutant, files_that_see, mutated
+from mutants import LATER, MUTANTS, TESTS, Mutant, files_that_see, mutated
 
 REPO = Path(__file__).resolve().parent.parent
 ALL = [*MUTANTS, *LATER]
@@ -16,6 +16,11 @@ def test_the_mutant_fits_the_code_and_is_no_syntax_error(mutant: Mutant):
     changed = mutated(mutant, text)
     assert changed != text
     compile(changed, mutant.file, "exec")
+
+
+def test_every_test_file_that_is_named_is_there():
+    names = {name for files in TESTS.values() for name in files}
+    assert [name for name in sorted(names) if not (REPO / "tests" / f"test_{name}.py").is_file()] == []
 
 
 def test_every_mutant_has_tests_that_could_see_it():

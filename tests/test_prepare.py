@@ -19,10 +19,10 @@ import soundfile
 from conftest import REAL_DATA, REPO, needs_real_data
 
 from dataset.cremad import EMOTIONS, find_clips
+from dataset.errors import InputError
 from dataset.lists import read_lists
 from dataset.preparation import clips as prep
 from scripts import prepare_cremad, prepare_grid
-from utils.errors import InputError
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 265922\n"
 ALIGN = "0 20000 sil\n20000 23000 bin\n23000 26000 blue\n26000 28000 at\n28000 31000 f\n31000 31500 sp\n" \

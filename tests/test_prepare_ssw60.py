@@ -17,9 +17,9 @@ import soundfile
 from conftest import REAL_DATA, REPO, needs_real_data
 from test_prepare import failures, levels, run_command, write_video, write_wav
 
+from dataset.errors import InputError
 from dataset.files import read_audio
 from scripts import prepare_ssw60
-from utils.errors import InputError
 
 TABLES = ("video_ml", "audio_ml", "images_inat", "images_nabirds")
 

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 from conftest import REAL_DATA, needs_real_data
 
+from dataset.errors import InputError
 from dataset.identities import read_train_list
 from dataset.preparation import clips as prep
 from dataset.preparation import faces
@@ -19,7 +20,6 @@ from main_Vox import load_data
 from main_Vox import parse as parse_vox
 from scripts import prepare_voxceleb
 from scripts.prepare_voxceleb import main
-from utils.errors import InputError
 
 RATE = 44100
 

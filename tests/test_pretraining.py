@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 import main_CD
 import main_Vox
+from dataset.errors import InputError
 from models import AVClassifier, MultimodalClassifier, SpeakerClassifier, make_encoders
 from models.encoders import ResNet18, ResNet50
 from models.speaker import SEResNet34
-from utils.errors import InputError
 from utils.training import checkpoint
 from utils.training.modalities import Start
 from utils.training.pretraining import load_encoder, load_imagenet, load_pretrained, with_channels

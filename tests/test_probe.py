@@ -15,11 +15,11 @@ from conftest import REPO, SMALL
 
 from dataset.clips import ClipDataset
 from dataset.cremad import find_clips
+from dataset.errors import InputError
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import read_lists
 from models import AVClassifier
 from scripts.probe import by_method, main, probe_accuracy, probe_features, table
-from utils.errors import InputError
 from utils.experiments.features import Features
 from utils.experiments.finished_run import FinishedRun, labels
 from utils.experiments.flags import Machine

@@ -2,9 +2,9 @@
 
 import pytest
 
+from dataset.errors import InputError
 from main_CD import main
 from utils import distributed
-from utils.errors import InputError
 from utils.training import report
 from utils.training.plots import COLOURS, colours, plot_curves
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from conftest import REAL_DATA, needs_real_data
 
+from dataset.errors import InputError
 from scripts.score import main
-from utils.errors import InputError
 from utils.training.metrics import equal_error_rate, min_dcf
 
 PAIRS = [("id1/a.wav", "id1/b.wav"), ("id1/a.wav", "id2/a.wav"), ("id2/a.wav", "id2/b.wav"), ("id1/b.wav", "id2/b.wav")]

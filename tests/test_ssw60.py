@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from dataset.clips import ClipDataset, ClipFiles
+from dataset.errors import InputError
 from dataset.ssw60 import Asset, find_asset, read_assets, read_taxa, reliable_only
-from utils.errors import InputError
 
 TAXA = {"0": "Snow Goose", "1": "Wood Duck"}
 VIDEO_HEADER = "asset_id,label,split,fps,frame_count,duration_seconds,reliable_audio"

@@ -16,9 +16,9 @@ import pytest
 from conftest import REPO, SMALL, shell
 from scipy import stats
 
+from dataset.errors import InputError
 from scripts.sweep import main
 from utils.balancing import METHOD_FLAGS
-from utils.errors import InputError
 from utils.experiments import comparison, jobs
 from utils.experiments.jobs import Job, alone_in, run_jobs
 from utils.experiments.paper_results import paper_result

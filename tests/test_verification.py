@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from dataset.errors import InputError
 from dataset.trials import Trials
 from models import MultimodalClassifier
-from utils.errors import InputError
 from utils.training.engine import Compute
 from utils.training.loading import Loaders
 from utils.training.metrics import equal_error_rate

@@ -8,9 +8,9 @@ import pytest
 import soundfile
 import torch
 
+from dataset.errors import InputError
 from dataset.files import read_excerpt
 from dataset.voxceleb import Utterance, UtteranceDataset, find_faces, find_problems, samples_of
-from utils.errors import InputError
 
 RATE = 16000
 BOTH = ("audio", "visual")

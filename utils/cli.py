@@ -9,7 +9,7 @@ from argparse import ArgumentTypeError, _ActionsContainer
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.errors import InputError
+from dataset.errors import InputError
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 

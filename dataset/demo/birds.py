@@ -18,9 +18,9 @@ import soundfile
 from dataset.demo.folder import fill_folder, generator
 from dataset.demo.plumage import Look, film_bird, random_look, sister_look
 from dataset.demo.songs import SAMPLE_RATE, Song, random_song, record_song, sister_song
+from dataset.errors import InputError
 from dataset.ssw60 import MEDIA, Asset
-from utils.errors import InputError
-from utils.whole_files import write_whole
+from dataset.whole_files import write_whole
 
 MADE_BY = "dataset/demo_birds.py, version 1"  # marks demo folders; raise the version when the bytes change
 FRAMES, FPS = 2, 1

@@ -17,9 +17,9 @@ from dataset.cremad import AUDIO_FOLDER, EMOTIONS, audio_path, frames_folder
 from dataset.demo.faces import FRAMES, film, random_face
 from dataset.demo.folder import fill_folder, generator
 from dataset.demo.voices import SAMPLE_RATE, random_voice, speak
+from dataset.errors import InputError
 from dataset.lists import Clip, Lists, write_lists
-from utils.errors import InputError
-from utils.whole_files import write_whole
+from dataset.whole_files import write_whole
 
 LISTS = ("stat.csv", "train.csv", "test.csv")
 MADE_BY = "dataset/demo.py, version 2"  # marks demo folders; raise the version when the bytes change

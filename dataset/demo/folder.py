@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.errors import InputError
-from utils.whole_files import write_whole
+from dataset.errors import InputError
+from dataset.whole_files import write_whole
 
 MARKER = "demo.json"  # holds the parameters; marks a folder that may be overwritten
 

@@ -17,9 +17,9 @@ from dataset.cremad import EMOTIONS
 from dataset.demo.faces import film, random_face
 from dataset.demo.folder import fill_folder, generator
 from dataset.demo.voices import SAMPLE_RATE, VOWELS, Prosody, Voice, random_voice, speak
+from dataset.errors import InputError
 from dataset.trials import Trials, format_trials, identity_of
-from utils.errors import InputError
-from utils.whole_files import write_whole
+from dataset.whole_files import write_whole
 
 MADE_BY = "dataset/demo_identities.py, version 1"  # marks demo folders; raise the version when the bytes change
 # standard deviation, over speakers, of the way of speaking: rate, accent, tremor and breath differ

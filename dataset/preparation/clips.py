@@ -19,9 +19,9 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from dataset.errors import InputError, report_problems
 from dataset.files import check_is_media, read_image
-from utils.errors import InputError, report_problems
-from utils.whole_files import write_csv, write_whole
+from dataset.whole_files import write_csv, write_whole
 
 FAILURES = "prepare_failures.csv"
 ROUNDING = 1e-6  # frames; 1.36 s at 25 frames per second is frame 34, although 1.36 * 25 may come out below

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-from utils.errors import InputError
+from dataset.errors import InputError
 
 SIDE = 224  # pixels
 SMALLEST = 32  # pixels per side: MTCNN fails on images hardly larger than its smallest face (20 pixels)

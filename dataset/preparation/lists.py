@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from dataset.cremad import find_clips
+from dataset.errors import InputError, first_few
 from dataset.lists import (
     Clip,
     Lists,
@@ -15,7 +16,6 @@ from dataset.lists import (
     write_lists,
 )
 from dataset.preparation.clips import write_failures
-from utils.errors import InputError, first_few
 
 SPLITS = {"stratified": split_stratified, "speaker": split_by_speaker}
 

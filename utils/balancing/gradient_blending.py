@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dataset.errors import InputError
 from utils.balancing.method import Flag, Method, Stateful, Trial
 from utils.cli import number
 from utils.distributed import print_once
-from utils.errors import InputError
 
 if TYPE_CHECKING:
     from models import ClassifierOutput, MultimodalClassifier

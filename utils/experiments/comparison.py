@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dataset.errors import InputError
 from utils.balancing import METHODS
-from utils.errors import InputError
 from utils.experiments.finished_run import FinishedRun
 from utils.experiments.paper_results import paper_result
 from utils.experiments.tables import LEVEL, markdown, paired_difference, percent, points

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from utils.errors import InputError
+from dataset.errors import InputError
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -38,14 +38,16 @@ def panels(labels: Sequence[str], title: str, *, rows: int = 1, width: float = 4
 
 def common_legend(figure: Figure, axes: Axes, columns: int, **how: object) -> None:
     """The legend of one panel, which holds for all, below them: in at most so many columns, as many as there is room
-    for."""
+    for. The figure grows by the height of a legend of more than two rows."""
     handles, names = axes.get_legend_handles_labels()
     renderer = figure.canvas.get_renderer()
     for number in range(min(columns, len(names)), 0, -1):
         legend = figure.legend(handles, names, loc="outside lower center", ncols=number, frameon=False, **how)
-        if number == 1 or legend.get_window_extent(renderer).width < figure.bbox.width:
-            return
+        box = legend.get_window_extent(renderer)
+        if number == 1 or box.width < figure.bbox.width:
+            break
         legend.remove()
+    figure.set_figheight(figure.get_figheight() + max(0, box.height / figure.dpi - 0.6))
 
 
 def scale_top(accuracies: Iterable[float]) -> float:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
+from dataset.errors import InputError
 from utils import distributed
-from utils.errors import InputError
 from utils.experiments import entry_script
 from utils.experiments.features import Features, extract
 from utils.experiments.flags import Machine

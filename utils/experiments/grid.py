@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from utils.errors import InputError, first_few
+from dataset.errors import InputError, first_few
 from utils.training import options
 from utils.training.experiment import CORE, WHERE, run_name, without_meaning
 from utils.training.flags import did_you_mean

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dataset.errors import InputError, first_few
 from dataset.files import check_is_media
-from utils.errors import InputError, first_few
-from utils.whole_files import write_whole
+from dataset.whole_files import write_whole
 
 
 def save(path: Path, content: Mapping[str, object]) -> None:

@@ -8,10 +8,10 @@ from typing import NamedTuple
 from torch.utils.data import Dataset
 
 from dataset.clips import ClipFiles
+from dataset.errors import InputError, first_few
 from dataset.lists import check_every_class_has_a_clip
 from models import MultimodalClassifier
 from utils.distributed import print_once
-from utils.errors import InputError, first_few
 from utils.training import checkpoint, confusion, report
 from utils.training.engine import Compute, evaluate
 from utils.training.loading import Loaders

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from dataset.whole_files import write_csv
 from models import MultimodalClassifier
 from utils import distributed
 from utils.training.engine import Compute, outputs
 from utils.training.plots import plot_classes
-from utils.whole_files import write_csv
 
 
 @torch.inference_mode()

@@ -9,10 +9,10 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dataset.errors import InputError
 from models.fusion import FUSIONS
 from utils.balancing import METHOD_FLAGS, METHODS
 from utils.cli import HelpFormatter, add_boolean, boolean, number
-from utils.errors import InputError
 from utils.training import modalities
 from utils.training.modalities import Modality
 

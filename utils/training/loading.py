@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from dataset.errors import InputError
 from utils import distributed
-from utils.errors import InputError
 
 Key = tuple[int, int]  # (epoch, index of the clip)
 

@@ -8,10 +8,10 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dataset.errors import InputError
 from models.fusion import FUSIONS
 from utils import distributed
 from utils.balancing import METHOD_FLAGS, METHODS
-from utils.errors import InputError
 from utils.training import checkpoint, experiment, modalities
 from utils.training.flags import Parser
 from utils.training.modalities import Modality, Start

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.stats import norm
 
+from dataset.whole_files import write_whole
 from utils.training.metrics import ErrorRates, crossing
-from utils.whole_files import write_whole
 
 DET_TICKS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 COLOURS = {"joint": "black", "audio": "tab:orange", "visual": "tab:blue"}
@@ -45,7 +45,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], split: str, shown: Mappi
     metrics.yaxis.set_major_formatter(PercentFormatter(1.0))
     if measure == "accuracy":
         metrics.axhline(1 / classes, linestyle=":", color="grey", label="chance")
-        metrics.set_ylim(0, 1.02)
+        metrics.set_ylim(bottom=0)
     titles = {metrics: f"{split} {measure}", loss: "loss (nats)", logits: "mean logit of the true class",
               norms: r"class weights: mean over classes of $\|W_{m,c}\|$"}
     for axes, text in titles.items():

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, ResNet34_Weights, ResNet50_Weights, WeightsEnum
 
+from dataset.errors import InputError
 from models import ENCODERS, MultimodalClassifier
 from models.encoders import ResNet18, ResNet34, ResNet50
 from utils.distributed import failing_together, is_first_here, print_once
-from utils.errors import InputError
 from utils.training import checkpoint, report
 from utils.training.modalities import Start
 

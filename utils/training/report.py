@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from dataset.errors import InputError, report_problems
 from utils.balancing import METHOD_FLAGS, METHODS
 from utils.distributed import print_once
-from utils.errors import InputError, report_problems
 from utils.training import experiment
 
 SELECTION = {"test": "best test epoch (the paper's protocol: there is no validation set)",

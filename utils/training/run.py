@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.errors import InputError
+from dataset.whole_files import write_whole
 from utils import distributed
-from utils.errors import InputError
 from utils.training import checkpoint, experiment, report
 from utils.training.metrics import row_names
 from utils.training.plots import plot_curves
 from utils.training.tensorboard import Events, layout
-from utils.whole_files import write_whole
 
 
 class Run:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dataset.errors import InputError
 from models import MultimodalClassifier, scale_lower_bound
 from utils import distributed
 from utils.balancing import METHODS
 from utils.distributed import print_once
-from utils.errors import InputError
 from utils.training import checkpoint, report
 from utils.training.engine import PARTS, Compute, Learner, train_one_epoch
 from utils.training.loading import Loaders, mixed_seed
@@ -72,6 +72,8 @@ def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None,
     except (KeyboardInterrupt, SystemExit):
         print_once(f"\nstopped after {len(run.history)} whole epochs; continue with --resume {run.folder}")
         raise
+    finally:
+        run.events.close()  # or its thread writes on
 
 
 def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: float) -> None:

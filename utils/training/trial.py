@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from dataset.errors import InputError
 from utils import distributed
 from utils.distributed import print_once
-from utils.errors import InputError
 from utils.training.engine import Learner, outputs, train_one_epoch
 from utils.training.loading import Loaders, mixed_seed
 from utils.training.run import Run

@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dataset.errors import InputError
 from dataset.trials import Trials
+from dataset.whole_files import write_whole
 from models import MultimodalClassifier
 from models.mmcosine import unit
 from utils import distributed
 from utils.distributed import print_once
-from utils.errors import InputError
 from utils.training import checkpoint, report
 from utils.training.engine import Compute, outputs
 from utils.training.loading import Loaders
@@ -26,7 +27,6 @@ from utils.training.metrics import equal_error_rate, error_rates, min_dcf
 from utils.training.plots import plot_det
 from utils.training.run import Run
 from utils.training.train import load_best, load_evaluated, place
-from utils.whole_files import write_whole
 
 P_TARGETS = (0.01, 0.05)  # priors of minDCF: the paper's and VoxSRC's
 TRIALS_AT_ONCE = 512  # pairs of embeddings that are in memory at a time
