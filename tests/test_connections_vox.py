@@ -417,7 +417,7 @@ def test_tensorboard_has_a_point_an_iteration_of_each_modality_and_one_an_epoch_
         assert found["data/logit_v"][number - 1] == (number, pytest.approx(visual, rel=1e-3, abs=1e-4))
         loss = F.cross_entropy(one.output.logits, truth[:, 0]).item()
         assert found["iteration/loss"][number - 1] == (number, pytest.approx(loss, rel=1e-3))
-    assert {len(found[tag]) for tag in ("data/logit_a", "data/logit_v", "train/loss_per_iteration")} == {6}
+    assert {len(found[tag]) for tag in ("data/logit_a", "data/logit_v", "iteration/loss")} == {6}
     for group, split in (("train", "train"), ("eval", "test")):
         names = [name.removeprefix(f"{split}_") for name in records[0] if name.startswith(f"{split}_")]
         assert {"train": "lr", "eval": "two_eer_visual"}[group] in names
