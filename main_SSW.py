@@ -159,7 +159,7 @@ def listed_assets(args: Namespace, taxa: dict[str, str]) -> dict[str, list[ssw60
         raise InputError(f"no test clip in {where}: the split column names none")
     ssw60.check_prepared(args.data_root, collections[0], args.fps, sample_rate(args),
                          list(options.encoders(args, MODALITIES)))
-    if args.val_fraction:
+    if args.train and args.val_fraction:
         listed["train"], held_out = split_stratified(listed["train"], args.val_fraction, args.random_seed)
         listed["val"] += held_out
     return listed

@@ -419,6 +419,14 @@ def test_ogm_changes_the_epochs_it_is_asked_to_and_no_other():
         fit(Unmeasured(), learner, run, 3, seed=0, lam=0)
         return run.history
 
+    class Draws(Method):
+        def begin_epoch(self, epoch: int) -> None:
+            drawn.append(torch.rand(()).item())
+
+    drawn: list[float] = []
+    weights(Draws)
+    weights(Draws)
+    assert drawn[:3] == drawn[3:] and len(set(drawn)) == 3, "what a step draws depends on the epoch, and on that alone"
     plain, late = weights(Method), weights(Ogm, alpha=0.5, modulation_starts=1, modulation_ends=1)
     same = [all(torch.equal(one[name], other[name]) for name in one) for one, other in zip(plain, late, strict=True)]
     assert same == [True, False, False]

@@ -162,5 +162,13 @@ def test_class_norms_are_the_lengths_of_the_rows_of_each_modality(model):
     assert class_norms(model).tolist() == [pytest.approx(row) for row in by_hand]
 
 
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam),
+                                            ("adamw", torch.optim.AdamW)])
+def test_each_optimizer_is_the_one_of_its_name_with_the_given_rate_and_decay(model, compute, name, kind):
+    optimizer = Learner(model, compute, name, 0.3, 0.02, 100, 0.1).optimizer
+    assert type(optimizer) is kind
+    assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["weight_decay"]) == (0.3, 0.02)
+
+
 def test_optimizers_that_can_be_chosen_are_those_that_are_there():
     assert tuple(OPTIMIZERS) == flags.OPTIMIZERS

@@ -110,7 +110,9 @@ def test_one_encoder_trains_alone_and_starts_another_run(train_argv, tmp_path, m
 
 
 def test_epoch_is_chosen_on_trials_of_held_out_identities(train_argv, tmp_path):
-    result = main([*train_argv, "--val_fraction", "0.5"])
+    result = main([*train_argv, "--val_fraction", "0.5", "--scores_path", str(tmp_path / "scores")])
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {"test_pairs.scores.txt", "det.png"}
+    assert not list((tmp_path / "run").glob("*.scores.txt"))
     epoch = json.loads((tmp_path / "run/metrics.jsonl").read_text())
     assert (result["n_identities"], result["n_train"], result["n_val"]) == (2, 4, 4)
     assert "validation" in result["selection"] and "val_eer" in epoch and "test_eer" not in epoch

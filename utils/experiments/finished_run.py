@@ -121,7 +121,7 @@ def open_run(folder: Path, machine: Machine) -> FinishedRun:
 
 def script_name(run: FinishedRun) -> str:
     """The entry script that made the run; runs of older versions have it in their command only."""
-    found = re.search(r"\bmain_\w+\.py\b", run.result["command"])
+    found = re.search(r"\bmain_\w+\.py\b", str(run.result.get("command")))
     return run.result.get("script") or (found[0] if found else "an unknown script")
 
 

@@ -126,7 +126,7 @@ def add_modality_flags(parser: Parser) -> None:
         group.add_argument(f"--{modality.name}_pretrain", type=Path, metavar="FILE",
                            help=f"checkpoint that the {modality.name} encoder starts from")
     usual = " and ".join(modality.name for modality in parser.declared if modality.imagenet)
-    group.add_argument("--imagenet", type=imagenet_choice, nargs="?", const=True, default=False, metavar="NAMES",
+    group.add_argument("--imagenet", action=ImagenetAction, nargs="?", default=False, metavar="NAMES",
                        help=f"start encoders from torchvision's ImageNet weights: {usual}, or the named ones, "
                             "such as audio+visual")
 
@@ -141,12 +141,20 @@ class ModalityAction(argparse.Action):
             parser.error(f"argument --modality: {error}")
 
 
-def imagenet_choice(text: str) -> bool | str:
-    """A boolean, or names joined by `+`."""
-    try:
-        return boolean(text)
-    except ArgumentTypeError:
-        return text
+class ImagenetAction(argparse.Action):
+    """`--imagenet`, `--imagenet False`, or names joined by `+`, kept in declared order; the usual ones are True."""
+
+    def __call__(self, parser: Parser, namespace: Namespace, value: str | None, option_string: str | None = None):
+        usual = [modality.name for modality in parser.declared if modality.imagenet]
+        try:
+            namespace.imagenet = True if value is None else boolean(value)
+        except ArgumentTypeError:
+            known = [modality.name for modality in parser.declared]
+            unknown = [name for name in value.split("+") if name not in known]
+            if unknown:
+                parser.error(f"argument --imagenet: invalid choice: {unknown[0]!r} (choose from {', '.join(known)})")
+            names = [name for name in known if name in value.split("+")]
+            namespace.imagenet = True if names == usual else "+".join(names)
 
 
 def add_balancing_flags(parser: ArgumentParser) -> None:

@@ -70,7 +70,10 @@ def check_encoders(parser: Parser, args: Namespace) -> None:
         path = getattr(args, f"{modality.name}_pretrain")
         if path and modality.name not in names:
             raise InputError(f"--{modality.name}_pretrain {path}: --modality {args.modality} has no such encoder")
-    for name in from_imagenet(args, parser.declared):
+    usual = [modality.name for modality in parser.declared if modality.imagenet]
+    for name in args.imagenet.split("+") if isinstance(args.imagenet, str) else usual * args.imagenet:
+        if args.imagenet is True and from_imagenet(args, parser.declared):
+            break  # a bare flag starts those of the usual encoders that can be started
         if name not in names or getattr(args, f"{name}_pretrain"):
             parser.error(f"--imagenet starts the {name} encoder: leave it out with --{name}_pretrain or --modality "
                          f"{args.modality}")
@@ -82,10 +85,12 @@ def method_settings(args: Namespace) -> dict[str, object]:
 
 
 def from_imagenet(args: Namespace, declared: Sequence[Modality]) -> list[str]:
-    """Names of the modalities whose encoders start from ImageNet weights."""
-    if isinstance(args.imagenet, bool):
-        return [modality.name for modality in declared if modality.imagenet and args.imagenet]
-    return args.imagenet.split("+")
+    """Names of the modalities whose encoders start from ImageNet weights; for a bare --imagenet the usual ones among
+    those that are trained and start from no other weights."""
+    if isinstance(args.imagenet, str):
+        return args.imagenet.split("+")
+    return [modality.name for modality in modalities.chosen(declared, args.modality)
+            if args.imagenet and modality.imagenet and not getattr(args, f"{modality.name}_pretrain")]
 
 
 def over(parser: Parser, argv: Sequence[str], settings: Mapping[str, object]) -> Namespace:
@@ -100,6 +105,8 @@ def evaluated(parser: Parser, argv: Sequence[str], path: Path, per_evaluation: S
     saved = evaluation_settings(path, per_evaluation)
     args = over(parser, argv, saved)
     network = (*OF_THE_NETWORK, *(f"{modality.name}_encoder" for modality in parser.declared))
+    if saved:  # runs of older versions had the default encoders
+        saved = {**{name: parser.get_default(name) for name in network if name.endswith("_encoder")}, **saved}
     others = [name for name in network if saved.get(name, getattr(args, name)) != getattr(args, name)]
     if others:
         trained = ", ".join(f"--{name} {saved[name]}" for name in others)

@@ -27,6 +27,8 @@ FIRST_COLUMNS = {"fusion_method", "mmcosine", "scaling", "modulation", "random_s
 
 def read_logits(folder: Path, modalities: Sequence[str]) -> dict[str, np.ndarray]:
     """{modality: (iterations, 2), number of the iteration and mean logit of the true class}; {} without events."""
+    if not folder.is_dir():
+        return {}
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     tags = {name: RELEASE_TAGS.get(name, f"iteration/logit_{name}") for name in modalities}  # these are in older runs
     if not set(tags.values()) <= set(events.Tags()["scalars"]):
@@ -42,9 +44,9 @@ def layout(modalities: Sequence[str], shown: Mapping[str, str]) -> dict[str, dic
 
     logits = [f"logit_{name}" for name in modalities]
     measure = next(iter(shown.values()))
+    held_out = {"held-out data, per epoch": chart("eval", logits)} if measure == "accuracy" else {}  # trials have none
     return {"logits of the true class": {"per iteration": chart("iteration", logits),
-                                         "training, per epoch": chart("train", logits),
-                                         "held-out data, per epoch": chart("eval", logits)},
+                                         "training, per epoch": chart("train", logits), **held_out},
             measure: {f"{measure}, held-out data, per epoch": chart("eval", list(shown.values()))},
             "class weights": {"mean norm": chart("train", [f"weight_norm_{name}" for name in modalities])}}
 

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from dataset.errors import InputError
 from models import MultimodalClassifier, scale_lower_bound
+from models.fusion import FUSIONS
 from utils import distributed
 from utils.balancing import METHODS
 from utils.distributed import print_once
@@ -179,8 +180,9 @@ def load_best(model: MultimodalClassifier, run: Run) -> None:
 def load_evaluated(model: MultimodalClassifier, content: Mapping, path: Path) -> None:
     """The weights of the checkpoint `path`, whose content it is."""
     if "args" not in content:
-        print_once(f"{path} holds no settings: taken as {type(model.fusion_module).__name__} with --mmcosine "
-                   f"{model.mmcosine} --scaling {model.scaling:g}")
+        fusion = next(name for name, kind in FUSIONS.items() if type(model.fusion_module) is kind)
+        print_once(f"{path} holds no settings: taken as --fusion_method {fusion} --mmcosine {model.mmcosine} "
+                   f"--scaling {model.scaling:g}")
     checkpoint.load_model(model, content, path)
 
 
