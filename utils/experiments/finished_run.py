@@ -19,6 +19,10 @@ from utils.training.classification import Classification
 from utils.training.modalities import names_in
 from utils.training.run import is_finished, read_json
 
+# what runs from before the encoders could be chosen had
+OLDER_ENCODERS = {"audio_encoder": "resnet18", "visual_encoder": "resnet18"}
+OLDER_VOX_ENCODERS = {"audio_encoder": "se_resnet34", "visual_encoder": "resnet34"}
+
 
 class FinishedRun:
     """settings: of args.json. result: of result.json. Data is seen as evaluation sees it, without augmentation.
@@ -28,7 +32,9 @@ class FinishedRun:
 
     def __init__(self, folder: Path, machine: Machine | None = None):
         self.folder, self.name, self.machine = folder, folder.name, machine or Machine()
-        self.settings, self.result = read_json(folder / "args.json"), read_json(folder / "result.json")
+        self.result = read_json(folder / "result.json")
+        encoders = OLDER_ENCODERS if "accuracy" in self.result else OLDER_VOX_ENCODERS
+        self.settings = {**encoders, **read_json(folder / "args.json")}
 
     @cached_property
     def modalities(self) -> list[str]:

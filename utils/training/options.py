@@ -133,6 +133,8 @@ def resumed(parser: Parser, argv: Sequence[str], folder: Path) -> Namespace:
     saved = content.get("args")
     if not isinstance(saved, dict):
         raise InputError(f"{folder / 'last.pt'} cannot be resumed from: it holds no settings")
+    encoders = {f"{modality.name}_encoder" for modality in parser.declared}  # of older versions: the default ones
+    saved = {**{name: parser.get_default(name) for name in encoders}, **saved}
     args = over(parser, argv, saved)
     changed = [name for name, value in settings(args).items() if saved.get(name, value) != value]
     fixed = [name for name in changed if name not in experiment.FREE_ON_RESUME]
