@@ -68,8 +68,8 @@ class Observed(NamedTuple):
 
 def observe(main: Callable[[Sequence[str]], dict], argv: Sequence[str],
             copies: Mapping[int, Path] | None = None, updates_wanted: float = inf) -> Observed:
-    """main(argv), stopped after so many updates. copies: {number of an update: where the run's folder is copied to
-    after it}."""
+    """main(argv), stopped after so many updates. copies: {number of an update: where the run's folder is then copied
+    to}."""
     given = dict(pairwise(argv))
     folder = Path(given.get("--resume") or Path(given["--ckpt_path"]) / given.get("--run_name", ""))
     updates = 0

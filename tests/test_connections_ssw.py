@@ -392,6 +392,14 @@ def assert_tables(run: Observed, folder: Path, output: ClassifierOutput, clips: 
                                        enumerate(zip(CLASSES, table, strict=True))})
 
 
+def test_curves_show_the_accuracies_that_chose_the_epoch(joint, held_out):
+    for run, split in ((joint, "test"), (held_out, "val")):
+        shown = {line.label: list(line.y) for line in run.lines if line.axes.get_title() == f"{split} accuracy"}
+        assert shown == {what: [record[f"{split}_accuracy{after}"] for record in run.records()]
+                         for what, after in (("joint", ""), ("audio", "_audio"), ("visual", "_visual"))}
+        assert shown["joint"] != [record["train_accuracy"] for record in run.records()]
+
+
 def test_held_out_videos_choose_the_epoch_and_the_test_videos_are_reported_by_its_weights(held_out, data):
     train, test = set(reliable("train")), reliable("test")
     val = train - set(numbers_of(held_out.epochs()[0].training))

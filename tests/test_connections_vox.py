@@ -332,6 +332,17 @@ def test_the_best_epoch_is_the_first_of_the_lowest_error_rate_of_the_first_list_
         len(TRAIN), 0, len(TEST), len(IDENTITIES), {"test_pairs": len(FIRST), "two": len(SECOND)})
 
 
+def test_the_best_weights_are_evaluated_at_the_scale_asked_for(joint):
+    """Cosines of logits do not tell the scale."""
+    last = joint.epochs()[-1].evaluation[-3:]  # 12 utterances in batches of 5
+    _, output = joined(last)
+    vectors = vectors_of(joint.folder / "best.pt", tuple(TEST), **OF_JOINT)
+    places = [[voice.number for voice in TEST].index(number) for number in trained(last)]
+    assert sorted(places) == list(range(len(TEST)))
+    np.testing.assert_allclose(output.logits, vectors["joint"][places], atol=1e-4)
+    np.testing.assert_allclose(output.modality_logits[1], vectors["visual"][places], atol=1e-4)
+
+
 def test_the_printed_table_has_the_best_epoch_left_and_the_last_one_right(joint):
     result = joint.result
     for name, figure in (("joint", "eer"), ("audio", "eer_audio"), ("two visual", "two_eer_visual")):
@@ -351,13 +362,18 @@ def test_class_weights_are_measured_for_each_modality(joint):
     assert joint.result["last_weight_norm_visual"] == pytest.approx(visual.mean())
 
 
-def test_score_files_hold_the_joint_scores_of_the_best_epoch_in_the_order_of_the_list(joint):
-    for name, trials in (("test_pairs", FIRST), ("two", SECOND)):
-        rows = [line.split() for line in (joint.folder / f"{name}.scores.txt").read_text().splitlines()]
-        assert [row[1:] for row in rows] == [[f"{TEST[a].name}.wav", f"{TEST[b].name}.wav"] for _, a, b in trials]
-        scores = scores_of(joint.folder / "best.pt", trials, **OF_JOINT)
-        np.testing.assert_allclose([float(row[0]) for row in rows], scores["joint"], atol=2e-5)
-        assert np.abs(scores["joint"] - scores["visual"]).max() > 1e-3
+def test_score_files_hold_the_joint_scores_of_the_best_epoch_in_the_order_of_the_list(joint, held_out):
+    for run, name, trials, network in ((joint, "test_pairs", FIRST, OF_JOINT), (joint, "two", SECOND, OF_JOINT),
+                                       (held_out, "test_pairs", FIRST, OF_HELD_OUT)):
+        scores = scores_of(run.folder / "best.pt", trials, **network)
+        assert_score_file(run.folder / f"{name}.scores.txt", trials, scores["joint"])
+        assert min(np.abs(scores["joint"] - scores[name]).max() for name in BOTH) > 1e-4
+
+
+def assert_score_file(path: Path, trials: Trials, scores: np.ndarray) -> None:
+    rows = [line.split() for line in path.read_text().splitlines()]
+    assert [row[1:] for row in rows] == [[f"{TEST[a].name}.wav", f"{TEST[b].name}.wav"] for _, a, b in trials]
+    np.testing.assert_allclose([float(row[0]) for row in rows], scores, atol=1e-5)
 
 
 def test_score_py_gets_the_same_numbers_from_the_files_and_its_own_priors_and_costs(joint, data, capsys):
@@ -367,8 +383,9 @@ def test_score_py_gets_the_same_numbers_from_the_files_and_its_own_priors_and_co
         {name: joint.result[f"two_{name}"] for name in ("eer", "min_dcf_0.01", "min_dcf_0.05")})
     scores, labels = [float(line.split()[0]) for line in path.read_text().splitlines()], labels_of(SECOND)
     found = score_files([*trials, "--p_target", "0.3", "0.6", "--c_miss", "3", "--c_fa", "2"])[str(path)]
-    expected = {f"min_dcf_{p}": min_dcf(scores, labels, p, 3, 2) for p in (0.3, 0.6)}
-    assert expected["min_dcf_0.6"] != pytest.approx(min_dcf(scores, labels, 0.6, 2, 3))
+    expected, exchanged = ({f"min_dcf_{p}": min_dcf(scores, labels, p, *costs) for p in (0.3, 0.6)}
+                           for costs in ((3, 2), (2, 3)))
+    assert expected != pytest.approx(exchanged)
     assert found == pytest.approx({"eer": equal_error_rate(scores, labels), **expected})
     assert f"EER {100 * found['eer']:.4f} %" in capsys.readouterr().out
 
@@ -483,8 +500,10 @@ def test_other_trials_are_evaluated_on_their_own_with_the_score_and_the_folder_a
     assert {name: run.result[name] for name in expected} == pytest.approx(expected)
     assert expected["min_dcf_0.01"] != expected["min_dcf_0.05"] and expected["eer"] != expected["eer_audio"]
     assert run.result["trials"] == {"made": len(trials)}
-    plain = scores_of(joint.folder / "best.pt", trials, **OF_JOINT)
-    assert figures(plain, labels_of(trials))["eer"] != expected["eer"]
+    assert_score_file(tmp_path / "there/made.scores.txt", trials, scores["joint"])
+    for other in ({"score": "logits"}, {"mmcosine": False}):  # the latter: features of unequal lengths, side by side
+        others = scores_of(joint.folder / "best.pt", trials, **{**asked, **other})
+        assert np.abs(others["joint"] - scores["joint"]).max() > 1e-3
     numbers = sorted(number_of(one, place) for one in run.borders.evaluation for place in range(clips(one)))
     assert numbers == sorted(TEST[place].number for place in few) and not run.borders.training
     assert {one.inputs["audio"].shape[1] for one in run.borders.evaluation} == {TEST_FRAMES * HOP + MORE}
