@@ -180,6 +180,8 @@ def main(argv: list[str]) -> list[Path]:
     args = get_args_parser().parse_args(argv)
     runs, title = open_runs(args.runs, Machine(args.data_root, args.device, args.num_workers))
     out = args.out or (args.runs[0] if len(args.runs) == 1 else args.runs[0].parent) / "figures"
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file: name a folder for the pictures")
     written = []
     with closing(Events(out if args.use_tensorboard else None)) as events:  # closed after an error too: it has a thread
         for name in args.only:

@@ -8,9 +8,10 @@
 --dry_run prints the commands only.
 
 Every flag of the entry script (python main_CD.py --help lists them) can be an axis and then takes several values; one
-that is not given is left to the script. A value of --modality is one word: both, audio or rgb+flow. Runs are named by
-their axes; flags after -- go to every run and do not name it. Combinations that differ only in a setting without
-effect (--scaling without MMCosine, --fusion_method of one encoder alone, ...) are one run.
+that is not given is left to the script. A value of a flag that takes a list is one word, joined by +: rgb+flow. Runs
+are named by their axes; flags after -- go to every run and do not name it. Combinations that differ only in a setting
+without effect (--scaling without MMCosine, --fusion_method of one encoder alone, ...) are one run. A flag that is given
+twice has the values of the last time.
 
 Writes   <output>/<run>/            what the entry script writes
          <output>/<run>.log         what it prints
@@ -50,7 +51,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def split_argv(argv: Sequence[str]) -> tuple[list[str], dict[str, list[str]], list[str]]:
     """(the sweep's own arguments, {flag of the entry script: values}, flags for every run). A flag that is given twice
-    has the values of the last time."""
+    has the values of the last time: so the recipes in scripts/*.sh can be changed by further flags."""
     parser, end = get_args_parser(), list(argv).index("--") if "--" in argv else len(argv)
     own, axes = [], {}
     into = own

@@ -445,7 +445,7 @@ MUTANTS: Sequence[Mutant] = [
            "--alpha, --modulation_starts, --modulation_ends and --blend_epochs have no effect."),
     Mutant("evaluation-forgets-the-data-flags", "utils/training/options.py",
            "    saved = evaluation_settings(path, per_evaluation)\n    args = over(parser, argv, saved)",
-           "    saved = evaluation_settings(path, per_evaluation)\n    args = over(parser, argv, {name: saved[name] for name in OF_THE_NETWORK if name in saved})",
+           "    saved = evaluation_settings(path, per_evaluation)\n    args = over(parser, argv, {name: saved[name] for name in NETWORK_SETTINGS if name in saved})",
            "An evaluation takes the network from the checkpoint, but frames, sizes and front end from the defaults."),
     Mutant("det-axes-exchanged", "utils/training/plots.py",
            "y, x = (norm.ppf(",

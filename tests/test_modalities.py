@@ -159,6 +159,7 @@ def test_all_modalities_in_any_words_are_the_same(words):
 
 @pytest.mark.parametrize(("argv", "message"), [
     (["--modality", "rgb", "depth"], "invalid choice: 'depth' (choose from all, rgb, flow, audio)"),
+    (["--modality", "all", "rgb"], "'all' stands for every modality"), (["--modality", "rgb", "rgb"], "given twice"),
     (["--modality", "rgb", "--lam", "1"], "leave it out with --modality rgb"),
     (["--flow_encoder", "se_resnet34"], "argument --flow_encoder: invalid choice"),
     (["--imagenet", "flow", "--modality", "rgb"], "leave it out")])

@@ -106,7 +106,7 @@ def test_any_flag_of_the_script_is_an_axis_and_in_the_names_where_it_is_not_the_
 def test_table_rows_name_the_axes_in_which_runs_differ(sweep, out):
     sweep("--seconds", "0", "0.01", "--random_seed", "0", "1")
     assert {name: cells[0] for name, cells in table_rows(out).items() if name.startswith("concat")} == {
-        "concat, plain": "2", "concat, plain, seconds 0.01": "2"}
+        "concat, plain, seconds 0.0": "2", "concat, plain, seconds 0.01": "2"}
 
 
 def test_defaults_of_the_demo_are_not_in_the_names_of_its_runs(capsys):
@@ -124,6 +124,17 @@ def test_a_word_of_a_list_flag_is_one_value_and_encoders_that_are_not_trained_ha
         "three-rgb+audio-concat-plain-seed0", "three-rgb+audio-concat-plain-audio_encoderresnet18-seed0"]
     assert found[2][:4] == ["--modality", "flow", "--ckpt_path", "runs/nowhere"]
     assert found[4][:5] == ["--modality", "rgb", "audio", "--audio_encoder", "resnet18"]
+
+
+def test_an_axis_without_any_effect_is_refused(sweep):
+    with pytest.raises(InputError, match="--scaling has no effect in any of these runs"):
+        sweep("--dry_run", "--mmcosine", "False", "--scaling", "5", "10")
+
+
+def test_an_imagenet_start_is_an_axis_beside_modalities_that_it_does_not_start(capsys):
+    main(["--dry_run", "--output", "runs/nowhere", "--imagenet", "False", "True", "--modality", "visual", "audio"])
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == [
+        "CREMAD-visual-plain-seed0", "CREMAD-visual-plain-imagenetTrue-seed0", "CREMAD-audio-plain-seed0"]
 
 
 def test_a_run_from_before_encoders_were_recorded_had_the_default_ones(sweep, out):
@@ -389,12 +400,16 @@ def test_published_figures_stand_beside_the_same_settings_and_test_set_only(chan
     assert paper_result({**plain, **changes}, size) == figure
 
 
-@pytest.mark.parametrize(("dataset", "encoder", "score"), [
-    ("CREMAD", "resnet18", 60.08), ("CREMAD", "resnet50", None)])
-def test_the_papers_result_is_of_its_own_encoders(dataset, encoder, score):
+@pytest.mark.parametrize(("dataset", "size", "changes", "score"), [
+    ("CREMAD", 744, {"visual_encoder": "resnet18"}, 60.08), ("CREMAD", 744, {"visual_encoder": "resnet50"}, None),
+    ("CREMAD", 744, {"imagenet": True}, None), ("CREMAD", 744, {"audio_frontend": "ogm_ge"}, None),
+    ("CREMAD", 744, {"audio_pretrain": "runs/a/best.pt"}, None), ("SSW60", 1938, {"imagenet": True}, 73.32),
+    ("VoxCeleb", 27270, {"audio_encoder": "se_resnet34", "visual_encoder": "resnet34"}, 6.81),
+    ("VoxCeleb", 27270, {"audio_encoder": "resnet18", "visual_encoder": "resnet34"}, None)])
+def test_the_papers_result_is_of_its_own_encoders_and_inputs(dataset, size, changes, score):
     settings = {"dataset": dataset, "modality": "both", "modulation": "none", "lam": 0.0, "fusion_method": "concat",
-                "mmcosine": False, "scaling": 10.0, "visual_encoder": encoder}
-    assert paper_result(settings, 744) == score
+                "mmcosine": False, "scaling": 10.0, **changes}
+    assert paper_result(settings, size) == score
 
 
 @pytest.mark.parametrize(("result", "size"), [({"n_test": 744}, 744), ({}, None),

@@ -12,7 +12,7 @@ from utils.balancing import METHODS
 from utils.experiments.finished_run import FinishedRun
 from utils.experiments.paper_results import paper_result
 from utils.experiments.tables import LEVEL, markdown, paired_difference, percent, points
-from utils.training.experiment import CORE, WHERE, label, without_meaning
+from utils.training.experiment import CORE, NOT_COMPARED, label, without_meaning
 from utils.training.modalities import JOINT, is_joint
 from utils.training.run import is_finished
 
@@ -58,7 +58,7 @@ def varying(runs: Sequence[FinishedRun]) -> list[str]:
     """The settings in which these runs differ, without the seed and settings of the machine."""
     names = dict.fromkeys(name for run in runs for name in run.settings)
     values = {name: {json.dumps(run.settings[name]) for run in runs if name in run.settings} for name in names}
-    return [name for name in names if len(values[name]) > 1 and name not in WHERE | {"random_seed"}]
+    return [name for name in names if len(values[name]) > 1 and name not in NOT_COMPARED | {"random_seed"}]
 
 
 def identity(settings: Mapping[str, object], names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from dataset.errors import InputError, first_few
 from utils.training import options
-from utils.training.experiment import CORE, WHERE, run_name, without_meaning
+from utils.training.experiment import CORE, NOT_COMPARED, run_name, without_meaning
 from utils.training.flags import did_you_mean
 from utils.training.run import read_json
 
@@ -23,7 +23,7 @@ FIRST_AXES = ("random_seed", *CORE)
 OWN = ("train", "ckpt_path", "run_name", "resume")  # flags that a sweep gives its runs itself
 NEW, BEGUN, DONE = "new", "begun", "done"
 # All that a run killed before its first last.pt has written.
-OF_A_START = ("args.json", "train.log", "events.out.tfevents.*", ".*")
+START_FILES = ("args.json", "train.log", "events.out.tfevents.*", ".*")
 
 
 class PlannedRun(NamedTuple):
@@ -47,7 +47,7 @@ def check_axes(script: ModuleType, axes: Mapping[str, Sequence[str]], own: Seque
             offered = [flag for flag in (*own, *known) if flag.removeprefix("--") not in OWN]
             raise InputError(f"--{name} is a flag neither of the sweep nor of its entry script"
                              f"{did_you_mean(f'--{name}', offered)}: see --help of both")
-        if name in WHERE and len(values) > 1:
+        if name in NOT_COMPARED and len(values) > 1:
             raise InputError(f"--{name} does not change results and cannot be compared: give it one value")
 
 
@@ -86,6 +86,10 @@ def plan(script: ModuleType, axes: Mapping[str, Sequence[str]], rest: Sequence[s
         if different:
             raise InputError(f"two combinations are both called {run.name} ({different}): run them in two sweeps "
                              "with different --output")
+    for name in axes:
+        if not any(f"--{name}" in run.argv for run in runs.values()):
+            raise InputError(f"--{name} has no effect in any of these runs: leave it out, or add the setting that it "
+                             "belongs to")
     return list(runs.values())
 
 
@@ -99,12 +103,15 @@ def words_of(name: str, value: str | None, action: Action) -> list[str]:
 def plan_run(script: ModuleType, combination: Mapping[str, Sequence[str]], rest: Sequence[str], output: Path,
              defaults: Mapping[str, object]) -> PlannedRun:
     """combination: {axis: its arguments}."""
-    asked = vars(script.get_args_parser().parse_args([*itertools.chain(*combination.values()), *rest]))
-    idle = without_meaning(asked)
+    parser = script.get_args_parser()
+    asked = parser.parse_args([*itertools.chain(*combination.values()), *rest])
+    idle = without_meaning(vars(asked))
+    if not options.from_imagenet(asked, parser.declared):
+        idle.add("imagenet")
     kept = {name: words for name, words in combination.items() if name not in idle}
     argv = ["--train", *itertools.chain(*kept.values()), *rest, "--ckpt_path", str(output)]
     settings = options.settings(script.parse(argv))
-    axes = {name: defaults[name] for name in kept if name not in {*FIRST_AXES, *WHERE, "dataset"}}
+    axes = {name: defaults[name] for name in kept if name not in {*FIRST_AXES, *NOT_COMPARED, "dataset"}}
     name = run_name(settings, axes)
     return PlannedRun(name, output / name, (*argv, "--run_name", name), settings, defaults)
 
@@ -125,7 +132,7 @@ def state(run: PlannedRun) -> str:
         if (run.folder / name).is_file():
             return found
     others = {path.name for path in run.folder.iterdir()} - {
-        path.name for pattern in OF_A_START for path in run.folder.glob(pattern)}
+        path.name for pattern in START_FILES for path in run.folder.glob(pattern)}
     if others:
         raise InputError(f"{run.folder} holds no result.json and no last.pt but {first_few(sorted(others), 3)}: no run "
                          "of a sweep. Move it away, or choose another --output")
@@ -137,7 +144,7 @@ def changes(run: PlannedRun, saved: Mapping[str, object]) -> str:
     which do not name their encoders, have the default ones."""
     before = {**{name: value for name, value in run.defaults.items() if name.endswith("_encoder")}, **saved}
     return "; ".join(f"{name} {before[name]}, now {value}" for name, value in run.settings.items()
-                     if name not in WHERE and before.get(name, value) != value)
+                     if name not in NOT_COMPARED and before.get(name, value) != value)
 
 
 def command(run: PlannedRun) -> list[str]:

@@ -29,7 +29,12 @@ RESULTS = {
         ("film", 10): 4.58, ("gated", 10): 4.30},
 }
 CONTRASTIVE_RESULTS = {("CREMAD", 744): {("concat", PLAIN): 61.56, ("concat", ANY): 64.02}}
-ENCODER = {"CREMAD": "resnet18", "SSW60": "resnet18"}  # the paper's, of both modalities
+# The paper's settings beside those in RESULTS; ResNet-18 encoders where no other is named.
+SETTINGS = {
+    "CREMAD": {"imagenet": False, "audio_pretrain": None, "visual_pretrain": None, "audio_frontend": "mmcosine"},
+    "SSW60": {},
+    "VoxCeleb": {"audio_encoder": "se_resnet34", "visual_encoder": "resnet34", "imagenet": False},
+}
 
 
 def paper_result(settings: Mapping[str, object], size: int | None) -> float | None:
@@ -37,8 +42,8 @@ def paper_result(settings: Mapping[str, object], size: int | None) -> float | No
     None where it has none."""
     if settings["modality"] != "both" or settings["modulation"] != "none":
         return None
-    encoder = ENCODER.get(settings["dataset"])
-    if encoder and any(settings.get(f"{name}_encoder", encoder) != encoder for name in ("audio", "visual")):
+    paper = {"audio_encoder": "resnet18", "visual_encoder": "resnet18", **SETTINGS.get(settings["dataset"], {})}
+    if any(settings.get(name, value) != value for name, value in paper.items()):
         return None
     results = (CONTRASTIVE_RESULTS if settings["lam"] else RESULTS).get((settings["dataset"], size), {})
     fusion = settings["fusion_method"]

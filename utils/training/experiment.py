@@ -16,7 +16,7 @@ RECORDED = ("dataset", *CORE, "learning_rate", "batch_size", "epochs", "random_s
 # What may differ between a run and its resumption: where and how long it runs, not what it computes.
 FREE_ON_RESUME = frozenset({"resume", "train", "epochs", "data_root", "num_workers", "device", "gpu_ids",
                             "use_tensorboard", "tensorboard_path", "ckpt_path", "run_name"})
-WHERE = (FREE_ON_RESUME - {"epochs"}) | {"command"}  # settings that say where a run ran, not what it computed
+NOT_COMPARED = (FREE_ON_RESUME - {"epochs"}) | {"command"}  # settings that say where a run ran, not what it computed
 # What an evaluation does not take over from the checkpoint's run.
 NOT_FROM_CHECKPOINT = frozenset({"train", "ckpt_path", "resume", "run_name", "num_workers", "device", "gpu_ids",
                                  "compile", "command"})
@@ -46,7 +46,7 @@ def run_name(settings: Mapping[str, object], axes: Mapping[str, object] | None =
     trained on, where it has several.
     """
     meant = meaningful(settings)
-    joint = "" if alone_or_all(settings) else settings["modality"]
+    joint = settings["modality"] if is_subset(settings) else ""
     words = [settings["dataset"], "-".join(filter(None, [joint, meant.get("fusion_method", settings["modality"])])),
              *parts, f"mmcosine{short(meant['scaling'])}" if settings["mmcosine"] else "plain"]
     if meant.get("modulation", "none") != "none":
@@ -69,8 +69,9 @@ def short(value: object) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value).replace("/", "_")
 
 
-def alone_or_all(settings: Mapping[str, object]) -> bool:
-    return "+" not in settings["modality"]
+def is_subset(settings: Mapping[str, object]) -> bool:
+    """Whether a run has several modalities but not all of them: names and titles then list them."""
+    return "+" in settings["modality"]
 
 
 def head(settings: Mapping[str, object]) -> str:
@@ -81,7 +82,7 @@ def title(settings: Mapping[str, object], parts: Sequence[str] = ()) -> str:
     """`CREMAD · concat · MMCosine s=10 + ogm · seed 0`. parts: of the dataset, where it has several."""
     meant = meaningful(settings)
     what = meant.get("fusion_method", f"{settings['modality']} alone")
-    what += "" if alone_or_all(settings) else f" of {settings['modality']}"
+    what += f" of {settings['modality']}" if is_subset(settings) else ""
     what += f" of {', '.join(parts)}" if parts else ""
     method = meant.get("modulation", "none")
     return (f"{settings['dataset']} · {what} · {head(settings)}{f' + {method}' if method != 'none' else ''} · "
@@ -94,9 +95,15 @@ def label(settings: Mapping[str, object], names: Sequence[str]) -> str:
     parts = [meant.get("fusion_method", f"{settings['modality']} encoder alone"), head(settings)]
     if meant.get("modulation", "none") != "none":
         parts.append(meant["modulation"])
-    told = {"fusion_method", "mmcosine", "scaling", "modulation"} | ({"modality"} if alone_or_all(settings) else set())
-    others = [name for name in dict.fromkeys(["lam", *names]) if name not in told and meant.get(name)]
-    return ", ".join([*parts, *(f"{name} {meant[name]}" for name in others)])
+    given = {"fusion_method", "mmcosine", "scaling", "modulation"}
+    given |= (set() if is_subset(settings) else {"modality"}) | (set() if meant.get("lam") else {"lam"})
+    others = [name for name in dict.fromkeys(["lam", *names]) if name in meant and name not in given]
+    return ", ".join([*parts, *(f"{name} {meant[name]}" for name in others if not is_off(meant[name]))])
+
+
+def is_off(value: object) -> bool:
+    """Whether a table's rows leave a setting out: it was not given, or is a switch that is off. 0 is a value."""
+    return value is None or value is False or value == []
 
 
 def events_folder(run_folder: Path, tensorboard_path: Path | None) -> Path:

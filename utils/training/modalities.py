@@ -30,8 +30,9 @@ class Start(NamedTuple):
 
 
 def choices(modalities: Sequence[Modality]) -> list[str]:
-    """The words that --modality takes: the joint one first."""
-    return [JOINT[len(modalities) > 2], *(modality.name for modality in modalities)]
+    """The words that --modality takes: the joint one first, where there are several modalities."""
+    joint = [JOINT[len(modalities) > 2]] if len(modalities) > 1 else []
+    return [*joint, *(modality.name for modality in modalities)]
 
 
 def chosen(modalities: Sequence[Modality], setting: str) -> tuple[Modality, ...]:
@@ -45,15 +46,21 @@ def chosen(modalities: Sequence[Modality], setting: str) -> tuple[Modality, ...]
 def setting_of(modalities: Sequence[Modality], words: Sequence[str]) -> str:
     """The setting that the words of --modality make: `both` or `all`, a name, or names joined by `+`.
 
-    Raises ValueError: a word that is not one of `choices`.
+    Raises ValueError: a word that is not one of `choices`, one given twice, `both` or `all` beside a name.
     """
     names = [name for word in words for name in word.split("+")]
-    allowed = {*JOINT, *(modality.name for modality in modalities)}
+    if len(names) == 1 and names[0] in JOINT:
+        names = [modality.name for modality in modalities]
+    known = [modality.name for modality in modalities]
     for name in names:
-        if name not in allowed:
+        if name in JOINT:
+            raise ValueError(f"{name!r} stands for every modality: leave out the others")
+        if name not in known:
             raise ValueError(f"invalid choice: {name!r} (choose from {', '.join(choices(modalities))})")
-    kept = [modality.name for modality in modalities if modality.name in names or set(names) & set(JOINT)]
-    return JOINT[len(modalities) > 2] if len(kept) == len(modalities) else "+".join(kept)
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} is given twice")
+    kept = [name for name in known if name in names]
+    return choices(modalities)[0] if len(kept) == len(known) else "+".join(kept)
 
 
 def is_joint(setting: str) -> bool:

@@ -16,7 +16,7 @@ from utils.training import checkpoint, experiment, modalities
 from utils.training.flags import Parser
 from utils.training.modalities import Modality, Start
 
-OF_THE_NETWORK = ("fusion_method", "mmcosine", "scaling", "modality")  # an evaluation cannot change these
+NETWORK_SETTINGS = ("fusion_method", "mmcosine", "scaling", "modality")  # an evaluation cannot change these
 
 
 def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, object],
@@ -104,7 +104,7 @@ def evaluated(parser: Parser, argv: Sequence[str], path: Path, per_evaluation: S
     """argv over the settings of the checkpoint. Raises InputError: argv describes another network."""
     saved = evaluation_settings(path, per_evaluation)
     args = over(parser, argv, saved)
-    network = (*OF_THE_NETWORK, *(f"{modality.name}_encoder" for modality in parser.declared))
+    network = (*NETWORK_SETTINGS, *(f"{modality.name}_encoder" for modality in parser.declared))
     if saved:  # runs of older versions had the default encoders
         saved = {**{name: parser.get_default(name) for name in network if name.endswith("_encoder")}, **saved}
     others = [name for name in network if saved.get(name, getattr(args, name)) != getattr(args, name)]

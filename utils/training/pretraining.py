@@ -89,6 +89,7 @@ def adapt_projection(state: dict[str, Tensor], own: Mapping[str, Tensor], modali
                    "scratch")
 
 
+@failing_together()
 def load_file(encoder: nn.Module, modality: str, start: Start, settings: Mapping[str, object]) -> Origin:
     """Loads the encoder of a checkpoint -> what its settings say of it. Notes which inputs differ."""
     path = start.path
@@ -101,11 +102,11 @@ def load_file(encoder: nn.Module, modality: str, start: Start, settings: Mapping
                 print_once(f"note: {path} was trained with --{flag} {saved[flag]}, this run has {settings[flag]}")
         origin.update(pretrained_on=data_of(saved, facts), epoch=content.get("epoch"),
                       started_from=facts.get("pretrained", {}).get(modality))
-    say_start(modality, origin, head)
+    print_start(modality, origin, head)
     return origin
 
 
-def say_start(modality: str, origin: Origin, head: bool) -> None:
+def print_start(modality: str, origin: Origin, head: bool) -> None:
     """head: whether the file holds one."""
     print_once(f"{modality} encoder starts from {origin['file']}, pretrained on {describe(origin)}"
                f"{'; its head is not used' if head else ''}")
@@ -139,7 +140,7 @@ def load_imagenet(encoder: nn.Module, modality: str) -> Origin:
             provide(weights, path, modality)
     _, head = load_encoder(encoder, modality, path)
     origin = {"file": path.name, "pretrained_on": f"ImageNet ({weights}, torchvision)"}
-    say_start(modality, origin, head)
+    print_start(modality, origin, head)
     return origin
 
 
