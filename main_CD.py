@@ -41,6 +41,7 @@ def get_args_parser() -> flags.Parser:
     group.add_argument("--audio_seconds", type=number(float, 0.6), default=3.0, help="sound is repeated or cut to this")
     group.add_argument("--audio_frontend", choices=list(AUDIO_FRONTENDS), default="mmcosine", help="which spectrogram")
     cli.add_boolean(group, "--val_by_speaker", False, "--val_fraction holds out whole speakers (<speaker>_... names)")
+    flags.add_overlap_flag(group)
     parser.set_defaults(dataset="CREMAD")
     return parser
 
@@ -82,7 +83,7 @@ def main(argv: Sequence[str]) -> dict:
     with distributed.session(args.device, args.gpu_ids) as device:
         task = build(args, device)
         if not args.train:
-            return task.evaluate_checkpoint(args.ckpt_path, args.compile)
+            return task.evaluate_checkpoint(args.ckpt_path, args.compile, args.allow_overlap)
         return train(task, **options.training(args, MODALITIES))
 
 

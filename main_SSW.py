@@ -45,6 +45,7 @@ def get_args_parser() -> flags.Parser:
     group.add_argument("--image_size", type=number(int, 64), default=224, help="pixels per side")
     group.add_argument("--audio_seconds", type=number(float, 0.6), default=10.0, help="repeated or cut to this")
     group.add_argument("--audio_frontend", choices=list(AUDIO_FRONTENDS), default="mmcosine", help="which spectrogram")
+    flags.add_overlap_flag(group)
     parser.set_defaults(dataset="SSW60", scaling=20.0, epochs=100, lr_decay_step=70)
     return parser
 
@@ -95,7 +96,7 @@ def main(argv: Sequence[str]) -> dict:
     with distributed.session(args.device, args.gpu_ids) as device:
         task = build(args, device)
         if not args.train:
-            return task.evaluate_checkpoint(args.ckpt_path, args.compile)
+            return task.evaluate_checkpoint(args.ckpt_path, args.compile, args.allow_overlap)
         return train(task, **options.training(args, MODALITIES, args.pretrain_on or []))
 
 

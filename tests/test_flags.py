@@ -97,8 +97,11 @@ ELSEWHERE = {
     "device": "no second device here; test_main_cd.py: test_missing_cards_are_one_message",
     "help": "argparse's",
 }
+OVERLAP = {"allow_overlap": "test_same_data.py: test_test_clips_that_were_trained_on_are_refused..."}
 ALSO_ELSEWHERE = {
-    "SSW": {"fps": "test_other_frames_and_rates_are_looked_for_by_ssw (below)",
+    "CD": OVERLAP,
+    "SSW": {**OVERLAP,
+            "fps": "test_other_frames_and_rates_are_looked_for_by_ssw (below)",
             "audio_frontend": "test_other_frames_and_rates_are_looked_for_by_ssw (below)",
             "data_root": "test_the_dataset_names_the_folder_of_the_data (below)"},
     "Vox": {"data_root": "test_the_dataset_names_the_folder_of_the_data (below)",

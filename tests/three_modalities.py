@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset.frontends import NormaliseFrames, Spectrogram
+from dataset.lists import Clip
 from utils import cli, distributed
 from utils.cli import number
 from utils.training import flags, launch, options
@@ -75,6 +76,8 @@ class MadeClips(Dataset):
 
     def __init__(self, count: int, size: int, modalities: Sequence[str], train: bool):
         self.count, self.size, self.modalities, self.train = count, size, modalities, train
+        split = "train" if train else "test"
+        self.clips = [Clip(f"{split}{index}", CLASSES[index % len(CLASSES)]) for index in range(count)]
 
     def for_evaluation(self) -> "MadeClips":
         return MadeClips(self.count, self.size, self.modalities, train=False)
@@ -113,7 +116,7 @@ def main(argv: Sequence[str]) -> dict:
     with distributed.session(args.device, args.gpu_ids) as device:
         task = build(args, device)
         if not args.train:
-            return task.evaluate_checkpoint(args.ckpt_path, args.compile)
+            return task.evaluate_checkpoint(args.ckpt_path, args.compile, allow_overlap=False)
         return train(task, **options.training(args, MODALITIES))
 
 

@@ -18,6 +18,7 @@ from utils.training import checkpoint, experiment, report, tensorboard, train
 from utils.training.classification import Classification
 from utils.training.modalities import names_in
 from utils.training.run import is_finished, read_json
+from utils.training.same_data import check_same_data
 
 # what runs from before the encoders could be chosen had
 OLDER_ENCODERS = {"audio_encoder": "resnet18", "visual_encoder": "resnet18"}
@@ -67,7 +68,7 @@ class FinishedRun:
         args.train = True  # the training clips are wanted as well
         task = script.build(args, distributed.choose_device(machine.device, [], 0))
         content = checkpoint.load(path)
-        train.check_same_data(content["facts"], task.facts, path, "name it with --data_root")
+        check_same_data(content, task.clips, task.facts, path, "name the run's data with --data_root")
         checkpoint.load_model(task.model, content, path)
         train.place(task.model, task.compute, compiled=False)
         return task

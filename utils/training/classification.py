@@ -16,11 +16,13 @@ from utils.training import checkpoint, confusion, report
 from utils.training.engine import Compute, evaluate
 from utils.training.loading import Loaders
 from utils.training.run import Run
+from utils.training.same_data import check_no_overlap, digest_of
 from utils.training.train import load_best, load_evaluated, place
 
 
 class Splits(NamedTuple):
-    """The data sets: val is None without a validation set, train too when a checkpoint is only evaluated.
+    """The data sets: val is None without a validation set, train too when a checkpoint is only evaluated. Each has
+    `clips`, with a `name` and a `label`.
 
     more: facts about the data for the result, beside classes and counts.
     """
@@ -35,9 +37,13 @@ class Splits(NamedTuple):
         """Those that are there."""
         return {name: part for name, part in self._asdict().items() if isinstance(part, Dataset)}
 
+    def listed(self) -> dict[str, dict[str, str]]:
+        """{split: {name of a clip: its label}}, in the order of the lists."""
+        return {name: {clip.name: clip.label for clip in part.clips} for name, part in self.parts().items()}
+
     def facts(self) -> dict[str, object]:
         counts = {f"n_{name}": len(self.parts().get(name, ())) for name in ("train", "val", "test")}
-        return {"classes": list(self.classes), **counts, **self.more}
+        return {"classes": list(self.classes), **counts, "lists": digest_of(self.listed()), **self.more}
 
 
 def usable_clips(found: Mapping[str, tuple[list[ClipFiles], Mapping[str, str]]], classes: Sequence[str], root: Path,
@@ -74,6 +80,7 @@ class Classification:
                  confusions: bool = False):
         self.data, self.model, self.compute, self.loaders, self.confusions = data, model, compute, loaders, confusions
         self.train, self.facts, self.split = data.train, data.facts(), "val" if data.val else "test"
+        self.clips = data.listed()
         self.shown = report.metric_names("accuracy", model.modalities)
         self.held_out = data.val or data.test
         self.test_loader = loaders.evaluation(data.test)
@@ -92,13 +99,15 @@ class Classification:
             return evaluate(self.model, self.test_loader, self.compute)
         return {name.removeprefix("test_"): value for name, value in run.best().items() if name.startswith("test_")}
 
-    def evaluate_checkpoint(self, path: Path, compile: bool) -> dict:
-        """Evaluates the checkpoint on the test set -> its metrics. Raises InputError: of other classes, diverged."""
+    def evaluate_checkpoint(self, path: Path, compile: bool, allow_overlap: bool) -> dict:
+        """Evaluates the checkpoint on the test set -> its metrics. Raises InputError: of other classes, diverged, or
+        trained on some of the test clips without `allow_overlap`."""
         content = checkpoint.load(path)
         classes = content.get("facts", {}).get("classes", list(self.data.classes))
         if classes != list(self.data.classes):
-            raise InputError(f"{path} was trained on the classes {', '.join(classes)}, the data has "
-                             f"{', '.join(self.data.classes)}: name other data with --data_root")
+            raise InputError(f"{path} was trained on the classes {first_few(classes)}, the data has "
+                             f"{first_few(self.data.classes)}: name other data with --data_root")
+        check_no_overlap(content, self.clips, path, allow_overlap)
         load_evaluated(self.model, content, path)
         scores = evaluate(place(self.model, self.compute, compile), self.test_loader, self.compute)
         if not math.isfinite(scores["loss"]):

@@ -5,7 +5,7 @@ Nothing here imports torchvision or other packages that are slow to import: --he
 
 import argparse
 import difflib
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -104,6 +104,11 @@ def add_data_flags(parser: ArgumentParser) -> None:
                        help="part of the training clips (main_Vox.py: identities) held out to choose the epoch; 0: "
                             "the paper's protocol, the best test epoch is reported")
     add_boolean(group, "--skip_missing", False, "go on without the clips whose files are missing, empty or not media")
+
+
+def add_overlap_flag(group: _ArgumentGroup) -> None:
+    """For scripts that classify."""
+    add_boolean(group, "--allow_overlap", False, "evaluate a checkpoint on test clips that it was trained on, too")
 
 
 def add_method_flags(parser: Parser) -> None:

@@ -37,6 +37,8 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
         if first.ckpt_path == parser.get_default("ckpt_path"):
             parser.error("nothing to do: give --train, or --ckpt_path FILE to evaluate a checkpoint")
         args = evaluated(parser, argv, first.ckpt_path, per_evaluation)
+    if args.train and getattr(args, "allow_overlap", False):
+        parser.error("--allow_overlap is for the evaluation of a checkpoint: leave it out with --train")
     check_method(parser, args)
     check_encoders(parser, args)
     args.data_root = args.data_root or Path("data") / args.dataset

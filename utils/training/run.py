@@ -28,6 +28,7 @@ from utils import distributed
 from utils.training import checkpoint, experiment, report
 from utils.training.metrics import row_names
 from utils.training.plots import plot_curves
+from utils.training.same_data import Clips
 from utils.training.tensorboard import Events, layout
 
 
@@ -37,15 +38,16 @@ class Run:
     settings: all flags, stored in args.json and in the checkpoints. facts: about data and machine, stored in the
     checkpoints and in result.json. split: the data evaluated after each epoch, which chooses the best epoch: "test"
     (the paper's protocol) or "val". shown: {what is measured: name of the metric}, e.g. {"joint": "accuracy"}; the
-    first metric chooses the epoch. saved: the content of last.pt, if the run is resumed.
+    first metric chooses the epoch. clips: {split: {name: label}}, stored in the checkpoints. saved: the content of
+    last.pt, if the run is resumed.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, object], facts: Mapping[str, object],
                  modalities: Sequence[str], split: str, shown: Mapping[str, str], higher_is_better: bool = True,
-                 events_folder: Path | None = None, saved: Mapping | None = None):
+                 events_folder: Path | None = None, clips: Clips | None = None, saved: Mapping | None = None):
         self.folder, self.settings, self.facts = folder, dict(settings), dict(facts)
         self.modalities, self.split, self.shown = tuple(modalities), split, shown
-        self.choose = max if higher_is_better else min
+        self.choose, self.clips = max if higher_is_better else min, dict(clips or {})
         saved = saved or {"history": [], "class_norms": [], "iterations": 0, "wall_seconds": 0.0}
         self.history: list[dict] = list(saved["history"])  # one record per epoch
         self.class_norms = list(saved["class_norms"])  # (M, C) per epoch
@@ -64,7 +66,8 @@ class Run:
 
     def save(self, name: str, content: Mapping) -> None:
         if distributed.is_main():
-            described = {"args": self.settings, "facts": self.facts, "epoch": len(self.history)}
+            described = {"args": self.settings, "facts": self.facts, "epoch": len(self.history),
+                         "clips": self.clips}
             checkpoint.save(self.folder / name, {**content, **described})
 
     def log_iterations(self, rows: Tensor) -> None:

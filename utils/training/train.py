@@ -21,6 +21,7 @@ from utils.training.loading import Loaders, mixed_seed
 from utils.training.modalities import Start
 from utils.training.pretraining import Origin, load_pretrained
 from utils.training.run import Run
+from utils.training.same_data import Clips, check_same_data, note_other_order
 from utils.training.trial import Trial
 
 IN_LAST_PT = {*PARTS, "history", "class_norms", "iterations", "wall_seconds", "facts"}
@@ -29,10 +30,11 @@ IN_LAST_PT = {*PARTS, "history", "class_norms", "iterations", "wall_seconds", "f
 class Task(Protocol):
     """What is learnt and how it is measured: classification.py and verification.py have one each.
 
-    train: the training clips. facts: about the data, for the result. split: the name of the held-out data that
-    chooses the epoch, "test" (the paper's protocol) or "val". shown: {what is measured: name of the metric}, the one
-    that chooses first; metrics are fractions. evaluate_held_out() measures after every epoch, final(run) once at the
-    end.
+    train: the training clips. facts: about the data, for the result. clips: {split: {name: label}} of what is listed,
+    for the checkpoints; {} where the facts have a digest of the lists instead. split: the name of the held-out data
+    that chooses the epoch, "test" (the paper's protocol) or "val". shown: {what is measured: name of the metric}, the
+    one that chooses first; metrics are fractions. evaluate_held_out() measures after every epoch, final(run) once at
+    the end.
     """
 
     train: Dataset
@@ -40,6 +42,7 @@ class Task(Protocol):
     compute: Compute
     loaders: Loaders
     facts: Mapping[str, object]
+    clips: Clips
     split: str
     shown: Mapping[str, str]
     higher_is_better: bool
@@ -111,7 +114,7 @@ def class_norms(model: MultimodalClassifier) -> Tensor:
 def open_run(task: Task, learner: Learner, folder: Path, resume: bool, events_folder: Path | None,
              settings: Mapping[str, object], origins: Mapping[str, Origin]) -> Run:
     """A new run's folder with a first last.pt in it, or the resumed run at the end of its last whole epoch."""
-    saved = restore(folder / "last.pt", learner, task.facts) if resume else None
+    saved = restore(folder / "last.pt", learner, task) if resume else None
     if not saved:
         with distributed.failing_together():
             make_folder(folder)
@@ -121,7 +124,7 @@ def open_run(task: Task, learner: Learner, folder: Path, resume: bool, events_fo
              "device": report.device_name(device), "processes": distributed.size(),
              "precision": str(task.compute.precision).removeprefix("torch.")}
     run = Run(folder, settings, facts, learner.model.modalities, task.split, task.shown, task.higher_is_better,
-              events_folder, saved)
+              events_folder, task.clips, saved)
     if not saved:
         run.save_last(learner.state_dict())
     told = ", ".join(f"{name} {value}" for name, value in run.facts.items()
@@ -141,24 +144,16 @@ def make_folder(folder: Path) -> None:
                          f"--ckpt_path{go_on}") from None
 
 
-def restore(path: Path, learner: Learner, facts: Mapping[str, object]) -> dict:
+def restore(path: Path, learner: Learner, task: Task) -> dict:
     """Puts `learner` where last.pt left it -> its content. Raises InputError: not a last.pt, or of other data."""
     saved = checkpoint.load(path)
     if not saved.keys() >= IN_LAST_PT:
         raise InputError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(IN_LAST_PT - saved.keys()))}")
-    check_same_data(saved["facts"], facts, path, "start a new run with --train")
+    check_same_data(saved, task.clips, task.facts, path, "start a new run with --train")
+    note_other_order(saved, task.clips, path)
     checkpoint.load_model(learner.model, saved, path)
     learner.load_state_dict(saved)
     return saved
-
-
-def check_same_data(before: Mapping[str, object], now: Mapping[str, object], path: Path, otherwise: str) -> None:
-    """Raises InputError: the checkpoint `path`, whose facts are `before`, was trained on other data than these. Facts
-    that runs of an older version did not record are not compared."""
-    for name, value in now.items():
-        if name in before and before[name] != value:
-            raise InputError(f"{path} was trained on other data ({name} {before[name]}, now {value}): put the data "
-                             f"back as it was, or {otherwise}")
 
 
 def place(model: MultimodalClassifier, compute: Compute, compiled: bool) -> MultimodalClassifier:
