@@ -62,6 +62,7 @@ import torch
 from dataset.demo.emotions import make_demo
 from models import MultimodalClassifier, make_encoders
 from utils.training.classification import Classification, Splits, usable_clips
+from utils.training.damage import Found
 from utils.training.engine import Compute
 from utils.training.loading import Loaders
 from utils.training.precision import choose_precision
@@ -109,9 +110,21 @@ def provide_demo(args: Namespace) -> None:
             make_demo(args.data_root)
 
 
-@distributed.failing_together()
 def load_splits(args: Namespace) -> Splits:
     """The lists, checked against the files: clips that cannot be used stop the run, or are counted and left out."""
+    classes, found = find_files(args)
+    clips = usable_clips(found, classes, args.data_root, args.skip_missing, args.num_workers)
+    datasets = {name: ClipDataset(part, classes, train=name == "train", num_frames=args.num_frames,
+                                  sample_rate=AUDIO_FRONTENDS[args.audio_frontend].sample_rate,
+                                  audio_seconds=args.audio_seconds, image_size=args.image_size,
+                                  modalities=list(options.encoders(args, MODALITIES)))
+                for name, part in clips.items() if part}
+    return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"])
+
+
+@distributed.failing_together()
+def find_files(args: Namespace) -> tuple[list[str], Found]:
+    """The classes, and for each split the listed clips' files."""
     how_to_get = HOW_TO_GET[args.dataset == "CREMAD"].format(root=args.data_root)
     classes, train, test = read_lists(args.data_root, how_to_get)
     note_other_lists(args, classes, len(train), len(test))
@@ -122,13 +135,7 @@ def load_splits(args: Namespace) -> Splits:
         check_every_class_has_a_clip(classes, train, "what --val_by_speaker leaves to train on")
         parts = {"train": train, "val": val, "test": test}
     modalities = list(options.encoders(args, MODALITIES))
-    found = {name: find_clips(args.data_root, clips, args.fps, modalities) for name, clips in parts.items()}
-    clips = usable_clips(found, classes, args.data_root, args.skip_missing)
-    datasets = {name: ClipDataset(part, classes, train=name == "train", num_frames=args.num_frames,
-                                  sample_rate=AUDIO_FRONTENDS[args.audio_frontend].sample_rate,
-                                  audio_seconds=args.audio_seconds, image_size=args.image_size, modalities=modalities)
-                for name, part in clips.items() if part}
-    return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"])
+    return classes, {name: find_clips(args.data_root, clips, args.fps, modalities) for name, clips in parts.items()}
 
 
 def note_other_lists(args: Namespace, classes: Sequence[str], train: int, test: int) -> None:

@@ -78,6 +78,7 @@ import torch
 from dataset.demo.birds import make_demo
 from models import MultimodalClassifier, make_encoders
 from utils.training.classification import Classification, Splits, usable_clips
+from utils.training.damage import Found
 from utils.training.engine import Compute
 from utils.training.loading import Loaders
 from utils.training.precision import choose_precision
@@ -122,15 +123,11 @@ def provide_demo(args: Namespace) -> None:
             make_demo(args.data_root)
 
 
-@distributed.failing_together()
 def load_splits(args: Namespace) -> Splits:
     """The tables, checked against the files: clips that cannot be used stop the run, or are counted and left out."""
-    taxa = ssw60.read_taxa(args.data_root, HOW_TO_GET)
-    classes, modalities = list(taxa.values()), list(options.encoders(args, MODALITIES))
-    listed = listed_assets(args, taxa)
-    found = {name: ssw60.find_assets(assets, args.data_root, args.fps, sample_rate(args), modalities)
-             for name, assets in listed.items() if args.train or name == "test"}
-    clips = usable_clips(found, classes, args.data_root, args.skip_missing)
+    classes, found = find_files(args)
+    clips = usable_clips(found, classes, args.data_root, args.skip_missing, args.num_workers)
+    modalities = list(options.encoders(args, MODALITIES))
     datasets = {name: ClipDataset(part, classes, train=name == "train", sample_rate=sample_rate(args),
                                   audio_seconds=args.audio_seconds, image_size=args.image_size, modalities=modalities,
                                   num_frames=1 if args.pretrain_on else args.num_frames, move_sound=True)
@@ -141,6 +138,16 @@ def load_splits(args: Namespace) -> Splits:
         print_once(f"{silent} of {len(every)} videos have no sound stream: silence in its place")
     return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"],
                   {"parts": args.pretrain_on or [], "n_without_sound": silent})
+
+
+@distributed.failing_together()
+def find_files(args: Namespace) -> tuple[list[str], Found]:
+    """The classes, and for each split the listed assets' files."""
+    taxa = ssw60.read_taxa(args.data_root, HOW_TO_GET)
+    modalities = list(options.encoders(args, MODALITIES))
+    return list(taxa.values()), {
+        name: ssw60.find_assets(assets, args.data_root, args.fps, sample_rate(args), modalities)
+        for name, assets in listed_assets(args, taxa).items() if args.train or name == "test"}
 
 
 def listed_assets(args: Namespace, taxa: dict[str, str]) -> dict[str, list[ssw60.Asset]]:

@@ -7,6 +7,10 @@ class InputError(ValueError):
     """The user's input cannot be used: the message names the file (or flag) and the next step."""
 
 
+class DiskError(InputError):
+    """A file cannot be written: the message names it, the reason and the free space."""
+
+
 def first_few(names: Sequence[str], count: int = 5) -> str:
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more

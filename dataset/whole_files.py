@@ -3,22 +3,54 @@
 import csv
 import io
 import os
+import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from dataset.errors import DiskError
+
+# how torch.save and libsndfile report that a write failed: without the system's reason
+HIDDEN_REASON = re.compile(r"inline_container|PytorchStreamWriter|System error")
 
 
 def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:
-    """Writes text, or whatever `content(path)` writes, under a temporary name in the same folder and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes text, or whatever `content(path)` writes, under a temporary name in the same folder and renames it.
+
+    Raises DiskError: it cannot be written; what was at `path` before is still there.
+    """
     temporary = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, which writers look at
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
             content(temporary)
         else:
             temporary.write_text(content, encoding="utf-8")
         temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not HIDDEN_REASON.search(str(error)):
+            raise
+        raise disk_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be what cannot be written to
+            temporary.unlink(missing_ok=True)
+
+
+def disk_error(path: Path, error: Exception) -> DiskError:
+    """The error that `path` cannot be written, after `error` of the system or of a library."""
+    reason = getattr(error, "strerror", None) or "the disk is full or does not accept the file"
+    folder = next((folder for folder in path.absolute().parents if folder.is_dir()), Path("/"))
+    return DiskError(f"{path} cannot be written ({reason}; {readable(shutil.disk_usage(folder).free)} free there)")
+
+
+def readable(count: float) -> str:
+    """A number of bytes with its unit: `179.1 MB`."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.4g} {unit}"
+        count /= 1000
+    return f"{count:,.1f} GB"
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()) -> None:

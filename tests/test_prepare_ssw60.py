@@ -139,6 +139,18 @@ def test_every_bad_asset_is_named_with_its_reason_and_the_rest_is_written(root, 
         assert sum(int(row["usable"]) for row in csv.DictReader(file)) == 9
 
 
+def test_a_photograph_that_is_damaged_behind_valid_ends_is_reported(root):
+    path = root / "images_inat" / "train2.jpg"
+    cv2.imwrite(str(path), np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2:len(data) // 2 + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    with pytest.raises(InputError, match="1 clips cannot be used"):
+        prepare(root)
+    [(name, reason)] = failures(root).items()
+    assert name == "images_inat/train2" and f"{path} cannot be read as an image" in reason and "Corrupt JPEG" in reason
+
+
 def test_a_second_run_does_only_what_is_not_there(root):
     prepare(root)
     made = [path for path in root.glob("*-*/**/*") if path.is_file()]

@@ -65,7 +65,8 @@ def run(main: Callable[[list[str]], object]) -> None:
         sys.exit(2)
     except OSError as error:
         file = error.filename or "a file"
-        print(f"{Path(sys.argv[0]).name}: error: {file} cannot be read or written: {error.strerror}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: error: {file} cannot be read or written: {error.strerror or error}",
+              file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TextIO, TypeVar
@@ -17,7 +17,8 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from dataset.errors import InputError
+from dataset.errors import DiskError, InputError
+from dataset.whole_files import disk_error
 
 Result = TypeVar("Result")
 
@@ -30,11 +31,19 @@ class Log:
 
     def open(self, path: Path) -> None:
         printed = self.file.getvalue() if isinstance(self.file, io.StringIO) else ""
-        self.file = path.open("a", encoding="utf-8", buffering=1)  # 1: line by line
-        self.file.write(printed)
+        self.path, self.file = path, path.open("a", encoding="utf-8", buffering=1)  # 1: line by line
+        self.write(printed)
+
+    def write(self, text: str) -> None:
+        """Raises DiskError."""
+        try:
+            self.file.write(text)
+        except OSError as error:
+            raise disk_error(self.path, error) from error
 
     def close(self) -> None:
-        self.file.close()
+        with suppress(OSError):  # what could not be written was an error then
+            self.file.close()
         self.file = io.StringIO()
 
 
@@ -73,7 +82,8 @@ def session(device: str, gpu_ids: list[int]) -> Iterator[torch.device]:
         yield chosen
         failed = False
     except Exception as error:
-        log.file.write(f"error: {error}\n" if isinstance(error, InputError) else traceback.format_exc())
+        with suppress(DiskError):  # the error may be about that disk
+            log.write(f"error: {error}\n" if isinstance(error, InputError) else traceback.format_exc())
         raise
     finally:  # after an error NCCL's end may wait for processes that are waiting for this one; gloo's does not
         if dist.is_initialized() and not (failed and chosen.type == "cuda"):
@@ -189,7 +199,7 @@ def print_once(text: str) -> None:
     """Prints on the main process, and into the log."""
     if is_main():
         print(text, flush=True)
-        log.file.write(f"{text}\n")
+        log.write(f"{text}\n")
 
 
 def log_to(path: Path) -> None:

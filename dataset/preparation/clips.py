@@ -19,9 +19,9 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from dataset.errors import InputError, report_problems
+from dataset.errors import DiskError, InputError, report_problems
 from dataset.files import check_is_media, read_image
-from dataset.whole_files import write_csv, write_whole
+from dataset.whole_files import disk_error, write_csv, write_whole
 
 FAILURES = "prepare_failures.csv"
 ROUNDING = 1e-6  # frames; 1.36 s at 25 frames per second is frame 34, although 1.36 * 25 may come out below
@@ -126,14 +126,17 @@ def write_frames(folder: Path, images: Iterable[np.ndarray], quality: int) -> No
 
 
 def write_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Calls `fill(path)` with an empty temporary folder beside `folder`, then replaces `folder` by it."""
+    """Calls `fill(path)` with an empty temporary folder beside `folder`, then replaces `folder` by it. Raises
+    DiskError."""
     temporary = folder.with_name(f".{os.getpid()}.{folder.name}")  # the form that remove_leftovers removes
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         fill(temporary)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
+    except OSError as error:
+        raise disk_error(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -186,11 +189,11 @@ def problem_of(future: Future, name: str) -> dict[str, str]:
     """{name: reason} when the work on a clip failed, {} otherwise. Raises InputError for a disk that fails."""
     try:
         future.result()
+    except (DiskError, OSError) as error:
+        raise InputError(f"clip {name}: {error}. Fix that and run the same command again: finished clips are "
+                         "kept") from error
     except InputError as error:
         return {name: str(error)}
-    except (OSError, soundfile.SoundFileError) as error:
-        raise InputError(f"clip {name} cannot be written ({error}). Fix that and run the same command again: "
-                         "finished clips are kept") from error
     except Exception as error:  # one file that crashes a decoder or detector must not stop the others
         return {name: f"unexpected {type(error).__name__}: {error}"}
     return {}

@@ -7,13 +7,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dataset.errors import InputError, first_few
+from dataset.errors import DiskError, InputError, first_few
 from dataset.files import check_is_media
-from dataset.whole_files import write_whole
+from dataset.whole_files import readable, write_whole
 
 
 def save(path: Path, content: Mapping[str, object]) -> None:
-    write_whole(path, lambda temporary: torch.save(content, temporary))
+    """Raises DiskError, which says how much room is needed."""
+    try:
+        write_whole(path, lambda temporary: torch.save(content, temporary))
+    except DiskError as error:
+        raise DiskError(f"{error}, {readable(bytes_of(content))} needed") from error
+
+
+def bytes_of(content: object) -> int:
+    """The size of all tensors in nested mappings and lists."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    parts = content.values() if isinstance(content, Mapping) else content if isinstance(content, list | tuple) else ()
+    return sum(map(bytes_of, parts))
 
 
 def load(path: Path) -> dict:

@@ -11,8 +11,10 @@ from dataset.clips import ClipFiles
 from dataset.errors import InputError, first_few
 from dataset.lists import check_every_class_has_a_clip
 from models import MultimodalClassifier
+from utils import distributed
 from utils.distributed import print_once
 from utils.training import checkpoint, confusion, report
+from utils.training.damage import Found, without_damaged
 from utils.training.engine import Compute, evaluate
 from utils.training.loading import Loaders
 from utils.training.run import Run
@@ -46,12 +48,21 @@ class Splits(NamedTuple):
         return {"classes": list(self.classes), **counts, "lists": digest_of(self.listed()), **self.more}
 
 
-def usable_clips(found: Mapping[str, tuple[list[ClipFiles], Mapping[str, str]]], classes: Sequence[str], root: Path,
-                 skip_missing: bool) -> dict[str, list[ClipFiles]]:
+def usable_clips(found: Found, classes: Sequence[str], root: Path, skip_missing: bool,
+                 workers: int) -> dict[str, list[ClipFiles]]:
     """The clips of each split whose files can be used; the others stop the run, or are counted and left out.
 
-    found: {split: (clips with files, {clip: what is wrong with the others})}. Raises InputError.
+    found: {split: (clips with files, {clip: what is wrong with the others})}. workers: processes that decode images.
+    Every process must call it. Raises InputError.
     """
+    found = without_damaged(found, root, workers)
+    with distributed.failing_together():
+        accept(found, classes, root, skip_missing)
+    return {name: clips for name, (clips, _) in found.items()}
+
+
+def accept(found: Found, classes: Sequence[str], root: Path, skip_missing: bool) -> None:
+    """Raises InputError: clips are unusable without --skip_missing, or too few are left."""
     problems = {}
     for name, (clips, wrong) in found.items():
         problems.update(wrong)
@@ -64,7 +75,6 @@ def usable_clips(found: Mapping[str, tuple[list[ClipFiles], Mapping[str, str]]],
     untested = sorted(set(classes) - {clip.label for clip in found["test"][0]})
     if untested:
         print_once(f"note: there is no test clip of {first_few(untested)}: metrics are over the other classes")
-    return {name: clips for name, (clips, _) in found.items()}
 
 
 class Classification:

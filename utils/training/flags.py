@@ -103,7 +103,7 @@ def add_data_flags(parser: ArgumentParser) -> None:
     group.add_argument("--val_fraction", type=number(float, 0, 0.9), default=0.0,
                        help="part of the training clips (main_Vox.py: identities) held out to choose the epoch; 0: "
                             "the paper's protocol, the best test epoch is reported")
-    add_boolean(group, "--skip_missing", False, "go on without the clips whose files are missing, empty or not media")
+    add_boolean(group, "--skip_missing", False, "go on without the clips whose files are missing, empty or damaged")
 
 
 def add_overlap_flag(group: _ArgumentGroup) -> None:

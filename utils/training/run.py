@@ -50,6 +50,7 @@ class Run:
         self.choose, self.clips = max if higher_is_better else min, dict(clips or {})
         saved = saved or {"history": [], "class_norms": [], "iterations": 0, "wall_seconds": 0.0}
         self.history: list[dict] = list(saved["history"])  # one record per epoch
+        self.saved_epochs = len(self.history)  # in last.pt
         self.class_norms = list(saved["class_norms"])  # (M, C) per epoch
         self.iterations = saved["iterations"]
         self.start = time.time() - saved["wall_seconds"]
@@ -114,6 +115,7 @@ class Run:
         """Writes last.pt."""
         self.save("last.pt", {**state, "history": self.history, "class_norms": self.class_norms,
                               "iterations": self.iterations, "wall_seconds": self.wall_seconds()})
+        self.saved_epochs = len(self.history)
 
     def best(self) -> dict:
         """The record of the best epoch; of several equal ones the first."""

@@ -8,8 +8,11 @@
 CUSTOM SCALARS shows the modalities together, HPARAMS the settings with the result, TEXT all flags.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, wraps
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,9 +22,11 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from dataset.whole_files import disk_error
 from utils.training.experiment import RECORDED
 
 RELEASE_TAGS = {"audio": "data/logit_a", "visual": "data/logit_v"}
+Method = TypeVar("Method", bound=Callable)
 FIRST_COLUMNS = {"fusion_method", "mmcosine", "scaling", "modulation", "random_seed"}  # HPARAMS shows five at first
 
 
@@ -51,23 +56,55 @@ def layout(modalities: Sequence[str], shown: Mapping[str, str]) -> dict[str, dic
             "class weights": {"mean norm": chart("train", [f"weight_norm_{name}" for name in modalities])}}
 
 
+def reports_disk_errors(method: Method) -> Method:
+    """Of Events: an error of its disk, met by the writer's thread or here, is raised as a DiskError, once."""
+
+    @wraps(method)
+    def wrapped(self: "Events", *values: object) -> None:
+        try:
+            method(self, *values)
+        except OSError as error:
+            self.writer = None  # what it still holds cannot be written
+            raise disk_error(self.folder, error) from error
+
+    return wrapped
+
+
+def leave_out_writers(hook: Callable[[threading.ExceptHookArgs], object], error: threading.ExceptHookArgs) -> None:
+    """As `threading.excepthook`: no traceback of a TensorBoard writer's thread, whose error is raised by its next use.
+    Others go to `hook`."""
+    if not type(error.thread).__module__.startswith("tensorboard."):
+        hook(error)
+
+
+threading.excepthook = partial(leave_out_writers, threading.excepthook)
+
+
 class Events:
-    """Writes into `folder`, or nothing when it is None.
+    """Writes into `folder`, or nothing when it is None. Raises DiskError.
 
     done: iterations that a resumed run has completed; events of later ones, left by a run that was killed, are hidden.
     charts: as `layout` makes them.
     """
 
     def __init__(self, folder: Path | None, done: int = 0, charts: Mapping[str, Mapping[str, list]] | None = None):
-        self.writer = SummaryWriter(str(folder), purge_step=done + 1) if folder else None
-        if self.writer and charts:
+        self.folder, self.writer = folder, None
+        if folder:
+            self.open(done, charts)
+
+    @reports_disk_errors
+    def open(self, done: int, charts: Mapping[str, Mapping[str, list]] | None) -> None:
+        self.writer = SummaryWriter(str(self.folder), purge_step=done + 1)
+        if charts:
             self.writer.add_custom_scalars(charts)
 
+    @reports_disk_errors
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
         if self.writer:
             for name, value in values.items():
                 self.writer.add_scalar(f"{group}/{name}", value, step)
 
+    @reports_disk_errors
     def iterations(self, columns: Mapping[str, Tensor], first: int) -> None:
         """columns: {"loss" or "logit_<modality>": (n,)} of n iterations, the first of which has number `first`."""
         released = {f"logit_{name}": tag for name, tag in RELEASE_TAGS.items()}
@@ -77,16 +114,19 @@ class Events:
                 if self.writer and name in released:
                     self.writer.add_scalar(released[name], value, step)
 
+    @reports_disk_errors
     def figure(self, tag: str, figure: Figure) -> None:
         if self.writer:
             self.writer.add_figure(tag, figure)
 
+    @reports_disk_errors
     def epoch(self, train: Mapping[str, float], held_out: Mapping[str, float], epoch: int) -> None:
         self.scalars("train", train, epoch)
         self.scalars("eval", held_out, epoch)
         if self.writer:
             self.writer.flush()
 
+    @reports_disk_errors
     def finish(self, settings: Mapping[str, object], scores: Mapping[str, float], epoch: int) -> None:
         """The settings and their result, then closes."""
         if not self.writer:
@@ -115,6 +155,7 @@ class Events:
         for summary in (experiment, *session):
             self.writer.file_writer.add_summary(summary)
 
+    @reports_disk_errors
     def close(self) -> None:
         if self.writer:
             self.writer.close()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.errors import InputError
+from dataset.errors import DiskError, InputError
 from models import MultimodalClassifier, scale_lower_bound
 from models.fusion import FUSIONS
 from utils import distributed
@@ -76,6 +76,9 @@ def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None,
     except (KeyboardInterrupt, SystemExit):
         print_once(f"\nstopped after {len(run.history)} whole epochs; continue with --resume {run.folder}")
         raise
+    except DiskError as error:
+        raise DiskError(f"{error}. {run.folder / 'last.pt'} holds the {run.saved_epochs} whole epochs before: make "
+                        f"room, then continue with --resume {run.folder}") from error
     finally:
         run.events.close()  # or its thread writes on
 
