@@ -106,10 +106,16 @@ class UtteranceDataset(Dataset):
     def __init__(self, root: Path, utterances: Utterances, *, train: bool, audio_frames: int, num_frames: int,
                  image_size: int, modalities: Sequence[str]):
         self.root, self.utterances, self.train, self.num_frames = root, utterances, train, num_frames
+        self.audio_frames, self.image_size = audio_frames, image_size
         self.audio_samples = samples_of(audio_frames)
         self.transform = image_transform(image_size, train, CROP_AREA, CROP_RATIO)
         self.read = {"audio": self.read_voice, "visual": self.read_faces}
         self.modalities = modalities
+
+    def for_evaluation(self) -> "UtteranceDataset":
+        """The same utterances as they are evaluated."""
+        return UtteranceDataset(self.root, self.utterances, train=False, audio_frames=self.audio_frames,
+                                num_frames=self.num_frames, image_size=self.image_size, modalities=self.modalities)
 
     def __len__(self) -> int:
         return len(self.utterances)

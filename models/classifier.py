@@ -54,7 +54,10 @@ class MultimodalClassifier(nn.Module):
 
     def forward(self, *inputs: Tensor) -> ClassifierOutput:
         encoded = [self.encoder(name)(x) for name, x in zip(self.modalities, inputs, strict=True)]
-        features = torch.stack(encoded)  # (M, B, D)
+        return self.classify(torch.stack(encoded))
+
+    def classify(self, features: Tensor) -> ClassifierOutput:
+        """What fusion and classifier make of features (M, B, D)."""
         fused = self.fusion_module(features)
         modality_logits = self.modality_logits(fused)
         return ClassifierOutput(modality_logits.sum(0), modality_logits, fused, features)

@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 import soundfile
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -34,6 +33,7 @@ from dataset.lists import Clip
 from models import AVClassifier
 from scripts import voxceleb_scale
 from utils import cli
+from utils.balancing.method import Batch
 from utils.distributed import choose_device
 from utils.training import report
 from utils.training.engine import Compute, Learner, evaluate, train_one_epoch
@@ -112,12 +112,9 @@ def make_setting(args: argparse.Namespace, root: Path, clips: list[Clip], amp: s
 def bare_steps(setting: Setting, steps: int) -> None:
     """Forward, backward, update on one batch that is on the device already: no loading, front end or metrics."""
     setting.learner.model.train()
-    inputs, labels = setting.batch
+    batch = Batch(*setting.batch, share=1.0, lam=0.0)
     for _ in range(steps):
-        with setting.compute.autocast():
-            output = setting.learner.model(*inputs)
-            loss = F.cross_entropy(output.logits, labels)
-        setting.learner.step(loss, output, labels)
+        setting.learner.step(batch)
 
 
 def one_epoch(setting: Setting) -> None:

@@ -3,18 +3,17 @@
 import copy
 import math
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from test_engine import Vectors
+from three_modalities import main
 from torch import nn
 from torch.utils.data import Dataset
 
-from dataset.demo.emotions import make_demo
 from dataset.errors import InputError
-from main_CD import main, parse
+from main_CD import parse
 from models import ClassifierOutput, MultimodalClassifier
 from utils.balancing import METHODS, Method
 from utils.balancing.gradient_blending import GradientBlending, blend
@@ -85,7 +84,7 @@ def test_ogm_multiplies_the_convolutions_of_the_leading_encoder_and_nothing_else
     before = gradients(model)
     expected = naive_coefficients(output, labels, alpha)
     method = Ogm(model, alpha, 0, 50)
-    method.begin_epoch(1)
+    method.begin_epoch(1, None, None)
     method.adjust_gradients(model, output, labels)
     for name, after in gradients(model).items():
         modality = next((m for m in range(modalities) if name.startswith(f"{NAMES[m]}_net.1.weight")), None)
@@ -116,7 +115,7 @@ def test_ogm_works_from_the_first_to_the_last_of_its_epochs_counted_from_0(epoch
     output, labels = step(model)
     before = gradients(model)
     method = OgmGe(model, 0.5, 2, 4)
-    method.begin_epoch(epoch)
+    method.begin_epoch(epoch, None, None)
     method.adjust_gradients(model, output, labels)
     assert any(not torch.equal(before[name], after) for name, after in gradients(model).items()) is active
 
@@ -138,7 +137,7 @@ def test_noise_goes_to_the_convolutions_of_every_encoder():
     output, labels = step(model)
     before = gradients(model)
     method = OgmGe(model, 0.5, 0, 9)
-    method.begin_epoch(1)
+    method.begin_epoch(1, None, None)
     method.adjust_gradients(model, output, labels)
     changed = {name for name, after in gradients(model).items() if not torch.equal(before[name], after)}
     assert changed == {"audio_net.1.weight", "visual_net.1.weight"}
@@ -165,7 +164,7 @@ def test_blended_loss_is_the_weighted_sum_of_the_joint_and_the_heads_losses():
     expected = 0.5 * joint
     for head, features, weight in zip(method.heads, output.features, (0.3, 0.2), strict=True):
         expected = expected + weight * F.cross_entropy(features @ head.weight.T + head.bias, labels)
-    assert method.loss(output, labels, joint).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert method.loss(model, output, labels, joint).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 class Stub:
@@ -290,8 +289,8 @@ def test_prototypes_are_class_means_and_follow_with_momentum():
         output = ClassifierOutput(torch.zeros(10, CLASSES), torch.zeros(2, 10, CLASSES), features, features)
         for part in (slice(0, 6), slice(6, 10)):
             piece = ClassifierOutput(*(x[..., part, :] for x in output))
-            assert method.loss(piece, labels[part], torch.tensor(1.5)) == 1.5  # a class has no prototype yet
-        method.end_epoch()
+            assert method.loss(model, piece, labels[part], torch.tensor(1.5)) == 1.5  # a class has no prototype yet
+        method.end_epoch(None, None)
         means.append(torch.stack([features[:, labels == c].mean(1) for c in range(CLASSES - 1)], 1))
         assert method.sums.abs().sum() == 0
     torch.testing.assert_close(method.prototypes[:, :-1], 0.5 * means[0] + 0.5 * means[1])
@@ -317,18 +316,10 @@ def test_the_modality_behind_is_drawn_to_its_prototypes():
     lead = probabilities[0] / probabilities[1] - 1
     assert lead > 0
     expected = 1.5 + 0.7 * min(lead, 1) * losses[1]
-    assert method.loss(output, labels, torch.tensor(1.5)).item() == pytest.approx(expected, rel=1e-4)
+    assert method.loss(model, output, labels, torch.tensor(1.5)).item() == pytest.approx(expected, rel=1e-4)
 
 
 # ---- in whole runs
-
-
-@pytest.fixture(scope="module")
-def few_clips(tmp_path_factory) -> Path:
-    """Six training and six test clips."""
-    root = tmp_path_factory.mktemp("data") / "few"
-    make_demo(root, train_per_class=1, test_per_class=1)
-    return root
 
 
 class Measurements:
@@ -343,16 +334,17 @@ class Measurements:
             if self.calls == self.stop:
                 raise KeyboardInterrupt
             begun = trial.learner.scheduler.last_epoch > 0
-            return torch.tensor([1.0, 1.2, 1.4]) if begun else torch.tensor([2.0, 2, 2])
+            return torch.tensor([1.0, 1.2, 1.4, 1.0]) if begun else torch.tensor([2.0, 2, 2, 2])
 
         return mean_losses
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("none", "ogm")])  # ogm_ge is ogm and noise
-def test_a_balanced_run_resumes_to_the_weights_of_the_uninterrupted_one(few_clips, tmp_path, name, monkeypatch):
-    argv = ["--train", "--dataset", "tiny", "--data_root", str(few_clips), "--learning_rate", "0.01", "--ckpt_path",
-            str(tmp_path), "--image_size", "64", "--audio_seconds", "0.6", "--batch_size", "3", "--num_workers", "0",
-            "--device", "cpu", "--modulation", name, "--mmcosine"]
+def test_a_balanced_run_resumes_to_the_weights_of_the_uninterrupted_one(tmp_path, name, monkeypatch):
+    kind = METHODS[name]
+    argv = ["--train", "--clips", "12", "--ckpt_path", str(tmp_path), "--batch_size", "4", "--num_workers", "0",
+            "--device", "cpu", "--modulation", name, "--modality", *("rgb", "flow", "audio")[:kind.most_modalities],
+            "--fusion_method", (*kind.fusions, "concat")[0], *["--mmcosine"] * ("mmcosine" not in kind.without)]
     argv += ["--blend_epochs", "1"] if name == "gblend" else []
     monkeypatch.setattr(Trial, "mean_losses", Measurements().method())
     result = main([*argv, "--epochs", "2", "--run_name", "whole"])
@@ -369,8 +361,8 @@ def test_a_balanced_run_resumes_to_the_weights_of_the_uninterrupted_one(few_clip
         assert whole[kind].keys() == part[kind].keys()
         assert all(torch.equal(whole[kind][key], part[kind][key]) for key in whole[kind]), kind
     if name == "gblend":
-        weights = [result[f"blend_weight_{what}"] for what in ("joint", *NAMES[:2])]
-        assert weights == whole["method"]["weights"].tolist() == pytest.approx([1 / 2.4, 0.8 / 2.4, 0.6 / 2.4])
+        weights = [result[f"blend_weight_{what}"] for what in ("joint", "rgb", "flow", "audio")]
+        assert weights == whole["method"]["weights"].tolist() == pytest.approx([1 / 3.4, 0.8 / 3.4, 0.6 / 3.4, 1 / 3.4])
 
 
 def test_an_epoch_under_ogm_is_sgd_on_the_modulated_gradients():
@@ -379,7 +371,7 @@ def test_an_epoch_under_ogm_is_sgd_on_the_modulated_gradients():
     data.audio *= 4
     by_hand = copy.deepcopy(model)
     learner = Learner(model, compute, "sgd", 0.1, 0.0, 100, 0.1, Ogm(model, 0.5, 0, 0))
-    learner.method.begin_epoch(1)
+    learner.method.begin_epoch(1, None, None)
     train_one_epoch(learner, make_loader(data, TrainBatches(len(data), 11, 0), 0, 0, compute.device), lam=0)
     output = by_hand.train()(data.audio, data.visual)
     F.cross_entropy(output.logits, data.labels).backward()
@@ -420,7 +412,7 @@ def test_ogm_changes_the_epochs_it_is_asked_to_and_no_other():
         return run.history
 
     class Draws(Method):
-        def begin_epoch(self, epoch: int) -> None:
+        def begin_epoch(self, epoch, learner, clips) -> None:
             drawn.append(torch.rand(()).item())
 
     drawn: list[float] = []

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from one_step import SETTINGS
 from test_engine import CLASSES, CLIPS, CPU, Vectors
 from torch import nn
 
@@ -15,9 +16,6 @@ from utils.distributed import choose_device, failing_together
 from utils.training.engine import Compute, Learner, evaluate, train_one_epoch
 from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, make_loader
 from utils.training.trial import Trial
-
-OF_OGM = {"alpha": 0.5, "modulation_starts": 0, "modulation_ends": 9}
-SETTINGS = {"none": {}, "ogm": OF_OGM, "ogm_ge": OF_OGM, "gblend": {"blend_epochs": 1}, "pmr": {"alpha": 1.0}}
 
 
 def encoder() -> nn.Module:
@@ -49,10 +47,10 @@ def train_and_evaluate(rank: int, processes: int) -> tuple[torch.Tensor, dict, d
         learner.method.load_state_dict({name: value.round(decimals=3) for name, value in found.items()})
         for epoch in (1, 2):
             torch.manual_seed(epoch)
-            learner.method.begin_epoch(epoch)
+            learner.method.begin_epoch(epoch, learner, None)
             figures = train_one_epoch(learner, loader, lam=0)
             trained.update({f"{kind.__name__} {name}": value for name, value in figures.items()})
-            learner.method.end_epoch()
+            learner.method.end_epoch(learner, None)
         state = [*model.state_dict().values(), *learner.method.state_dict().values()]
         weights += [value.flatten().float() for value in state]
     test = make_loader(Vectors(), EvaluationBatches(CLIPS, 4, rank, processes), 0, 0, CPU)

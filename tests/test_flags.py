@@ -45,6 +45,8 @@ SHARED: dict[str, Effect] = {
     "alpha": (["0.7"], ["--modulation", "pmr"], {"method_settings"}),
     "modulation_starts": (["2"], ["--modulation", "ogm"], {"method_settings"}),
     "modulation_ends": (["2"], ["--modulation", "ogm"], {"method_settings"}),
+    "uni_weight": (["0.5"], ["--modulation", "multiloss"], {"method_settings"}),
+    "pareto_gamma": (["1"], ["--modulation", "mmpareto"], {"method_settings"}),
     "blend_epochs": (["3"], ["--modulation", "gblend"], {"method_settings"}),
     "batch_size": (["7"], [], {"batch size"}),
     "epochs": (["5"], [], {"epochs"}),

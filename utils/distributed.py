@@ -177,6 +177,15 @@ def sum_over_processes(values: Tensor) -> Tensor:
     return values
 
 
+def means_over_processes(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The elementwise mean of every process's tensors, in all of them; by one message."""
+    if size() == 1:
+        return tensors
+    mean = sum_over_processes(torch.cat([tensor.flatten() for tensor in tensors])) / size()
+    parts = mean.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
 def average_gradients(module: nn.Module) -> None:
     """The mean over the processes of the gradients of a module that DistributedDataParallel knows nothing of."""
     for parameter in module.parameters() if size() > 1 else ():

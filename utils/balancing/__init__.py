@@ -2,9 +2,19 @@
 
 from utils.balancing.gradient_blending import GradientBlending
 from utils.balancing.method import Method
+from utils.balancing.mmpareto import MMPareto
+from utils.balancing.multiloss import MultiLoss
 from utils.balancing.ogm import Ogm, OgmGe
 from utils.balancing.pmr import Pmr
 
-METHODS = {"none": Method, "ogm": Ogm, "ogm_ge": OgmGe, "gblend": GradientBlending, "pmr": Pmr}
+METHODS = {
+    "none": Method,
+    "ogm": Ogm,
+    "ogm_ge": OgmGe,
+    "gblend": GradientBlending,
+    "pmr": Pmr,
+    "multiloss": MultiLoss,
+    "mmpareto": MMPareto,
+}
 METHOD_FLAGS = {flag.name: flag for method in METHODS.values() for flag in method.flags}
 __all__ = ["METHODS", "METHOD_FLAGS", "Method"]

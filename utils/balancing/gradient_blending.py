@@ -17,11 +17,11 @@ import copy
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset.errors import InputError
-from utils.balancing.method import Flag, Method, Stateful, Trial
+from utils.balancing.heads import UniModalHeads
+from utils.balancing.method import Flag, Learner, Method, Trial
 from utils.cli import number
 from utils.distributed import print_once
 
@@ -40,26 +40,23 @@ class GradientBlending(Method):
 
     def __init__(self, model: MultimodalClassifier, blend_epochs: int):
         super().__init__(model)
-        modalities, classes, dim = model.class_weights().shape
+        modalities = len(model.modalities)
         if modalities < 2:
             raise ValueError("Gradient-Blending blends the losses of modalities: it needs at least two")
         self.blend_epochs, self.modalities = blend_epochs, model.modalities
-        self.heads = nn.ModuleList(nn.Linear(dim, classes) for _ in range(modalities))
+        self.heads = UniModalHeads(model)
         self.register_buffer("weights", torch.full((1 + modalities,), 1 / (1 + modalities)))
         # losses before and after the trials, of clips trained on and held out; nan: not measured yet
         self.register_buffer("measured", torch.full((2, 2, 1 + modalities), torch.nan))
 
     def losses(self, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
         """(1 + M,): the joint loss, and each head's."""
-        with torch.autocast(labels.device.type, enabled=False):
-            heads = [F.cross_entropy(head(x.float()), labels)
-                     for head, x in zip(self.heads, output.features, strict=True)]
-        return torch.stack([loss, *heads])
+        return torch.cat([loss[None], self.heads.losses(output.features, labels)])
 
-    def loss(self, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
+    def loss(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
         return (self.weights * self.losses(output, labels, loss)).sum()
 
-    def prepare(self, learner: Stateful, epochs: int, trial: Trial) -> None:
+    def prepare(self, learner: Learner, epochs: int, trial: Trial) -> None:
         """Finds the weights. The heads do not touch each other's encoders, so one trial serves all modalities.
 
         Each measurement is saved: a resumed run continues with the next one.
@@ -81,7 +78,7 @@ class GradientBlending(Method):
         self.weights.copy_(weights / weights.sum())
         print_once("Gradient-Blending: " + ", ".join(f"{name} {weight:.3f}" for name, weight in self.facts().items()))
 
-    def measure(self, learner: Stateful, trial: Trial, end: int, epochs: int, which: slice) -> None:
+    def measure(self, learner: Learner, trial: Trial, end: int, epochs: int, which: slice) -> None:
         """measured[end, :, which]: the losses `which` after `epochs` of training by them alone."""
         before, measured = copy.deepcopy(learner.state_dict()), self.measured.clone()
         self.weights.zero_()

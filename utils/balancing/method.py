@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 if TYPE_CHECKING:  # flags are made from METHODS: they need not wait for torchvision
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
     from models import ClassifierOutput, MultimodalClassifier
 
 
@@ -20,9 +24,38 @@ class Flag(NamedTuple):
     help: str
 
 
-class Stateful(Protocol):
-    """What can be put back to where it was: a Learner."""
+class Batch(NamedTuple):
+    """This process's part of a batch. share: times it, the mean over this part averages over the processes to the mean
+    over the whole batch. lam: weight of the contrastive loss."""
 
+    inputs: Sequence[Tensor]  # of each modality
+    labels: Tensor  # (B,)
+    share: float
+    lam: float
+
+
+class Clips(NamedTuple):
+    """Loaders of the clips that are trained on and of those held out from them, as evaluation sees them."""
+
+    trained: DataLoader
+    held_out: DataLoader
+
+
+class Learner(Protocol):
+    """utils/training/engine.py."""
+
+    model: MultimodalClassifier
+    optimizer: Optimizer
+    scheduler: LRScheduler
+
+    def step(self, batch: Batch) -> tuple[ClassifierOutput, Tensor]: ...
+    def forward(self, batch: Batch) -> tuple[ClassifierOutput, Tensor]: ...
+    def descend(self, batch: Batch, output: ClassifierOutput, loss: Tensor) -> None: ...
+    def gradients(self, batch: Batch, loss: Tensor,
+                  parameters: Sequence[nn.Parameter]) -> dict[nn.Parameter, Tensor]: ...
+    def descend_along(self, batch: Batch, output: ClassifierOutput,
+                      gradients: Mapping[nn.Parameter, Tensor]) -> None: ...
+    def outputs(self, loader: DataLoader) -> Iterator[tuple[ClassifierOutput, Tensor]]: ...
     def state_dict(self) -> Mapping: ...
     def load_state_dict(self, state: Mapping) -> None: ...
 
@@ -38,12 +71,17 @@ class Method(nn.Module):
     """Does nothing: what training is without a balancing method, and what the others build on.
 
     A method is a module, so its parameters are trained, saved and restored with the network; gradients of parameters
-    that are its own are averaged over processes for it. title: for the help. flags: what its constructor takes beside
-    the model.
+    that are its own are averaged over processes for it. It changes the loss (`loss`), the gradients of the one backward
+    pass (`adjust_gradients`), or takes over the step (`step`).
     """
 
-    title: ClassVar[str] = "joint training as it is"
-    flags: ClassVar[tuple[Flag, ...]] = ()
+    title: ClassVar[str] = "joint training as it is"  # for the help
+    flags: ClassVar[tuple[Flag, ...]] = ()  # what its constructor takes beside the model
+    most_modalities: ClassVar[int] = 6  # that it is defined for
+    fusions: ClassVar[tuple[str, ...]] = ()  # that it is defined for; (): all
+    without: ClassVar[Mapping[str, str]] = {}  # {flag that it cannot be combined with: why}
+    needs_held_out: ClassVar[bool] = False  # whether its hooks get `Clips`
+    rate_per_encoder: ClassVar[bool] = False  # whether encoders have optimiser groups of their own, after group 0
 
     def __init__(self, model: MultimodalClassifier):
         super().__init__()
@@ -57,7 +95,15 @@ class Method(nn.Module):
     def check(cls, epochs: int, **settings: object) -> None:
         """Raises ValueError for settings that cannot be meant so in a run of `epochs`, told to the user."""
 
-    def prepare(self, learner: Stateful, epochs: int, trial: Trial) -> None:
+    def parameter_groups(self, model: MultimodalClassifier) -> list[list[nn.Parameter]]:
+        """The optimiser's groups: one of all trained parameters, or with `rate_per_encoder` one of the fusion's and
+        the method's own and then one of each encoder, in the order of `model.modalities`."""
+        encoders = [trained(model.encoder(name)) for name in model.modalities]
+        if not self.rate_per_encoder:
+            return [trained(model) + trained(self)]
+        return [trained(model.fusion_module) + trained(self), *encoders]
+
+    def prepare(self, learner: Learner, epochs: int, trial: Trial) -> None:
         """Before the first of a run's `epochs`, and again when a run is resumed that has none behind it: may try things
         out and save what was found, and must leave the rest of `learner` as it was."""
 
@@ -65,15 +111,28 @@ class Method(nn.Module):
         """What result.json should say of it."""
         return {}
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Before an epoch; the first is 1."""
+    def begin_epoch(self, epoch: int, learner: Learner, clips: Clips | None) -> None:
+        """Before an epoch; the first is 1. clips: None unless the method `needs_held_out`."""
 
-    def end_epoch(self) -> None:
-        """After an epoch, before it is saved: what processes have gathered each for itself is brought together."""
+    def end_epoch(self, learner: Learner, clips: Clips | None) -> None:
+        """After an epoch and its change of the learning rate, before it is evaluated and saved: what processes have
+        gathered each for itself is brought together; weights and rates may be changed, in every process alike."""
 
-    def loss(self, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
-        """The loss to descend, from the `loss` of the plain training; all are means over the batch."""
+    def loss(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
+        """The loss to descend, from the `loss` of the plain training; all are means over this process's part of the
+        batch. `model.classify` gives the output for other features."""
         return loss
 
     def adjust_gradients(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor) -> None:
         """After backward, before the update: changes the parameters' `grad` in place."""
+
+    def step(self, learner: Learner, batch: Batch) -> tuple[ClassifierOutput, Tensor]:
+        """One training step on a batch -> (output and loss, for the metrics). One that overrides it may call
+        `learner.forward`, and then `learner.descend` with a loss, or `learner.gradients` of several losses and
+        `learner.descend_along` what it makes of them; several updates a batch are allowed."""
+        return learner.step(batch)
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a module that are trained."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from models.fusion import mean_of_others
 from utils import distributed
-from utils.balancing.method import Flag, Method
+from utils.balancing.method import Clips, Flag, Learner, Method
 from utils.cli import number
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Ogm(Method):
             raise ValueError(f"--modulation_starts {modulation_starts} is after the last epoch of modulation, "
                              f"{last} counted from 0: nothing would be modulated")
 
-    def begin_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int, learner: Learner, clips: Clips | None) -> None:
         self.active = epoch - 1 in self.epochs
 
     def adjust_gradients(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from models.fusion import mean_of_others
 from utils import distributed
-from utils.balancing.method import Flag, Method
+from utils.balancing.method import Clips, Flag, Learner, Method
 from utils.balancing.ogm import ALPHA, scores
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Pmr(Method):
         for name, size in (("prototypes", shape), ("sums", shape), ("counts", shape[1:2]), ("known", shape[1:2])):
             self.register_buffer(name, torch.zeros(size))
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, learner: Learner, clips: Clips | None) -> None:
         """The prototypes take in the features of the epoch before; those of a class without clips stay."""
         sums, counts = (distributed.sum_over_processes(total.clone()) for total in (self.sums, self.counts))
         seen = counts > 0
@@ -58,7 +58,7 @@ class Pmr(Method):
         self.sums.zero_()
         self.counts.zero_()
 
-    def loss(self, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
+    def loss(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
         features = output.features.float()  # (M, B, D)
         self.sums.index_add_(1, labels, features.detach())
         self.counts.index_add_(0, labels, torch.ones_like(labels, dtype=self.counts.dtype))

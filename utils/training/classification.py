@@ -89,8 +89,8 @@ class Classification:
     def __init__(self, data: Splits, model: MultimodalClassifier, compute: Compute, loaders: Loaders,
                  confusions: bool = False):
         self.data, self.model, self.compute, self.loaders, self.confusions = data, model, compute, loaders, confusions
-        self.train, self.facts, self.split = data.train, data.facts(), "val" if data.val else "test"
-        self.clips = data.listed()
+        self.train, self.val, self.facts = data.train, data.val, data.facts()
+        self.clips, self.split = data.listed(), "val" if data.val else "test"
         self.shown = report.metric_names("accuracy", model.modalities)
         self.held_out = data.val or data.test
         self.test_loader = loaders.evaluation(data.test)

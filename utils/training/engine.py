@@ -1,6 +1,6 @@
 """Training and evaluation, shared by every entry script. B clips, M modalities."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from models import ClassifierOutput, MultimodalClassifier, contrastive_loss
 from utils import distributed
 from utils.balancing import Method
+from utils.balancing.method import Batch, trained
 from utils.training.loading import check_batch
 from utils.training.metrics import batch_sums, means, row_names
 from utils.training.run import Run
@@ -44,31 +45,87 @@ class Compute(NamedTuple):
 class Learner:
     """The network and everything that changes with it: saved and restored as one.
 
-    method: how the modalities are balanced in training; its parameters are trained with the network's.
+    method: how the modalities are balanced in training; its parameters are trained with the network's. One with steps
+    of its own combines gradients that are averaged over the processes here: DistributedDataParallel would average them
+    too early.
     """
 
     def __init__(self, model: MultimodalClassifier, compute: Compute, optimizer: str, learning_rate: float,
                  weight_decay: float, lr_decay_step: int, lr_decay_ratio: float, method: Method | None = None):
         self.model, self.compute = model, compute
         self.method = (method or Method(model)).to(compute.device)
-        distributed.broadcast_model(self.method)  # the network's start is DistributedDataParallel's affair
-        self.network = DistributedDataParallel(model) if distributed.size() > 1 else model
-        trained = [parameter for module in (model, self.method) for parameter in module.parameters()
-                   if parameter.requires_grad]
+        for module in (model, self.method):
+            distributed.broadcast_model(module)
+        parallel = distributed.size() > 1 and type(self.method).step is Method.step
+        self.network = DistributedDataParallel(model) if parallel else model
         fused = compute.device.type == "cuda"  # on a GPU the scaler then skips steps without asking the host
-        self.optimizer = OPTIMIZERS[optimizer](trained, lr=learning_rate, weight_decay=weight_decay, fused=fused)
+        groups = [{"params": group} for group in self.method.parameter_groups(model)]
+        self.optimizer = OPTIMIZERS[optimizer](groups, lr=learning_rate, weight_decay=weight_decay, fused=fused)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, lr_decay_step, lr_decay_ratio)
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == torch.float16)
 
-    def step(self, loss: Tensor, output: ClassifierOutput, labels: Tensor) -> None:
-        """One update; `loss` is of this process's part of the batch, as are output and labels."""
+    def train(self) -> None:
+        """Training mode, of the encoders that are trained: the statistics of a frozen encoder's BatchNorm stay."""
+        self.network.train()
+        for name in self.model.modalities:
+            if not trained(self.model.encoder(name)):
+                self.model.encoder(name).eval()
+
+    def step(self, batch: Batch) -> tuple[ClassifierOutput, Tensor]:
+        """The plain step: one forward, one backward, one update -> (output, the loss that was descended)."""
+        output, loss = self.forward(batch)
+        self.descend(batch, output, loss)
+        return output, loss
+
+    def forward(self, batch: Batch) -> tuple[ClassifierOutput, Tensor]:
+        """(output, loss): the cross-entropy of the joint logits, plus lam times the contrastive loss (not computed for
+        lam = 0), and what the method makes of it."""
+        with self.compute.autocast():
+            output = self.network(*batch.inputs)
+            loss = F.cross_entropy(output.logits, batch.labels)
+            if batch.lam:
+                loss = loss + batch.lam * contrastive_loss(output.fused, batch.labels)
+            return output, self.method.loss(self.model, output, batch.labels, loss)
+
+    def descend(self, batch: Batch, output: ClassifierOutput, loss: Tensor) -> None:
+        """One update along the gradients of `loss`, of all parameters."""
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
+        self.scaler.scale(loss * batch.share).backward()
         distributed.average_gradients(self.method)
+        if self.network is self.model:
+            distributed.average_gradients(self.model)
+        self.update(batch, output)
+
+    def gradients(self, batch: Batch, loss: Tensor, parameters: Sequence[nn.Parameter]) -> dict[nn.Parameter, Tensor]:
+        """d loss / d parameter of the whole batch: over the clips of all processes, without the scaler's factor; 0 for
+        parameters that the loss does not depend on. The graph is kept, for the gradients of another loss.
+
+        Only for methods with a `step` of their own.
+        """
+        one = self.scaler.scale(torch.ones((), device=self.compute.device))
+        found = torch.autograd.grad(self.scaler.scale(loss * batch.share), parameters, retain_graph=True,
+                                    allow_unused=True, materialize_grads=True)
+        return {parameter: gradient / one for parameter, gradient in
+                zip(parameters, distributed.means_over_processes(found), strict=True)}
+
+    def descend_along(self, batch: Batch, output: ClassifierOutput, gradients: Mapping[nn.Parameter, Tensor]) -> None:
+        """One update along these gradients; parameters without one stay as they are, with their momentum."""
+        self.optimizer.zero_grad()
+        for parameter, gradient in gradients.items():
+            parameter.grad = self.scaler.scale(gradient)
+        self.update(batch, output)
+
+    def update(self, batch: Batch, output: ClassifierOutput) -> None:
+        """One update along the parameters' `grad`: averaged over the processes, times the scaler's factor."""
         self.scaler.unscale_(self.optimizer)
-        self.method.adjust_gradients(self.model, output, labels)
+        self.method.adjust_gradients(self.model, output, batch.labels)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+    @torch.no_grad()
+    def outputs(self, loader: DataLoader) -> Iterator[tuple[ClassifierOutput, Tensor]]:
+        """(output, labels (B,)) of every batch of `loader`, in evaluation mode."""
+        yield from outputs(self.model, loader, self.compute)
 
     def state_dict(self) -> dict:
         return {name: getattr(self, name).state_dict() for name in PARTS}
@@ -82,22 +139,16 @@ def train_one_epoch(learner: Learner, loader: DataLoader, lam: float, run: Run |
                     title: str = "") -> dict[str, float]:
     """One pass over `loader` -> the epoch's means over its clips.
 
-    The loss is the cross-entropy of the joint logits, plus lam times the contrastive loss (not computed for lam = 0),
-    and what the balancing method makes of it. run: logs the iterations, if given. title: of the progress bar.
+    The method takes a step a batch, `Learner.step` if it does not say otherwise. lam: weight of the contrastive loss.
+    run: logs the iterations, if given. title: of the progress bar.
     """
-    learner.network.train()
+    learner.train()
     pending, total = [], 0
     batches = zip(progress(loader, title), loader.batch_sampler.sizes, strict=True)
     for batch, clips in batches:  # clips: of the batch over all processes
         inputs, labels = learner.compute.prepare(check_batch(batch))
-        with learner.compute.autocast():
-            output = learner.network(*inputs)
-            loss = F.cross_entropy(output.logits, labels)
-            if lam:
-                loss = loss + lam * contrastive_loss(output.fused, labels)
-            loss = learner.method.loss(output, labels, loss)
         share = len(labels) * distributed.size() / clips  # DDP averages over processes: this makes it the batch's mean
-        learner.step(loss * share, output, labels)
+        output, loss = learner.method.step(learner, Batch(inputs, labels, share, lam))
         pending.append(batch_sums(output, labels, loss))
         if len(pending) == FLUSH_EVERY:
             total, pending = total + flush(pending, run), []

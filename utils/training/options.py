@@ -56,6 +56,14 @@ def check_method(parser: Parser, args: Namespace) -> None:
     for flag, off in (("lam", 0), ("modulation", "none")):
         if not modalities.is_joint(args.modality) and getattr(args, flag) != off:
             parser.error(f"--{flag} compares the modalities: leave it out with --modality {args.modality}")
+    for flag, why in method.without.items():
+        if getattr(args, flag):
+            parser.error(f"--{flag} cannot be combined with --modulation {args.modulation}: {why}")
+    if method.fusions and args.fusion_method not in method.fusions:
+        parser.error(f"--modulation {args.modulation} is defined for --fusion_method {' or '.join(method.fusions)}")
+    if len(modalities.chosen(parser.declared, args.modality)) > method.most_modalities:
+        parser.error(f"--modulation {args.modulation} is defined for {method.most_modalities} modalities: name them "
+                     "with --modality")
     try:
         method.check(args.epochs, **method_settings(args))
     except ValueError as error:

@@ -22,7 +22,7 @@ from utils.training.modalities import Start
 from utils.training.pretraining import Origin, load_pretrained
 from utils.training.run import Run
 from utils.training.same_data import Clips, check_same_data, note_other_order
-from utils.training.trial import Trial
+from utils.training.trial import Trial, hold_out
 
 IN_LAST_PT = {*PARTS, "history", "class_norms", "iterations", "wall_seconds", "facts"}
 
@@ -30,14 +30,15 @@ IN_LAST_PT = {*PARTS, "history", "class_norms", "iterations", "wall_seconds", "f
 class Task(Protocol):
     """What is learnt and how it is measured: classification.py and verification.py have one each.
 
-    train: the training clips. facts: about the data, for the result. clips: {split: {name: label}} of what is listed,
-    for the checkpoints; {} where the facts have a digest of the lists instead. split: the name of the held-out data
-    that chooses the epoch, "test" (the paper's protocol) or "val". shown: {what is measured: name of the metric}, the
-    one that chooses first; metrics are fractions. evaluate_held_out() measures after every epoch, final(run) once at
-    the end.
+    train: the training clips. val: clips of the same classes held out from them, if there are any. facts: about the
+    data, for the result. clips: {split: {name: label}} of what is listed, for the checkpoints; {} where the facts have
+    a digest of the lists instead. split: the name of the held-out data that chooses the epoch, "test" (the paper's
+    protocol) or "val". shown: {what is measured: name of the metric}, the one that chooses first; metrics are
+    fractions. evaluate_held_out() measures after every epoch, final(run) once at the end.
     """
 
     train: Dataset
+    val: Dataset | None
     model: MultimodalClassifier
     compute: Compute
     loaders: Loaders
@@ -85,25 +86,29 @@ def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None,
 
 def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: float) -> None:
     """Trains from where `run` stands up to `epochs`; after each, held-out data is evaluated and the epoch recorded."""
-    loader = task.loaders.training(task.train)
+    dataset, clips = task.train, None
+    if learner.method.needs_held_out:
+        dataset, clips = hold_out(task.train, task.val, task.loaders, seed)
+        run.facts.update(n_trained=len(dataset), n_held_out_by_method=len(clips.held_out.dataset))
+    loader = task.loaders.training(dataset)
     begun = len(run.history)
     started = time.perf_counter()
     for epoch in range(begun + 1, epochs + 1):
         torch.manual_seed(mixed_seed(seed, epoch))  # for whatever a step draws: the same after a resume
-        learner.method.begin_epoch(epoch)
+        learner.method.begin_epoch(epoch, learner, clips)
         loader.batch_sampler.epoch = epoch
         start = time.perf_counter()
         lr = learner.scheduler.get_last_lr()[0]
         left = report.time_left(start - started, epoch - 1 - begun, epochs - begun)
         train = train_one_epoch(learner, loader, lam, run, f"epoch {epoch}/{epochs}{left}")
-        learner.method.end_epoch()
-        seconds = time.perf_counter() - start
         learner.scheduler.step()
         distributed.broadcast_model(learner.model)
+        learner.method.end_epoch(learner, clips)
+        seconds = time.perf_counter() - start
         held_out = task.evaluate_held_out()
-        clips = loader.batch_sampler.clips
+        count = loader.batch_sampler.clips
         norms = class_norms(learner.model)
-        train.update(lr=lr, seconds=seconds, clips_per_second=clips / seconds,
+        train.update(lr=lr, seconds=seconds, clips_per_second=count / seconds,
                      **{f"weight_norm_{name}": norm for name, norm in
                         zip(learner.model.modalities, norms.mean(1).tolist(), strict=True)})
         run.end_epoch(train, held_out, norms, learner.state_dict())

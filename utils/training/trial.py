@@ -1,4 +1,4 @@
-"""A trial before a run: training on a part of the training clips, measured on both parts. M modalities."""
+"""What a balancing method may do beside its steps: trials before a run, and looking at held-out clips. M modalities."""
 
 import math
 from typing import NamedTuple
@@ -11,12 +11,26 @@ from torch.utils.data import Dataset, Subset
 
 from dataset.errors import InputError
 from utils import distributed
+from utils.balancing.method import Clips
 from utils.distributed import print_once
 from utils.training.engine import Learner, outputs, train_one_epoch
 from utils.training.loading import Loaders, mixed_seed
 from utils.training.run import Run
 
-HELD_OUT = 0.2  # of the training clips
+HELD_OUT = 0.2  # of the training clips, by a trial
+HELD_OUT_BY_METHOD = 0.1  # by a method in the whole run
+
+
+def hold_out(train: Dataset, val: Dataset | None, loaders: Loaders, seed: int) -> tuple[Dataset, Clips]:
+    """(what is trained on, the method's clips): the run's validation clips are held out, or without any a seeded tenth
+    of the training clips; never test clips."""
+    trained, seen, held_out = train, train.for_evaluation(), val
+    if val is None:
+        order = np.random.default_rng(seed).permutation(len(train)).tolist()
+        count = max(1, round(HELD_OUT_BY_METHOD * len(train)))
+        kept = sorted(order[count:])
+        trained, seen, held_out = Subset(train, kept), Subset(seen, kept), Subset(seen, sorted(order[:count]))
+    return trained, Clips(loaders.evaluation(seen), loaders.evaluation(held_out))
 
 
 class Trial(NamedTuple):

@@ -69,6 +69,7 @@ class Verification:
     def __init__(self, data: VerificationData, model: MultimodalClassifier, compute: Compute, loaders: Loaders,
                  kind: str, scores_path: Path | None):
         self.train, self.test, self.facts, self.clips = data.train, data.test, data.facts, {}
+        self.val = None  # validation trials are of other identities
         self.model, self.compute, self.loaders = model, compute, loaders
         self.kind, self.scores_path = kind, scores_path
         self.split, self.held_out = ("val", data.val) if data.val else ("test", data.test)
