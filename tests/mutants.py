@@ -952,4 +952,12 @@ LATER: Sequence[Mutant] = [
            "holds the {run.saved_epochs} whole epochs before",
            "holds the {len(run.history)} whole epochs before",
            "After a full disk the message counts an epoch that was not saved."),
+    Mutant("every-process-speaks", "utils/distributed.py",
+           "return first == own, first.partition(\" \")[2]",
+           "return True, text",
+           "Under torchrun every process prints the error that broke its connections."),
+    Mutant("others-failure-not-logged", "utils/distributed.py",
+           "return first == own, first.partition(\" \")[2]",
+           "return first == own, text",
+           "The log of a run that another process ended holds gloo's error instead of the reason."),
 ]
