@@ -98,11 +98,7 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
 def test_the_first_process_that_fails_speaks_for_all(tmp_path):
     store = dist.FileStore(str(tmp_path / "store"), 2)
     store.set_timeout(timedelta(seconds=5))
-    found = {}
-    for rank in (1, 0):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(distributed, "rank", lambda rank=rank: rank)
-            found[rank] = distributed.report_failure(store, "error: the same text\n")
+    found = {rank: failures.report_failure(store, rank, "error: the same text\n") for rank in (1, 0)}
     assert found == {1: (True, "error: the same text\n"), 0: (False, "error: the same text\n")}
 
 

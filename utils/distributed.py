@@ -19,7 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dataset.errors import DiskError, InputError
 from dataset.whole_files import disk_error
-from utils.failures import machine_error
+from utils.failures import machine_error, report_failure
 
 Result = TypeVar("Result")
 
@@ -83,7 +83,7 @@ def session(device: str, gpu_ids: list[int]) -> Iterator[torch.device]:
     except Exception as error:
         said = machine_error(error) or error
         text = f"error: {said}\n" if isinstance(said, InputError) else traceback.format_exc()
-        first, text = report_failure(store, text)
+        first, text = report_failure(store, rank(), text)
         with suppress(DiskError):  # the error may be about that disk
             log.write(text)
         if not first:
@@ -104,21 +104,6 @@ def join(backend: str) -> dist.Store:
     store.set_timeout(timedelta(hours=2))
     dist.init_process_group(backend, store=store, rank=number, world_size=processes, timeout=timedelta(hours=2))
     return store
-
-
-def report_failure(store: dist.Store | None, text: str) -> tuple[bool, str]:
-    """(whether this process is the first that fails and has to say why, what the first one says).
-
-    The error of a process that ends breaks the connections of the others, whose own errors say nothing more.
-    """
-    if not store:
-        return True, text
-    own = f"{rank()} {text}"
-    try:
-        first = store.compare_set("failure", "", own).decode()  # sets it where there is none yet
-    except RuntimeError:  # the process with the store has ended as well
-        return False, text
-    return first == own, first.partition(" ")[2]
 
 
 def choose_device(device: str, gpu_ids: list[int], local_rank: int) -> torch.device:

@@ -1,9 +1,14 @@
-"""Errors of the machine as one sentence: memory that ran out, processes that were ended from outside."""
+"""Errors of the machine as one sentence: memory that ran out, processes that were ended from outside. And which of
+several processes says why the run ends."""
 
 import re
 import time
+from typing import TYPE_CHECKING
 
 from dataset.errors import InputError
+
+if TYPE_CHECKING:  # slow to import
+    from torch.distributed import Store
 
 LOST = (ConnectionResetError, EOFError)
 WAIT = 1.0  # seconds
@@ -45,3 +50,18 @@ def settled(error: BaseException) -> BaseException:
 
 def first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def report_failure(store: "Store | None", rank: int, text: str) -> tuple[bool, str]:
+    """(whether this process is the first that fails and has to say why, what the first one says).
+
+    The error of a process that ends breaks the connections of the others, whose own errors say nothing more.
+    """
+    if not store:
+        return True, text
+    own = f"{rank} {text}"
+    try:
+        first = store.compare_set("failure", "", own).decode()  # sets it where there is none yet
+    except RuntimeError:  # the process with the store has ended as well
+        return False, text
+    return first == own, first.partition(" ")[2]
