@@ -68,8 +68,8 @@ from utils.training.loading import Loaders
 from utils.training.precision import choose_precision
 from utils.training.train import train
 
-HOW_TO_GET = ("data/UCF101/README.md tells where to get UCF-101 and its lists. Name another folder with --data_root, or "
-              "add --demo to try synthetic data.")
+HOW_TO_GET = ("data/UCF101/README.md tells where to get UCF-101 and its lists. Name another folder with --data_root, "
+              "or add --demo to try synthetic data.")
 
 
 def main(argv: Sequence[str]) -> dict:

@@ -87,8 +87,8 @@ class MotionDataset(Dataset):
 
 
 def move_together(images: Mapping[str, Tensor], image_size: int, train: bool) -> dict[str, Tensor]:
-    """{name: (..., H, W) uint8} -> {name: (..., S, S) uint8}: one crop for all, in training also one flip for all, under
-    which the horizontal flow "u" changes its sign."""
+    """{name: (..., H, W) uint8} -> {name: (..., S, S) uint8}: one crop for all, in training also one flip for all,
+    under which the horizontal flow "u" changes its sign."""
     layers = {name: image.flatten(0, -3) for name, image in images.items()}
     together = image_transform(image_size, train, flip=False)(torch.cat(list(layers.values())))
     flipped = train and bool(torch.rand(()) < 0.5)

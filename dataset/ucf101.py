@@ -106,8 +106,8 @@ def read_clips(path: Path, classes: Sequence[str], how_to_get: str) -> list[Clip
         if label not in classes:
             raise InputError(f"{path}, line {line}: {label} is not in classInd.txt ({first_few(list(classes))})")
         if len(words) == 2 and words[1] != str(classes.index(label) + 1):
-            raise InputError(f"{path}, line {line}: the number {words[1]} and the folder {label} disagree, classInd.txt "
-                             f"gives {label} the number {classes.index(label) + 1}. Correct the line")
+            raise InputError(f"{path}, line {line}: the number {words[1]} and the folder {label} disagree, classInd.txt"
+                             f" gives {label} the number {classes.index(label) + 1}. Correct the line")
         if name in first_line:
             raise InputError(f"{path}, line {line}: {name} is already listed in line {first_line[name]}")
         first_line[name] = line
@@ -193,8 +193,8 @@ def image_paths(folder: Path, name: str, extract: Extract) -> tuple[Path, ...]:
     paths = tuple(image_path(folder, name, number) for number in extract.numbers)
     missing = [path.name for path in paths if not path.is_file()]
     if missing or not paths:
-        raise InputError(f"{folder} is half extracted, {len(missing)} of {len(paths)} {name} images are missing: remove "
-                         "it and run scripts/prepare_ucf101.py again")
+        raise InputError(f"{folder} is half extracted, {len(missing)} of {len(paths)} {name} images are missing: "
+                         "remove it and run scripts/prepare_ucf101.py again")
     for path in paths:
         check_image(path)
     return paths

@@ -1,8 +1,8 @@
 """Prepares UCF-101 for main_UCF.py: RGB frames, the frames that follow them, optical flow, a check of every video.
 
-    python scripts/prepare_ucf101.py --data_root data/UCF101                     # flow by DIS
-    python scripts/prepare_ucf101.py --data_root data/UCF101 --flow tvl1         # the paper's flow, a hundred times slower
-    python scripts/prepare_ucf101.py --data_root data/UCF101 --fps 1             # an RGB frame per second instead of three
+    python scripts/prepare_ucf101.py --data_root data/UCF101                 # flow by DIS
+    python scripts/prepare_ucf101.py --data_root data/UCF101 --flow tvl1     # the paper's flow, a hundred times slower
+    python scripts/prepare_ucf101.py --data_root data/UCF101 --fps 1         # an RGB frame per second, not three a clip
 
 Reads    <root>/ucfTrainTestlist/classInd.txt, trainlist0{1,2,3}.txt, testlist0{1,2,3}.txt
          <root>/UCF-101/<Class>/<video>.avi              the videos in the lists
@@ -11,8 +11,8 @@ Writes   <root>/frames/<Class>/<video>/                  rgb_<n>.jpg: frame n (f
          <root>/prepare_report.csv                       one row per class: listed, usable
          <root>/prepare_failures.csv                     clip,reason; only when clips failed
 
-Frames and flow fields are evenly spaced: the middles of --num_frames and --flow_frames equal parts of the video. Flow is
-in pixels, clipped to +-20 and kept as 8 bits (0: -20, 128: 0, 255: +20), as two-stream networks have it.
+Frames and flow fields are evenly spaced: the middles of --num_frames and --flow_frames equal parts of the video. Flow
+is in pixels, clipped to +-20 and kept as 8 bits (0: -20, 128: 0, 255: +20), as two-stream networks have it.
 If the script is interrupted, run the same command again: finished clips are kept; those of other settings, or of a
 video of another length, are extracted again. Every method of flow has a folder of its own.
 Exit status: 0 if every clip is usable, 2 otherwise (all usable clips are still prepared).
@@ -23,7 +23,6 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -38,8 +37,8 @@ from dataset.preparation import motion
 from dataset.whole_files import write_csv
 from utils import cli
 
-HOW_TO_GET = ("data/UCF101/README.md explains where to get the videos and the lists: unpack both and name their folder by "
-              "--data_root.")
+HOW_TO_GET = ("data/UCF101/README.md explains where to get the videos and the lists: unpack both and name their "
+              "folder by --data_root.")
 REPORT = "prepare_report.csv"
 
 

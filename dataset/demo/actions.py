@@ -1,5 +1,5 @@
-"""Demo data: drawn objects that move, in the layout of dataset/ucf101.py, to try training without a download. Results say
-nothing about real data.
+"""Demo data: drawn shapes that move, in the layout of dataset/ucf101.py, to try training without a download. Results
+say nothing about real data.
 
 Six classes differ in appearance alone: coloured shapes, which move anyhow. Three differ in motion alone: a grey shape
 that rises, sinks or comes nearer. No single modality distinguishes all: in RGB frames the three are one class, and

@@ -1,4 +1,4 @@
-"""Frames and optical flow of a video, as dataset/ucf101.py reads them. Shared by scripts/prepare_ucf101.py and the demo.
+"""Frames and optical flow of a video, as dataset/ucf101.py reads them: for scripts/prepare_ucf101.py and the demo.
 
 Shapes: H x W pixels.
 """
@@ -17,8 +17,8 @@ from dataset.streams import FLOW_BOUND
 from dataset.ucf101 import KINDS, NOTE, Extract, image_path, image_paths, read_extract
 
 JPEG_QUALITY = 95
-CONTRIB = ("--flow tvl1 needs OpenCV's contrib modules, which replace opencv-python: pip uninstall opencv-python, then pip "
-           "install opencv-contrib-python=={version}. Or use --flow dis, which needs nothing else")
+CONTRIB = ("--flow tvl1 needs OpenCV with its contrib modules in place of opencv-python: pip uninstall opencv-python, "
+           "then pip install opencv-contrib-python=={version}. Or use --flow dis, which needs nothing else")
 
 FlowMethod = Callable[[np.ndarray, np.ndarray, None], np.ndarray]
 
@@ -90,7 +90,7 @@ def write_frames(folder: Path, video_frames: int, frames: Mapping[int, np.ndarra
 
 def write_flow(folder: Path, video_frames: int, frames: Mapping[int, np.ndarray], numbers: Iterable[int],
                settings: Mapping[str, object]) -> None:
-    """Computes the flow from the frames of these numbers to those that follow them, and writes it as `u` and `v` images.
+    """Computes the flow from the frames of these numbers to those that follow them; writes it as `u` and `v` images.
 
     settings: the name of the method is in `flow`.
     """

@@ -13,8 +13,8 @@ class Modality(NamedTuple):
     encoders: names in models.ENCODERS that --<name>_encoder takes, the default first. in_channels: of the encoder's
     first convolution; None for encoders of raw waveforms. input_settings: flags that change what the encoder gets.
     imagenet: whether a bare --imagenet starts its encoder. stacked: the flag that says how many frames of in_channels
-    channels are stacked into one input, if any. colours: whether the channels are red, green and blue; if not, ImageNet's
-    first convolution is averaged over the colours.
+    channels are stacked into one input, if any. colours: whether the channels are red, green and blue; if not,
+    ImageNet's first convolution is averaged over the colours.
     """
 
     name: str
