@@ -179,7 +179,7 @@ def test_data_that_was_not_prepared_is_told_with_the_command(copied):
     ucf101.check_prepared(copied, EVERY, "dis", 6, clips)
     with pytest.raises(InputError, match=r"has 6 flow fields per clip, --flow_frames 7 needs more.*--flow_frames 7"):
         ucf101.check_prepared(copied, EVERY, "dis", 7, clips)
-    with pytest.raises(InputError, match=rf"flow_tvl1 does not exist.*prepare_ucf101\.py --data_root .* --flow tvl1"):
+    with pytest.raises(InputError, match=r"flow_tvl1 does not exist.*prepare_ucf101\.py --data_root .* --flow tvl1"):
         ucf101.check_prepared(copied, EVERY, "tvl1", 6, clips)
     shutil.rmtree(copied / "flow_dis")
     ucf101.check_prepared(copied, ("rgb", "difference"), "dis", 99, clips)

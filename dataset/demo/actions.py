@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dataset.demo.folder import fill_folder, generator
-from dataset.demo.shapes import MOTIONS, SHAPES, Scene, film_shape, random_scene
+from dataset.demo.shapes import MOTIONS, Scene, film_shape, random_scene
 from dataset.errors import InputError
 from dataset.lists import Clip
 from dataset.preparation import motion
@@ -20,7 +20,8 @@ from dataset.ucf101 import KINDS, LISTS, NOTE, SPLITS, flow_folder, frames_folde
 from dataset.whole_files import write_whole
 
 MADE_BY = "dataset/demo/actions.py, version 1"  # marks demo folders; raise the version when the bytes change
-LOOKS = {f"{colour}{shape}": (colour, shape) for colour in ("Blue", "Green", "Red") for shape in SHAPES}
+LOOKS = {f"{colour}{shape}": (colour, shape) for colour, shape in (
+    ("Blue", "Disc"), ("Green", "Star"), ("Orange", "Disc"), ("Purple", "Star"), ("Red", "Disc"), ("Yellow", "Star"))}
 MOVES = {f"Grey{name}": name for name in ("Nearing", "Rising", "Sinking")}
 CLASSES = sorted([*LOOKS, *MOVES])
 GROUPS = 9  # scenes per class, three for the test of each split

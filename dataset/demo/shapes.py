@@ -10,8 +10,8 @@ from dataset.demo.drawing import Canvas, darker, ellipse
 
 IMAGE_SIDE = 80  # pixels
 OVERSAMPLING = 2  # shapes are drawn this many times larger, then averaged down
-COLOURS = {"Blue": (70.0, 90, 190), "Green": (80.0, 150, 80), "Red": (190.0, 80, 70), "Grey": (135.0, 135, 135)}
-SHAPES = ("Disc", "Star")
+COLOURS = {"Blue": (70.0, 90, 190), "Green": (80.0, 150, 80), "Orange": (210.0, 130, 60), "Purple": (140.0, 80, 160),
+           "Red": (190.0, 70, 70), "Yellow": (190.0, 180, 80), "Grey": (135.0, 135, 135)}
 MOTIONS = {"Rising": (0, -1, 0), "Sinking": (0, 1, 0), "Nearing": (0, 0, 1), "Leaving": (0, 0, -1),
            "Crossing": (1, 0, 0)}  # to the right, down, growing
 SPEED, GROWTH = 1.5, 0.045  # pixels, and part of the size, per frame
@@ -39,7 +39,7 @@ def film_shape(colour: str, shape: str, moves: str, scene: Scene, times: Sequenc
     moves: a name in MOTIONS; whether `Crossing` goes to the left or to the right is random.
     """
     right, down, growing = MOTIONS[moves]
-    paint = np.array(COLOURS[colour]) + difficulty * rng.normal(0, 12, 3)
+    paint = np.array(COLOURS[colour]) + difficulty * rng.normal(0, 16, 3)
     middle = IMAGE_SIDE / 2 + rng.normal(0, 6, 2)
     size, turn = 18 * np.exp(0.18 * rng.normal()), rng.uniform(0, 2 * np.pi)
     pace = np.exp(0.35 * difficulty * rng.normal())
