@@ -21,6 +21,8 @@ import main_UCF
 from dataset.demo.actions import make_demo
 from dataset.errors import InputError
 from main_UCF import load_splits, main, parse
+from models import ENCODERS
+from models.encoders import ResNet18
 from scripts import analyse
 from scripts.prepare_ucf101 import main as prepare_ucf101
 from scripts.probe import main as probe
@@ -29,6 +31,14 @@ from utils.training import checkpoint
 CPU = ["--device", "cpu", "--num_workers", "0"]
 SMALL = [*CPU, "--amp", "off", "--image_size", "64", "--batch_size", "6", "--num_frames", "2", "--flow_frames", "3"]
 EVERY = ("rgb", "flow", "difference")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_networks():
+    """What is tested here does not depend on the encoders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENCODERS, "resnet18", marked.SmallEncoder)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +93,8 @@ def test_evaluation_sees_the_test_clips_in_order_whole_and_in_the_middle(three):
     red = marked.edges_of_rgb(one.inputs["rgb"])
     torch.testing.assert_close(red, torch.tensor([[40.0, 160.0]]).expand(6, 2), rtol=0, atol=3)
     assert marked.frames_in_rgb(one.inputs["rgb"]) == [[1, 3]] * 6
-    assert marked.fields_in_flow(one.inputs["flow"], red) == [[1, 3, 5]] * 6 and all(marked.goes_right(one.inputs["flow"]))
+    assert marked.fields_in_flow(one.inputs["flow"], red) == [[1, 3, 5]] * 6
+    assert all(marked.goes_right(one.inputs["flow"]))
 
 
 def test_the_result_names_modalities_split_and_flow_and_measures_each_modality(three):
@@ -143,7 +154,8 @@ def test_flow_of_the_chosen_method_is_read_recorded_and_not_mixed(actions, tmp_p
     with watched() as borders:
         result = main(flags(actions, tmp_path, "run", "--flow", "farneback", "--modality", "flow"))
     u = marked.levels(borders.evaluation[0].inputs["flow"])[0].mean((1, 2, 3))
-    torch.testing.assert_close(u, torch.tensor([128 + (10 + 4 * n) // 2 for n in range(12, 18)]).float(), rtol=0, atol=1)
+    half = torch.tensor([128.0 + (10 + 4 * number) // 2 for number in range(12, 18)])
+    torch.testing.assert_close(u, half, rtol=0, atol=1)
     assert result["flow"] == "farneback"
     best = str(tmp_path / "run/best.pt")
     for flag, value, before in (("--flow", "dis", "farneback"), ("--flow_frames", "4", "3")):
@@ -164,6 +176,7 @@ def test_a_checkpoint_is_not_evaluated_on_another_split_whose_test_clips_it_was_
 
 
 def test_imagenet_starts_rgb_as_it_is_and_the_others_averaged_over_colours(actions, tmp_path, monkeypatch):
+    monkeypatch.setitem(ENCODERS, "resnet18", ResNet18)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     state = resnet18().state_dict()
@@ -275,7 +288,7 @@ def test_real_videos_go_from_the_official_layout_to_trained_probed_and_drawn_run
 
 
 def make_official_layout(root: Path) -> None:
-    """Two classes of six clips each: people of CREMA-D and a speaker of GRID, as XviD-like avi of 25 frames a second."""
+    """Two classes of six clips each, people of CREMA-D and a speaker of GRID: MPEG-4 in avi, 25 frames a second."""
     lists = root / "ucfTrainTestlist"
     lists.mkdir(parents=True)
     (lists / "classInd.txt").write_text("1 Acting\n2 HandstandPushups\n")
