@@ -29,7 +29,7 @@ MODALITIES = (
              input_settings=("flow", "flow_frames", "image_size", "demo")),
     Modality("difference", RESNETS, in_channels=3, colours=False, imagenet=True, input_settings=("image_size", "demo")))
 DEMO = {"dataset": "demo_actions", "data_root": Path("data/demo_actions"), "epochs": 8, "image_size": 64,
-        "num_frames": 1, "flow_frames": 4, "batch_size": 16, "learning_rate": 0.01, "lr_decay_step": 6}
+        "num_frames": 1, "flow_frames": 4, "batch_size": 16, "learning_rate": 0.003, "lr_decay_step": 6}
 
 
 def get_args_parser() -> flags.Parser:
@@ -37,11 +37,11 @@ def get_args_parser() -> flags.Parser:
                                  MODALITIES)
     group = parser.add_argument_group("UCF-101")
     group.add_argument("--split", type=int, choices=ucf101.SPLITS, default=1, help="which of the official splits")
-    group.add_argument("--num_frames", type=number(int, 1), default=3, help="RGB frames and differences per clip")
+    group.add_argument("--num_frames", type=number(int, 1, 1000), default=3, help="RGB frames and differences per clip")
     group.add_argument("--flow", choices=ucf101.FLOWS, default="dis", help="the method that the flow was prepared with")
-    group.add_argument("--flow_frames", type=number(int, 1), default=16, help="flow fields per clip, in one stack")
+    group.add_argument("--flow_frames", type=number(int, 1, 1000), default=16, help="flow fields per clip, in one stack")
     # why this size has a lower bound: see main_CD.py
-    group.add_argument("--image_size", type=number(int, 64), default=224, help="pixels per side")
+    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")
     flags.add_overlap_flag(group)
     parser.set_defaults(dataset="UCF101", modality="rgb+flow")
     return parser
@@ -63,6 +63,7 @@ import torch
 from dataset.demo.actions import make_demo
 from models import MultimodalClassifier, make_encoders
 from utils.training.classification import Classification, Splits, usable_clips
+from utils.training.damage import Found
 from utils.training.engine import Compute
 from utils.training.loading import Loaders
 from utils.training.precision import choose_precision
@@ -107,9 +108,22 @@ def provide_demo(args: Namespace) -> None:
             make_demo(args.data_root)
 
 
-@distributed.failing_together()
 def load_splits(args: Namespace) -> Splits:
     """The lists, checked against the files: clips that cannot be used stop the run, or are counted and left out."""
+    classes, found = find_files(args)
+    clips = usable_clips(found, classes, args.data_root, args.skip_missing, args.num_workers)
+    modalities = list(options.encoders(args, MODALITIES))
+    datasets = {name: MotionDataset(part, classes, train=name == "train", num_frames=args.num_frames,
+                                    flow_frames=args.flow_frames, image_size=args.image_size, modalities=modalities)
+                for name, part in clips.items() if part}
+    made_by = {"flow": args.flow} if "flow" in modalities else {}
+    return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"],
+                  {"split": args.split, **made_by})
+
+
+@distributed.failing_together()
+def find_files(args: Namespace) -> tuple[list[str], Found]:
+    """The classes, and for each split the listed clips' files."""
     classes = ucf101.read_classes(args.data_root, HOW_TO_GET)
     listed, test = ucf101.read_split(args.data_root, args.split, classes, HOW_TO_GET)
     note_other_lists(args, len(listed), len(test))
@@ -122,14 +136,8 @@ def load_splits(args: Namespace) -> Splits:
         fraction = args.val_fraction
         train, val = ucf101.split_by_group(listed, fraction, args.random_seed) if fraction else (listed, [])
         parts = {"train": train, "val": val, "test": test}
-    found = {name: ucf101.find_clips(args.data_root, clips, modalities, args.flow) for name, clips in parts.items()}
-    clips = usable_clips(found, classes, args.data_root, args.skip_missing)
-    datasets = {name: MotionDataset(part, classes, train=name == "train", num_frames=args.num_frames,
-                                    flow_frames=args.flow_frames, image_size=args.image_size, modalities=modalities)
-                for name, part in clips.items() if part}
-    made_by = {"flow": args.flow} if "flow" in modalities else {}
-    return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"],
-                  {"split": args.split, **made_by})
+    return classes, {name: ucf101.find_clips(args.data_root, clips, modalities, args.flow)
+                     for name, clips in parts.items()}
 
 
 def note_other_lists(args: Namespace, train: int, test: int) -> None:

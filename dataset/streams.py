@@ -30,6 +30,11 @@ class MotionFiles(NamedTuple):
     u: tuple[Path, ...] = ()
     v: tuple[Path, ...] = ()
 
+    @property
+    def frames(self) -> tuple[Path, ...]:
+        """All of them."""
+        return self.rgb + self.next + self.u + self.v
+
 
 class MotionDataset(Dataset):
     """Item i: {"rgb": (T, 3, S, S) uint8, "flow": (2 K, S, S) uint8, "difference": (T, 3, S, S) int16, "label": class
