@@ -37,9 +37,11 @@ def get_args_parser() -> flags.Parser:
                                  MODALITIES)
     group = parser.add_argument_group("UCF-101")
     group.add_argument("--split", type=int, choices=ucf101.SPLITS, default=1, help="which of the official splits")
-    group.add_argument("--num_frames", type=number(int, 1, 1000), default=3, help="RGB frames and differences per clip")
+    group.add_argument("--num_frames", type=number(int, 1, 1000), default=3,
+                       help="RGB frames and differences per clip")
     group.add_argument("--flow", choices=ucf101.FLOWS, default="dis", help="the method that the flow was prepared with")
-    group.add_argument("--flow_frames", type=number(int, 1, 1000), default=16, help="flow fields per clip, in one stack")
+    group.add_argument("--flow_frames", type=number(int, 1, 1000), default=16,
+                       help="flow fields per clip, in one stack")
     # why this size has a lower bound: see main_CD.py
     group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")
     flags.add_overlap_flag(group)
