@@ -18,7 +18,7 @@ from dataset.ucf101 import KINDS, NOTE, Extract, image_path, image_paths, read_e
 
 JPEG_QUALITY = 95
 CONTRIB = ("--flow tvl1 needs OpenCV with its contrib modules in place of opencv-python: pip uninstall opencv-python, "
-           "then pip install opencv-contrib-python=={version}. Or use --flow dis, which needs nothing else")
+           "then pip install 'opencv-contrib-python=={version}'. Or use --flow dis, which needs nothing else")
 
 FlowMethod = Callable[[np.ndarray, np.ndarray, None], np.ndarray]
 
