@@ -204,7 +204,7 @@ def test_flow_of_another_method_has_a_folder_of_its_own(root, capsys):
 
 def test_tvl1_without_the_contrib_modules_is_a_sentence_with_the_command(root, monkeypatch):
     monkeypatch.delattr(cv2, "optflow", raising=False)
-    with pytest.raises(InputError, match=r"--flow tvl1 needs .*pip install opencv-contrib-python==\d+\.\d+\.\d+"):
+    with pytest.raises(InputError, match=r"--flow tvl1 needs .*pip install 'opencv-contrib-python==\d+\.\d+\.\d+"):
         prepare(root, "--flow", "tvl1")
     assert not (root / "frames").exists()
 
