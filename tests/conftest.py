@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a test process a core: threads of their own would fight over the cores
@@ -28,6 +29,24 @@ def tiny_data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "tiny"
     make_demo(root, train_per_class=4, test_per_class=2)
     return root
+
+
+@pytest.fixture(scope="module")
+def tiny_encoders() -> Iterator[None]:
+    """Small networks in place of the ResNets in this process (not in those that it starts)."""
+    from tiny_encoders import tiny
+
+    with tiny():
+        yield
+
+
+@pytest.fixture
+def real_encoders(tiny_encoders) -> Iterator[None]:
+    """The ResNets, in a module that has `tiny_encoders`."""
+    from tiny_encoders import real
+
+    with real():
+        yield
 
 
 @pytest.fixture
@@ -60,14 +79,18 @@ def shell(*argv: str, processes: int = 1, cwd: Path = REPO,
 
 @pytest.fixture(scope="session")
 def finished_runs(tiny_data, tmp_path_factory) -> dict[str, Path]:
-    """Folders of two finished runs of two epochs on the tiny data, plain and mmcosine. Not to be written into."""
+    """Folders of two finished runs of two epochs on the tiny data, plain and mmcosine, with the networks of
+    `tiny_encoders`, which tests that open them need too. Not to be written into."""
+    from tiny_encoders import tiny
+
     from main_CD import main
 
     root = tmp_path_factory.mktemp("runs")
     argv = ["--train", "--dataset", "tiny", "--data_root", str(tiny_data), "--epochs", "2", "--learning_rate", "0.01",
             "--ckpt_path", str(root), "--amp", "off", *SMALL]
-    main([*argv, "--run_name", "plain"])
-    main([*argv, "--run_name", "mmcosine", "--mmcosine"])
+    with tiny():
+        main([*argv, "--run_name", "plain"])
+        main([*argv, "--run_name", "mmcosine", "--mmcosine"])
     return {name: root / name for name in ("plain", "mmcosine")}
 
 

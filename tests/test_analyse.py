@@ -20,6 +20,8 @@ from utils.experiments.features import angles, seen_by_head
 from utils.experiments.finished_run import FinishedRun
 from utils.experiments.flags import Machine
 
+pytestmark = pytest.mark.usefixtures("tiny_encoders")
+
 MACHINE = ["--device", "cpu", "--num_workers", "0"]
 HERE = Machine(device="cpu", num_workers=0)
 

@@ -726,7 +726,8 @@ def write_runs(output: Path, template: Path, dataset: str, methods: Sequence[Met
         for seed in method.seeds:
             folder = output / f"{rng.integers(10**9):09d}"
             folder.mkdir(parents=True)
-            own = {**settings, "dataset": dataset, "random_seed": seed, "run_name": folder.name,
+            encoders = {"audio_encoder": "se_resnet34", "visual_encoder": "resnet34"} if measure == "eer" else {}
+            own = {**settings, **encoders, "dataset": dataset, "random_seed": seed, "run_name": folder.name,
                    "command": f"python main.py --random_seed {seed} --x {rng.integers(10**6)}"}
             rewrite(folder / "args.json", {**args, **own})
             names = figure_names(measure, settings)

@@ -24,6 +24,8 @@ from scripts.prepare_cremad import main as prepare_cremad
 from utils.training import checkpoint, report, train
 from utils.training.train import fit
 
+pytestmark = pytest.mark.usefixtures("tiny_encoders")
+
 FIGURES = ("accuracy", "accuracy_audio", "accuracy_visual")
 
 
@@ -142,7 +144,7 @@ def test_one_encoder_trains_alone_and_starts_another_run(train_argv, tmp_path, m
     other = main([*train_argv, "--epochs", "1", "--run_name", "joint", "--learning_rate", "1e-30",
                   "--weight_decay", "0", f"--{modality}_pretrain", str(tmp_path / "run" / "best.pt")])
     alone, joint = (checkpoint.load(tmp_path / name / "last.pt")["model"] for name in ("run", "joint"))
-    name = f"{modality}_net.layer4.1.conv2.weight"
+    name = f"{modality}_net.conv2.weight"
     assert torch.equal(alone[name], joint[name])
     assert other["n_train"] == 24
 
@@ -184,7 +186,7 @@ def test_a_run_that_is_asked_to_end_says_how_to_go_on(train_argv, tmp_path):
     assert process.returncode == 143 and len(checkpoint.load(tmp_path / "run" / "last.pt")["history"]) < 3
 
 
-def test_killed_run_resumes_to_the_weights_of_the_uninterrupted_one(train_argv, tmp_path):
+def test_killed_run_resumes_to_the_weights_of_the_uninterrupted_one(train_argv, tmp_path, real_encoders):
     argv = [*train_argv, "--fusion_method", "gated", "--mmcosine", "--epochs", "3", "--lr_decay_step", "2"]
     begin_and_stop(argv, tmp_path / "run", signal.SIGKILL).communicate()
     assert len(checkpoint.load(tmp_path / "run" / "last.pt")["history"]) < 3
@@ -243,7 +245,7 @@ def test_a_run_is_never_overwritten(train_argv, tmp_path):
 # ---- several processes
 
 
-def test_gpu_ids_start_a_process_each_which_train_and_evaluate_every_clip_once(train_argv, tmp_path):
+def test_gpu_ids_start_a_process_each_which_train_and_evaluate_every_clip_once(train_argv, tmp_path, real_encoders):
     """With --device cpu the cards are only counted. torchrun itself is run in tests/test_main_ssw.py."""
     argv = [*train_argv, "--epochs", "1", "--batch_size", "7"]  # 24 = 7 + 7 + 7 + 3: parts of unequal size
     done = shell(*argv, "--amp", "off", "--gpu_ids", "0,1")
@@ -268,7 +270,7 @@ def test_missing_cards_are_one_message(train_argv):
 @pytest.mark.parametrize("wrap", [lambda state: state,
                                   lambda state: {"model": {f"module.{name}": value for name, value in state.items()},
                                                  "fusion": "gated", "epoch": 3}])
-def test_released_checkpoints_are_evaluated(tiny_data, tmp_path, wrap, capsys):
+def test_released_checkpoints_are_evaluated(tiny_data, tmp_path, wrap, capsys, real_encoders):
     torch.save(wrap(AVClassifier(6, "gated").state_dict()), tmp_path / "released.pth")
     argv = ["--ckpt_path", str(tmp_path / "released.pth"), "--data_root", str(tiny_data), *SMALL]
     assert main([*argv, "--fusion_method", "gated", "--mmcosine"])["n_test"] == 12

@@ -23,6 +23,8 @@ from models import AVClassifier
 from scripts.prepare_ssw60 import main as prepare_ssw60
 from utils.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("tiny_encoders")
+
 
 @pytest.fixture(scope="session")
 def birds(tmp_path_factory) -> Path:
@@ -49,7 +51,9 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def weight(path: Path, modality: str) -> torch.Tensor:
-    return checkpoint.load(path)["model"][f"{modality}_net.layer4.1.conv2.weight"]
+    """Of the last encoder block, or of the small network in its place."""
+    weights = checkpoint.load(path)["model"]
+    return weights.get(f"{modality}_net.layer4.1.conv2.weight", weights.get(f"{modality}_net.conv2.weight"))
 
 
 # ---- pretraining and the joint run
@@ -102,7 +106,7 @@ def test_validation_clips_are_held_out_of_training_on_demand(birds, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["other head", "torchvision", "bare"])
-def test_encoders_come_from_checkpoints_with_any_head(birds, tmp_path, content, capsys):
+def test_encoders_come_from_checkpoints_with_any_head(birds, tmp_path, content, capsys, real_encoders):
     torch.manual_seed(1)
     model = AVClassifier(7, "gated") if content != "torchvision" else resnet18(num_classes=3)
     state = model.state_dict()
@@ -115,14 +119,14 @@ def test_encoders_come_from_checkpoints_with_any_head(birds, tmp_path, content, 
     assert "pretrained on unknown data (it holds no settings); its head is not used" in capsys.readouterr().out
 
 
-def test_an_encoder_of_another_shape_is_refused_by_name(birds, tmp_path):
+def test_an_encoder_of_another_shape_is_refused_by_name(birds, tmp_path, real_encoders):
     torch.save(resnet34().state_dict(), tmp_path / "large.pt")
     with pytest.raises(InputError, match=r"large\.pt does not fit the model: .*not expected"):
         main(flags(birds, tmp_path, "run", "--visual_pretrain", str(tmp_path / "large.pt")))
     assert not (tmp_path / "run").exists()
 
 
-def test_imagenet_weights_come_from_torchvisions_place_and_are_told_through_two_runs(birds, tmp_path, monkeypatch):
+def test_imagenet_weights_come_from_torchvisions_place_and_are_told_through_two_runs(birds, tmp_path, monkeypatch, real_encoders):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     state = resnet18().state_dict()
@@ -138,7 +142,7 @@ def test_imagenet_weights_come_from_torchvisions_place_and_are_told_through_two_
 
 
 @pytest.mark.parametrize("error", [OSError("no network"), RuntimeError("invalid hash value")])
-def test_imagenet_weights_that_cannot_be_downloaded_are_a_sentence(birds, tmp_path, monkeypatch, error):
+def test_imagenet_weights_that_cannot_be_downloaded_are_a_sentence(birds, tmp_path, monkeypatch, error, real_encoders):
     def fail(*_, **__):
         raise error
 
@@ -150,7 +154,7 @@ def test_imagenet_weights_that_cannot_be_downloaded_are_a_sentence(birds, tmp_pa
         assert part in str(told.value)
 
 
-def test_a_damaged_file_in_torchvisions_place_is_told_to_be_deleted(birds, tmp_path, monkeypatch):
+def test_a_damaged_file_in_torchvisions_place_is_told_to_be_deleted(birds, tmp_path, monkeypatch, real_encoders):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     path = tmp_path / "hub/checkpoints/resnet18-f37072fd.pth"
     path.parent.mkdir(parents=True)

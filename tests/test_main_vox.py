@@ -19,6 +19,8 @@ from scripts.score import main as score_files
 from utils.training import checkpoint
 from utils.training.verification import VerificationData
 
+pytestmark = pytest.mark.usefixtures("tiny_encoders")
+
 SMALL = ["--image_size", "64", "--audio_frames", "33", "--test_frames", "40", "--batch_size", "4", "--num_workers", "0",
          "--device", "cpu"]
 FIGURES = ("eer", "eer_audio", "eer_visual", "min_dcf_0.01", "min_dcf_0.05")
@@ -157,7 +159,7 @@ def test_an_evaluation_leaves_the_runs_files_alone_and_keeps_its_network(train_a
         main([*best, "--mmcosine", "False"])
 
 
-def test_several_processes_give_the_scores_of_one_on_the_same_weights(train_argv, tmp_path):
+def test_several_processes_give_the_scores_of_one_on_the_same_weights(train_argv, tmp_path, real_encoders):
     """Six utterances in one batch: the second process has none."""
     main(train_argv)
     argv = ["--ckpt_path", str(tmp_path / "run/best.pt"), "--num_workers", "0", "--batch_size", "6", "--scores_path"]

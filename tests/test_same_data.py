@@ -18,6 +18,8 @@ from utils.training import checkpoint
 from utils.training.run import read_json
 from utils.training.same_data import digest_of
 
+pytestmark = pytest.mark.usefixtures("tiny_encoders")
+
 HERE = ["--device", "cpu", "--num_workers", "0"]
 
 

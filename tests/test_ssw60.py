@@ -149,12 +149,15 @@ def test_items_have_the_promised_shapes_whatever_the_shape_of_the_picture(tmp_pa
 def test_a_noted_missing_sound_stream_is_silence_and_a_missing_wav_is_not(tmp_path):
     write_files(tmp_path)
     wav = tmp_path / "video_ml-16000Hz/12.wav"
+    sound = wav.read_bytes()
     wav.unlink()
     with pytest.raises(InputError, match=f"{wav} is missing"):
         find(tmp_path, asset())
     wav.with_suffix(".silent").write_text("the video has no sound stream")
     assert find(tmp_path, asset()).audio is None
     assert torch.equal(item(tmp_path, asset(), ("audio", "visual"))["audio"], torch.zeros(3200))
+    wav.write_bytes(sound)  # prepared after all
+    assert find(tmp_path, asset()).audio == wav
 
 
 @pytest.mark.parametrize(("file", "message"), [("video_ml-1fps/12/frame_0.jpg", "is empty"),
