@@ -126,7 +126,8 @@ def test_an_encoder_of_another_shape_is_refused_by_name(birds, tmp_path, real_en
     assert not (tmp_path / "run").exists()
 
 
-def test_imagenet_weights_come_from_torchvisions_place_and_are_told_through_two_runs(birds, tmp_path, monkeypatch, real_encoders):
+def test_imagenet_weights_come_from_torchvisions_place_and_are_told_through_two_runs(birds, tmp_path, monkeypatch,
+                                                                                     real_encoders):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     state = resnet18().state_dict()

@@ -203,7 +203,7 @@ def test_data_other_than_the_runs_is_refused(finished_runs, tiny_data, tmp_path)
     other = Path(shutil.copytree(tiny_data, tmp_path / "other"))
     rows = (other / "train.csv").read_text().splitlines()
     (other / "train.csv").write_text("\n".join(rows[1:]) + "\n")
-    with pytest.raises(InputError, match="best.pt was trained on other data: 1 clip"):
+    with pytest.raises(InputError, match=r"best\.pt was trained on other data: 1 clip"):
         main([str(finished_runs["plain"]), "--data_root", str(other), *MACHINE])
 
 
