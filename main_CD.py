@@ -35,10 +35,12 @@ DEMO = {"dataset": "demo", "data_root": Path("data/demo"), "epochs": 12, "image_
 def get_args_parser() -> flags.Parser:
     parser = flags.shared_parser("main_CD.py", "Audio-visual classification in the CREMA-D layout.", MODALITIES)
     group = parser.add_argument_group("CREMA-D layout")
-    group.add_argument("--num_frames", type=number(int, 1), default=1, help="frames per clip, from equal segments")
-    group.add_argument("--fps", type=number(int, 1), default=1, help="which frames: those in Image-<fps>-FPS")
-    group.add_argument("--image_size", type=number(int, 64), default=224, help="pixels per side")
-    group.add_argument("--audio_seconds", type=number(float, 0.6), default=3.0, help="sound is repeated or cut to this")
+    group.add_argument("--num_frames", type=number(int, 1, 1000), default=1,
+                       help="frames per clip, from equal segments")
+    group.add_argument("--fps", type=number(int, 1, 1000), default=1, help="which frames: those in Image-<fps>-FPS")
+    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")
+    group.add_argument("--audio_seconds", type=number(float, 0.6, 3600), default=3.0,
+                       help="sound is repeated or cut to this")
     group.add_argument("--audio_frontend", choices=list(AUDIO_FRONTENDS), default="mmcosine", help="which spectrogram")
     cli.add_boolean(group, "--val_by_speaker", False, "--val_fraction holds out whole speakers (<speaker>_... names)")
     flags.add_overlap_flag(group)

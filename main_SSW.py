@@ -39,11 +39,13 @@ def get_args_parser() -> flags.Parser:
                        help="train the encoder of --modality on recordings or photographs instead of on the videos "
                        "(video_ml: these after all, to evaluate a pretrained encoder on them)")
     cli.add_boolean(group, "--reliable_audio_only", False, "only videos annotated `reliable_audio`")
-    group.add_argument("--num_frames", type=number(int, 1), default=3, help="frames per video, from equal segments")
-    group.add_argument("--fps", type=number(int, 1), default=1, help="which frames: those prepared with this --fps")
+    group.add_argument("--num_frames", type=number(int, 1, 1000), default=3,
+                       help="frames per video, from equal segments")
+    group.add_argument("--fps", type=number(int, 1, 1000), default=1,
+                       help="which frames: those prepared with this --fps")
     # why these sizes have lower bounds: see main_CD.py
-    group.add_argument("--image_size", type=number(int, 64), default=224, help="pixels per side")
-    group.add_argument("--audio_seconds", type=number(float, 0.6), default=10.0, help="repeated or cut to this")
+    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")
+    group.add_argument("--audio_seconds", type=number(float, 0.6, 3600), default=10.0, help="repeated or cut to this")
     group.add_argument("--audio_frontend", choices=list(AUDIO_FRONTENDS), default="mmcosine", help="which spectrogram")
     flags.add_overlap_flag(group)
     parser.set_defaults(dataset="SSW60", scaling=20.0, epochs=100, lr_decay_step=70)

@@ -35,10 +35,10 @@ def get_args_parser() -> flags.Parser:
     group = parser.add_argument_group("VoxCeleb layout")
     group.add_argument("--trials", nargs="+", default=[lists.TRIALS], metavar="[NAME=]LIST", help="trial lists, in "
                        "--data_root or by path; the first chooses the epoch")
-    group.add_argument("--audio_frames", type=number(int, 33), default=200, help="voice in training, frames of 10 ms")
-    group.add_argument("--test_frames", type=number(int, 33), default=400, help="voice in evaluation, from its start")
-    group.add_argument("--num_frames", type=number(int, 1), default=2, help="faces per utterance in training (test: 1)")
-    group.add_argument("--image_size", type=number(int, 64), default=224, help="pixels per side")
+    group.add_argument("--audio_frames", type=number(int, 33, 9999), default=200, help="in training, of 10 ms each")
+    group.add_argument("--test_frames", type=number(int, 33, 9999), default=400, help="evaluated voice, from its start")
+    group.add_argument("--num_frames", type=number(int, 1, 1000), default=2, help="training faces a clip (test: 1)")
+    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")
     group.add_argument("--score", choices=("logits", "embedding"), default="logits",
                        help="what a trial compares: class logits (the paper's), or fused features")
     group.add_argument("--scores_path", type=Path, metavar="DIR", help="folder for the scores and det.png; default: "

@@ -19,6 +19,7 @@ from dataset.frames import frame_indices, image_transform, read_frames
 
 MODALITIES = ("audio", "visual")
 Listed = TypeVar("Listed")  # a clip as a list names it; has a `name`
+Found = TypeVar("Found")  # the clip with its files
 
 
 class ClipFiles(NamedTuple):
@@ -30,7 +31,7 @@ class ClipFiles(NamedTuple):
     frames: tuple[Path, ...]
 
 
-def find_each(find: Callable[[Listed], ClipFiles], listed: Iterable[Listed]) -> tuple[list[ClipFiles], dict[str, str]]:
+def find_each(find: Callable[[Listed], Found], listed: Iterable[Listed]) -> tuple[list[Found], dict[str, str]]:
     """(the clips whose files `find` returns, {name: what is wrong} of the others), in list order."""
     found, problems = [], {}
     for clip in listed:

@@ -28,16 +28,17 @@ def frame_indices(available: int, wanted: int, train: bool) -> list[int]:
 
 
 def image_transform(image_size: int, train: bool, area: tuple[float, float] = (0.08, 1.0),
-                    ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> nn.Module:
-    """(..., 3, H, W) uint8 -> (..., 3, S, S) uint8. All frames of a clip get the same crop and flip.
+                    ratio: tuple[float, float] = (3 / 4, 4 / 3), flip: bool = True) -> nn.Module:
+    """(..., C, H, W) uint8 -> (..., C, S, S) uint8. All frames of a clip get the same crop and flip.
 
-    area, ratio: of training crops, relative area and width over height; the defaults are torchvision's.
+    area, ratio: of training crops, relative area and width over height; the defaults are torchvision's. flip: whether
+    half of the training clips are mirrored.
     """
     from torchvision.transforms import v2  # here, because it takes a second that --help need not wait for
 
     if train:
-        return v2.Compose([v2.RandomResizedCrop(image_size, scale=area, ratio=ratio, antialias=True),
-                           v2.RandomHorizontalFlip()])
+        crop = v2.RandomResizedCrop(image_size, scale=area, ratio=ratio, antialias=True)
+        return v2.Compose([crop, v2.RandomHorizontalFlip()]) if flip else crop
     return v2.Resize((image_size, image_size), antialias=True)
 
 

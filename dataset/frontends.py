@@ -7,6 +7,8 @@ the network.
 import torch
 from torch import Tensor, nn
 
+from dataset.streams import STILL
+
 FLOOR = 1e-7  # added to power (the paper's front end) or magnitude (OGM-GE's) before the logarithm
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -78,6 +80,25 @@ class NormaliseFrames(nn.Module):
         images = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         images = torch.addcmul(self.shift, images.float(), self.scale)  # (B * T, 3, S, S)
         return images.unflatten(0, frames.shape[:2]).transpose(1, 2)
+
+
+class NormaliseDifference(NormaliseFrames):
+    """Differences of frames (B, T, 3, S, S) int16 -> (B, 3, T, S, S) float32, divided by ImageNet's standard deviation.
+
+    It is the difference of two frames that NormaliseFrames has normalised: no change is 0.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.shift.zero_()
+
+
+class NormaliseFlow(nn.Module):
+    """Stacked optical flow (B, 2 K, S, S) uint8 -> (B, 2 K, S, S) float32 from -1 to 1, which is -20 to 20 pixels from
+    one frame to the next. No motion is 0."""
+
+    def forward(self, flow: Tensor) -> Tensor:
+        return ((flow.float() - STILL) / STILL).contiguous(memory_format=torch.channels_last)
 
 
 AUDIO_FRONTENDS = {"mmcosine": Spectrogram, "ogm_ge": OgmGeSpectrogram}

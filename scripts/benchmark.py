@@ -67,11 +67,12 @@ def get_args_parser() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=("cremad", "voxceleb"), default="cremad", help="voxceleb: its size, see "
                         "scripts/voxceleb_scale.py")
-    parser.add_argument("--batch_size", type=cli.number(int, 1), default=32, help="clips a step")
-    parser.add_argument("--image_size", type=cli.number(int, 64), default=224, help="pixels a side")
-    parser.add_argument("--clips", type=cli.number(int, 1), default=128, help="clips an epoch")
-    parser.add_argument("--rounds", type=cli.number(int, 1), default=3, help="epochs of each kind; medians are shown")
-    parser.add_argument("--num_workers", type=cli.number(int, 0), default=2, help="loader processes")
+    parser.add_argument("--batch_size", type=cli.number(int, 1, 100_000), default=32, help="clips a step")
+    parser.add_argument("--image_size", type=cli.number(int, 64, 4096), default=224, help="pixels a side")
+    parser.add_argument("--clips", type=cli.number(int, 1, 1_000_000), default=128, help="clips an epoch")
+    parser.add_argument("--rounds", type=cli.number(int, 1, 1000), default=3,
+                        help="epochs of each kind; medians are shown")
+    parser.add_argument("--num_workers", type=cli.number(int, 0, 1024), default=2, help="loader processes")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
     parser.add_argument("--amp", choices=["auto", *PRECISIONS], default="auto", help="of the default column")
     return parser

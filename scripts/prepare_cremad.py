@@ -76,7 +76,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--data_root", default="data/CREMAD", help="folder of the download, also written to")
-    parser.add_argument("--fps", type=cli.number(int, 1), default=1, help="frames extracted per second of video")
+    parser.add_argument("--fps", type=cli.number(int, 1, 1000), default=1, help="frames extracted per second of video")
     parser.add_argument("--frames", choices=FRAME_TIMES, default="middle",
                         help="which frames: middles of equal parts, or those of OGM-GE")
     parser.add_argument("--split", choices=prep_lists.SPLITS, default="stratified",
@@ -84,7 +84,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--test_fraction", type=cli.number(float, 0, 1, exclusive=True), default=0.1,
                         help="test part of the clips (speaker: of the actors)")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the split")
-    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="clips decoded in parallel")
+    parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=os.cpu_count(),
+                        help="clips decoded in parallel")
     return parser
 
 

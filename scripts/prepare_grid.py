@@ -68,7 +68,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--test_fraction", type=cli.number(float, 0, 1, exclusive=True), default=0.2,
                         help="test part of the clips of every class")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the split")
-    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="clips decoded in parallel")
+    parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=os.cpu_count(),
+                        help="clips decoded in parallel")
     return parser
 
 

@@ -56,12 +56,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_root", type=Path, default=Path("data/SSW60"),
                         help="folder of the unpacked tarball, also the output folder")
     parser.add_argument("--collections", nargs="+", choices=MEDIA, default=list(MEDIA), help="what to prepare")
-    parser.add_argument("--fps", type=cli.number(int, 1), default=1, help="frames extracted per second of video")
+    parser.add_argument("--fps", type=cli.number(int, 1, 1000), default=1, help="frames extracted per second of video")
     parser.add_argument("--sample_rate", type=int, choices=list(FRONTEND_OF), default=16000,
                         help="of the wavs in Hz; --audio_frontend ogm_ge needs 22050")
-    parser.add_argument("--short_side", type=cli.number(int, 64), default=256,
+    parser.add_argument("--short_side", type=cli.number(int, 64, 8192), default=256,
                         help="shorter side of the frames is at most this many pixels")
-    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="clips decoded in parallel")
+    parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=os.cpu_count(),
+                        help="clips decoded in parallel")
     return parser
 
 

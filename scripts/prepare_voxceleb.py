@@ -58,9 +58,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_root", type=Path, default=Path("data/VoxCeleb"), help="output folder")
     parser.add_argument("--split", choices=("train", "test"), required=True, help="part of the layout to write")
     parser.add_argument("--detector", choices=DETECTORS, default="none", help="face detector")
-    parser.add_argument("--fps", type=cli.number(float, 0, exclusive=True), default=2.0, help="faces per second")
+    parser.add_argument("--fps", type=cli.number(float, 0, 1000, exclusive=True), default=2.0, help="faces per second")
     parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="random seed of the trials")
-    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="utterances in parallel")
+    parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=os.cpu_count(), help="done in parallel")
     return parser
 
 

@@ -41,8 +41,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--script", type=Path, default=Path("main_CD.py"), help="entry script; default: %(default)s")
     parser.add_argument("--output", type=Path, default=Path("runs/sweep"),
                         help="folder of all runs; default: %(default)s")
-    parser.add_argument("--workers", type=cli.number(int, 1), default=1, help="runs at a time; with several each has "
-                        "one GPU, in turn when there are fewer; default: %(default)s")
+    parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=1,
+                        help="runs at a time; with several each has one GPU, in turn when there are fewer; default: "
+                             "%(default)s")
     cli.add_boolean(parser, "--demo", False, "short for -- --demo: synthetic data, made when it is needed")
     cli.add_boolean(parser, "--dry_run", False, "print the commands and stop")
     cli.add_boolean(parser, "--report_only", False, "make the tables of --output and stop")

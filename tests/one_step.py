@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from models import MultimodalClassifier
 from utils.balancing import METHODS, Method
-from utils.balancing.method import Batch
+from utils.balancing.method import Batch, Clips
 from utils.training.engine import Compute, Learner
 
 NAMES = ("audio", "visual", "flow")
@@ -26,6 +27,11 @@ SETTINGS = {  # of every method, for tests that go through all of them
     "pmr": {"alpha": 1.0},
     "multiloss": {"uni_weight": 1.0},
     "mmpareto": {"pareto_gamma": 1.5},
+    "agm": {"agm_alpha": 0.1},
+    "mla": {},
+    "lfm": {"lfm_weight": 0.4, "lfm_rate": 0.1},
+    "dnr": {"uni_weight": 1.0, "relearn_every": 1, "relearn_times": 1, "relearn_strength": 3.0},
+    "mcr": {"mcr_uni": 1.0, "mcr_mipd": 1.0, "mcr_permutations": 2},
 }
 CLASSES, DIM, CLIPS, RATE, SCALING = 4, 6, 7, 0.5, 3.0
 
@@ -37,6 +43,13 @@ def network(modalities: int = 2, mmcosine: bool = False, fusion: str = "concat",
     torch.manual_seed(seed)
     encoders = {name: nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, DIM)) for name in NAMES[:modalities]}
     return MultimodalClassifier(encoders, CLASSES, fusion, mmcosine, SCALING, dim=DIM).double()
+
+
+def loader(modalities: int, seed: int) -> DataLoader:
+    """The clips of this seed in batches of 3, as a loader gives them."""
+    inputs, labels = clips(modalities, seed)
+    items = [{**{name: x[i] for name, x in zip(NAMES, inputs, strict=False)}, "label": labels[i]} for i in range(CLIPS)]
+    return DataLoader(items, batch_size=3)
 
 
 def clips(modalities: int, seed: int = 1) -> tuple[list[Tensor], Tensor]:
@@ -61,9 +74,11 @@ def parameters(learner: Learner) -> State:
 
 
 def stepped(name: str, settings: dict, modalities: int = 2, mmcosine: bool = False,
-            prepared: Callable[[Method], None] | None = None, seed: int = 0) -> tuple[State, State, Method]:
-    """(parameters before, descent: what a step takes off them divided by the learning rate, the method)."""
-    model = network(modalities, mmcosine, seed=seed)
+            prepared: Callable[[Method], None] | None = None, seed: int = 0,
+            ends: bool = False) -> tuple[State, State, Method]:
+    """(parameters before, descent: what a step takes off them divided by the learning rate, the method). ends: whether
+    the step ends its epoch, with the clips of seed 5 held out."""
+    model = network(modalities, mmcosine, (*METHODS[name].fusions, "concat")[0], seed)
     method = METHODS[name](model, **settings).double()
     learner = learner_of(model, method)
     if prepared:
@@ -74,6 +89,8 @@ def stepped(name: str, settings: dict, modalities: int = 2, mmcosine: bool = Fal
     method.begin_epoch(1, learner, None)
     method.step(learner, Batch(inputs, labels, 1.0, 0.0))
     after = parameters(learner)
+    if ends:
+        method.end_epoch(learner, Clips(loader(modalities, 1), loader(modalities, 5)))
     descent = {name: ((value - after[name]) / RATE).detach() for name, value in before.items()}
     return before, descent, copy.deepcopy(method)
 

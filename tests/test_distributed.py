@@ -8,6 +8,7 @@ import torch.distributed as dist
 from one_step import SETTINGS
 from test_engine import CLASSES, CLIPS, CPU, Vectors
 from torch import nn
+from torch.utils.data import Subset
 
 from dataset.errors import InputError
 from models import MultimodalClassifier
@@ -15,7 +16,9 @@ from utils.balancing import METHODS
 from utils.distributed import choose_device, failing_together
 from utils.training.engine import Compute, Learner, evaluate, train_one_epoch
 from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, make_loader
-from utils.training.trial import Trial
+from utils.training.trial import Trial, hold_out
+
+WITHIN_A_PART = ("mcr",)  # methods that compare the clips of each process's part of a batch
 
 
 def encoder() -> nn.Module:
@@ -35,10 +38,12 @@ def train_and_evaluate(rank: int, processes: int) -> tuple[torch.Tensor, dict, d
     BatchNorm."""
     compute = Compute(CPU, torch.float32, {"audio": nn.Identity(), "visual": nn.Identity()})
     weights, trained = [], {}
-    for kind, settings in ((kind, SETTINGS[name]) for name, kind in METHODS.items()):
+    _, clips = hold_out(Vectors(), Subset(Vectors(), range(4)), Loaders(3, 0, 0, CPU), 0)
+    for name, kind in METHODS.items():
         torch.manual_seed(0)
-        model = MultimodalClassifier({"audio": encoder(), "visual": encoder()}, CLASSES, mmcosine=True, dim=8)
-        learner = Learner(model, compute, "sgd", 0.1, 1e-4, 100, 0.1, kind(model, **settings))
+        model = MultimodalClassifier({"audio": encoder(), "visual": encoder()}, CLASSES, (*kind.fusions, "concat")[0],
+                                     mmcosine="mmcosine" not in kind.without, dim=8)
+        learner = Learner(model, compute, "sgd", 0.1, 1e-4, 100, 0.1, kind(model, **SETTINGS[name]))
         loader = make_loader(Vectors(), TrainBatches(CLIPS, 4, 0, rank, processes), 0, 0, CPU)
         learner.method.prepare(learner, 1, Unsaved(learner, Vectors(), Loaders(3, 3, 0, CPU), 3, 0.0, None))
         found = learner.method.state_dict()
@@ -47,14 +52,17 @@ def train_and_evaluate(rank: int, processes: int) -> tuple[torch.Tensor, dict, d
         learner.method.load_state_dict({name: value.round(decimals=3) for name, value in found.items()})
         for epoch in (1, 2):
             torch.manual_seed(epoch)
-            learner.method.begin_epoch(epoch, learner, None)
+            learner.method.begin_epoch(epoch, learner, clips)
             figures = train_one_epoch(learner, loader, lam=0)
-            trained.update({f"{kind.__name__} {name}": value for name, value in figures.items()})
-            learner.method.end_epoch(learner, None)
-        state = [*model.state_dict().values(), *learner.method.state_dict().values()]
-        weights += [value.flatten().float() for value in state]
+            if name not in WITHIN_A_PART:
+                trained.update({f"{name} {figure}": value for figure, value in figures.items()})
+            learner.method.end_epoch(learner, clips)
+        if name not in WITHIN_A_PART:
+            compared = model
+            state = [*model.state_dict().values(), *learner.method.state_dict().values()]
+            weights += [value.flatten().float() for value in state]
     test = make_loader(Vectors(), EvaluationBatches(CLIPS, 4, rank, processes), 0, 0, CPU)
-    return torch.cat(weights), trained, evaluate(learner.model, test, compute)
+    return torch.cat(weights), trained, evaluate(compared, test, compute)
 
 
 def one_of(rank: int, processes: int, folder: str) -> None:

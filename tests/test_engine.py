@@ -31,6 +31,9 @@ class Vectors(Dataset):
     def __len__(self):
         return CLIPS
 
+    def for_evaluation(self):
+        return self
+
     def __getitem__(self, i):
         return {"audio": self.audio[i], "visual": self.visual[i], "label": self.labels[i]}
 

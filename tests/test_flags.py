@@ -13,17 +13,20 @@ from types import ModuleType
 import pytest
 import torch
 from borders import make_marked_data
+from borders_ucf import make_marked_actions
 
 import main_CD
 import main_SSW
+import main_UCF
 import main_Vox
 from dataset.demo.birds import make_demo as make_birds
 from dataset.demo.identities import make_demo as make_identities
 
-SCRIPTS = {"CD": main_CD, "SSW": main_SSW, "Vox": main_Vox}
+SCRIPTS = {"CD": main_CD, "SSW": main_SSW, "UCF": main_UCF, "Vox": main_Vox}
 BASE = ["--train", "--dataset", "tiny", "--run_name", "run", "--amp", "off", "--device", "cpu", "--num_workers", "0",
         "--image_size", "64"]
-OWN_BASE = {"CD": ["--audio_seconds", "0.6"], "SSW": ["--audio_seconds", "0.6"], "Vox": ["--audio_frames", "40"]}
+OWN_BASE = {"CD": ["--audio_seconds", "0.6"], "SSW": ["--audio_seconds", "0.6"], "Vox": ["--audio_frames", "40"],
+            "UCF": ["--flow_frames", "3"]}
 ITEMS = {"training item", "held-out item"}
 
 # {flag: (its argument, flags that it needs and that the run without it has too, what changes)}; {data}: a folder
@@ -37,16 +40,22 @@ SHARED: dict[str, Effect] = {
     "mmcosine": ([], [], {"mmcosine"}),
     "scaling": (["5"], ["--mmcosine"], {"scaling"}),
     "lam": (["0.1"], [], {"lam"}),
-    "audio_pretrain": (["{data}/some.pt"], [], {"starts"}),
-    "visual_pretrain": (["{data}/some.pt"], [], {"starts"}),
     "imagenet": ([], [], {"starts"}),
-    "visual_encoder": (["resnet50"], [], {"encoders", "weights"}),
     "modulation": (["ogm_ge"], [], {"modulation", "method_settings"}),
     "alpha": (["0.7"], ["--modulation", "pmr"], {"method_settings"}),
     "modulation_starts": (["2"], ["--modulation", "ogm"], {"method_settings"}),
     "modulation_ends": (["2"], ["--modulation", "ogm"], {"method_settings"}),
     "uni_weight": (["0.5"], ["--modulation", "multiloss"], {"method_settings"}),
     "pareto_gamma": (["1"], ["--modulation", "mmpareto"], {"method_settings"}),
+    "agm_alpha": (["2"], ["--modulation", "agm"], {"method_settings"}),
+    "lfm_weight": (["0.3"], ["--modulation", "lfm"], {"method_settings"}),
+    "lfm_rate": (["0"], ["--modulation", "lfm"], {"method_settings"}),
+    "relearn_every": (["5"], ["--modulation", "dnr"], {"method_settings"}),
+    "relearn_times": (["1"], ["--modulation", "dnr"], {"method_settings"}),
+    "relearn_strength": (["1"], ["--modulation", "dnr"], {"method_settings"}),
+    "mcr_uni": (["0"], ["--modulation", "mcr"], {"method_settings"}),
+    "mcr_mipd": (["0.5"], ["--modulation", "mcr"], {"method_settings"}),
+    "mcr_permutations": (["1"], ["--modulation", "mcr"], {"method_settings"}),
     "blend_epochs": (["3"], ["--modulation", "gblend"], {"method_settings"}),
     "batch_size": (["7"], [], {"batch size"}),
     "epochs": (["5"], [], {"epochs"}),
@@ -61,9 +70,15 @@ SHARED: dict[str, Effect] = {
     "num_workers": (["1"], [], {"workers"}),
     "image_size": (["72"], [], ITEMS),
 }
+AUDIO_VISUAL: dict[str, Effect] = {
+    **SHARED,
+    "audio_pretrain": (["{data}/some.pt"], [], {"starts"}),
+    "visual_pretrain": (["{data}/some.pt"], [], {"starts"}),
+    "visual_encoder": (["resnet50"], [], {"encoders", "weights"}),
+}
 MODALITY_PARTS = {"encoders", "fusion layers", "weights", "front ends", "metrics", *ITEMS}
 EFFECTS: dict[str, dict[str, Effect]] = {
-    "CD": {**SHARED,
+    "CD": {**AUDIO_VISUAL,
            "data_root": (["{other}"], [], {"training clips", "held-out clips"}),
            "modality": (["audio"], [], MODALITY_PARTS),
            "audio_encoder": (["resnet34"], [], {"encoders", "weights"}),
@@ -71,7 +86,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
            "val_by_speaker": ([], ["--val_fraction", "0.3"], {"training clips", "held-out clips", *ITEMS}),
            "num_frames": (["2"], [], ITEMS), "fps": (["2"], [], ITEMS), "audio_seconds": (["0.7"], [], ITEMS),
            "audio_frontend": (["ogm_ge"], [], {"front ends", *ITEMS})},
-    "SSW": {**SHARED,
+    "SSW": {**AUDIO_VISUAL,
             "modality": (["visual"], [], MODALITY_PARTS),
             "audio_encoder": (["resnet34"], [], {"encoders", "weights"}),
             "val_fraction": (["0.5"], [], {"split", "training clips", "held-out clips", "held-out item"}),
@@ -79,7 +94,18 @@ EFFECTS: dict[str, dict[str, Effect]] = {
                             {"split", "training clips", "held-out clips", "facts", *ITEMS}),
             "num_frames": (["2"], [], ITEMS), "audio_seconds": (["0.7"], [], ITEMS),
             "reliable_audio_only": ([], [], {"training clips"})},
-    "Vox": {**SHARED,
+    "UCF": {**SHARED,
+            "modality": (["flow"], [], {*MODALITY_PARTS}),
+            "rgb_encoder": (["resnet34"], [], {"encoders", "weights"}),
+            "flow_encoder": (["resnet34"], [], {"encoders", "weights"}),
+            "difference_encoder": (["resnet34"], ["--modality", "all"], {"encoders", "weights"}),
+            "rgb_pretrain": (["{data}/some.pt"], [], {"starts"}), "flow_pretrain": (["{data}/some.pt"], [], {"starts"}),
+            "difference_pretrain": (["{data}/some.pt"], ["--modality", "all"], {"starts"}),
+            "val_fraction": (["0.5"], [], {"split", "training clips", "held-out clips", *ITEMS}),
+            "split": (["2"], [], {"training clips", "held-out clips", "facts", *ITEMS}),
+            "num_frames": (["2"], [], ITEMS), "flow": (["farneback"], [], {"facts", *ITEMS}),
+            "flow_frames": (["4"], [], {"weights", *ITEMS})},
+    "Vox": {**AUDIO_VISUAL,
             "modality": (["audio"], [], MODALITY_PARTS),
             "val_fraction": (["0.5"], [], {"split", "training clips", "held-out clips", "classes", "weights",
                                            "held-out trials", "held-out item"}),
@@ -106,6 +132,7 @@ ALSO_ELSEWHERE = {
             "fps": "test_other_frames_and_rates_are_looked_for_by_ssw (below)",
             "audio_frontend": "test_other_frames_and_rates_are_looked_for_by_ssw (below)",
             "data_root": "test_the_dataset_names_the_folder_of_the_data (below)"},
+    "UCF": {**OVERLAP, "data_root": "test_the_dataset_names_the_folder_of_the_data (below)"},
     "Vox": {"data_root": "test_the_dataset_names_the_folder_of_the_data (below)",
             "audio_encoder": "it has one choice"},
 }
@@ -124,6 +151,7 @@ def roots(tmp_path_factory) -> dict[str, Path]:
     for name in ("train", "test"):
         rows = (roots["other"] / f"{name}.csv").read_text().splitlines()
         (roots["other"] / f"{name}.csv").write_text("\n".join(rows[3:]))
+    make_marked_actions(roots["UCF"])
     make_birds(roots["SSW"], species=2, train_per_class=4, test_per_class=1)
     make_unreliable(roots["SSW"])
     make_identities(roots["Vox"], train_identities=4, train_utterances=2, test_identities=3, test_utterances=2)
@@ -168,7 +196,8 @@ def of_task(task) -> dict[str, object]:
     model = task.model
     held_out = task.held_out
     held_out_data = getattr(held_out, "utterances", held_out)
-    facts = {name: value for name, value in task.facts.items() if name in ("parts", "score", "trial_lists")}
+    known = ("parts", "score", "split", "flow", "trial_lists")
+    facts = {name: value for name, value in task.facts.items() if name in known}
     return {"encoders": [type(model.encoder(name)).__name__ for name in model.modalities],
             "fusion": type(model.fusion_module).__name__, "fusion layers": model.fusion_module.modalities,
             "mmcosine": model.mmcosine, "scaling": model.scaling, "weights": digest(first_weights(model)),
@@ -264,10 +293,12 @@ def test_the_dataset_names_the_folder_of_the_data(script, tmp_path, monkeypatch)
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_clips_without_files_are_left_out_only_on_demand(script, roots, tmp_path, monkeypatch):
     root = Path(shutil.copytree(roots[script], tmp_path / "data"))
-    sounds = sorted((root / {"CD": "AudioWAV", "SSW": "video_ml-16000Hz", "Vox": "train/wav"}[script]).rglob("*.wav"))
-    sounds[0].unlink()
+    folder, kind = {"CD": ("AudioWAV", "*.wav"), "SSW": ("video_ml-16000Hz", "*.wav"), "Vox": ("train/wav", "*.wav"),
+                    "UCF": ("frames", "*_c0?")}[script]
+    missing = sorted((root / folder).rglob(kind))[0]
+    shutil.rmtree(missing) if missing.is_dir() else missing.unlink()
     argv = [*BASE, *OWN_BASE[script], "--data_root", str(root), "--ckpt_path", str(tmp_path)]
-    with pytest.raises(ValueError, match=f"{sounds[0].stem}.*"):
+    with pytest.raises(ValueError, match=f"{missing.stem}.*"):
         reached(SCRIPTS[script], argv, monkeypatch)
     clips = reached(SCRIPTS[script], [*argv, "--skip_missing"], monkeypatch)
     names = [*clips["training clips"], *clips["held-out clips"]]

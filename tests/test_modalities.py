@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,13 @@ from scripts import analyse
 from scripts.probe import main as probe
 from scripts.sweep import main as sweep
 from utils.balancing import METHOD_FLAGS, METHODS
-from utils.training import checkpoint, modalities
+from utils.training import checkpoint, modalities, train
 
 NAMES = ("rgb", "flow", "audio")
 SHAPES = {"rgb": (3, 8, 8), "flow": (2, 8, 8), "audio": (1, 257, 7)}  # of the inputs of the encoders
 CPU = ["--device", "cpu", "--num_workers", "0"]
-METHOD_SETTINGS = {"ogm": ["--alpha", "0.5"], "ogm_ge": ["--alpha", "0.5"], "gblend": ["--blend_epochs", "2"]}
+METHOD_SETTINGS = {"ogm": ["--alpha", "0.5"], "ogm_ge": ["--alpha", "0.5"], "gblend": ["--blend_epochs", "2"],
+                   "lfm": ["--lfm_rate", "10"], "dnr": ["--relearn_every", "1"]}
 
 
 def train_argv(folder: Path, name: str, *more: str) -> list[str]:
@@ -86,12 +88,29 @@ def test_metrics_of_a_modality_are_of_its_own_logits(tmp_path):
     torch.testing.assert_close(torch.cat([one.logits for one in output]), logits.sum(0))
 
 
+def interrupted_in_the_second(go_on: Callable = train.train_one_epoch) -> Callable:
+    """train_one_epoch, which stops the run in its second call."""
+    calls = iter([go_on])
+
+    def train_one_epoch(*arguments: object) -> dict:
+        if call := next(calls, None):
+            return call(*arguments)
+        raise KeyboardInterrupt
+
+    return train_one_epoch
+
+
 @pytest.mark.parametrize("name", METHODS)
-def test_a_run_under_every_balancing_method_resumes_to_the_weights_of_the_uninterrupted_one(tmp_path, name):
-    argv = ["--modulation", name, *METHOD_SETTINGS.get(name, [])]
+def test_a_run_under_every_balancing_method_resumes_to_the_weights_of_the_uninterrupted_one(tmp_path, runs, name,
+                                                                                            monkeypatch):
+    kind = METHODS[name]
+    argv = ["--modulation", name, *METHOD_SETTINGS.get(name, []), "--modality", *NAMES[:kind.most_modalities],
+            "--fusion_method", (*kind.fusions, "concat")[0]]
     whole = main(train_argv(tmp_path, "whole", *argv))
-    main(train_argv(tmp_path, "part", *argv, "--epochs", "1"))
-    resumed = main(["--resume", str(tmp_path / "part"), "--epochs", "2"])
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(train, "train_one_epoch", interrupted_in_the_second())
+        main(train_argv(tmp_path, "part", *argv))
+    resumed = main(["--resume", str(tmp_path / "part")])
     a, b = weights(tmp_path / "whole"), weights(tmp_path / "part")
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     assert figures(resumed) == figures(whole) and resumed["modulation"] == name
@@ -99,9 +118,8 @@ def test_a_run_under_every_balancing_method_resumes_to_the_weights_of_the_uninte
         blend = [whole[f"blend_weight_{what}"] for what in ("joint", *NAMES)]
         assert sum(blend) == pytest.approx(1) and min(blend) >= 0
     if name != "none":
-        main(train_argv(tmp_path, "none"))
-        other = weights(tmp_path / "none")
-        assert any(not torch.equal(a[key], other[key]) for key in other), "the method changes nothing"
+        other = weights(runs["plain"])
+        assert any(not torch.equal(a[key], other[key]) for key in a.keys() & other.keys()), "the method changes nothing"
 
 
 def test_settings_of_the_methods_above_are_flags():

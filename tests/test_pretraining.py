@@ -156,32 +156,53 @@ def test_half_a_projection_is_refused(path):
 
 
 @pytest.mark.parametrize("whole", [False, True])
-@pytest.mark.parametrize("channels", [1, 2, 10])
-def test_an_image_with_the_same_in_every_channel_has_the_features_of_its_grey_picture(path, channels, whole, capsys):
+def test_one_channel_has_the_features_that_it_has_as_a_grey_picture(path, whole, capsys):
     source = theirs()
     state = source.state_dict()
     torch.save({f"flow_net.{name}": value for name, value in state.items() if "fc" not in name} if whole else state,
                path)
-    target = ResNet18(channels).eval()
+    target = ResNet18(1).eval()
     load_encoder(target, "flow", path)
     source.fc = nn.Identity()
     grey = torch.randn(2, 1, 64, 64)
-    torch.testing.assert_close(target(grey.expand(-1, channels, -1, -1)), source(grey.expand(-1, 3, -1, -1)),
-                               rtol=1e-3, atol=1e-4)
-    how = "" if channels == 1 else f", divided by {channels} and repeated"
+    torch.testing.assert_close(target(grey), source(grey.expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-4)
     assert capsys.readouterr().out == (f"note: the first convolution of {path} has 3 input channels, that of the flow "
-                                       f"encoder {channels}: its weights are summed over the 3{how}\n")
+                                       f"encoder 1: its weights are summed over the 3\n")
 
 
-def test_weights_of_the_first_convolution_are_summed_for_one_channel_and_shared_among_several():
+@pytest.mark.parametrize(("channels", "colours"), [(32, True), (32, False), (3, False)])
+def test_several_channels_that_are_no_colours_start_from_the_mean_over_the_colours(path, channels, colours, capsys):
+    """The cross-modality initialisation of TSN; everything else is as it was."""
+    source = theirs()
+    torch.save(source.state_dict(), path)
+    target = ResNet18(channels).eval()
+    load_encoder(target, "flow", path, colours)
+    mean = source.conv1.weight.mean(1)
+    for k in range(channels):
+        torch.testing.assert_close(target.conv1.weight[:, k], mean, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(target.layer1[0].conv1.weight, source.layer1[0].conv1.weight)
+    which = "" if colours else " that are no colours"
+    assert capsys.readouterr().out == (f"note: the first convolution of {path} has 3 input channels, that of the flow "
+                                       f"encoder {channels}{which}: its weights are averaged over the 3 and repeated\n")
+
+
+def test_three_channels_that_are_colours_keep_their_weights(path, capsys):
+    source = theirs()
+    torch.save(source.state_dict(), path)
+    target = ResNet18(3)
+    load_encoder(target, "rgb", path)
+    assert torch.equal(target.conv1.weight, source.conv1.weight) and not capsys.readouterr().out
+
+
+def test_weights_of_the_first_convolution_are_summed_for_one_channel_and_averaged_for_several():
     weight = torch.randn(4, 3, 7, 7)
     assert torch.equal(with_channels(weight, 1)[:, 0], weight[:, 0] + weight[:, 1] + weight[:, 2])
     for channels in (2, 5):
         found = with_channels(weight, channels)
         assert found.shape == (4, channels, 7, 7)
         for k in range(channels):
-            torch.testing.assert_close(found[:, k], weight.mean(1) * 3 / channels)
-    torch.testing.assert_close(with_channels(weight[:, :1], 3), weight[:, :1].expand(-1, 3, -1, -1) / 3)
+            torch.testing.assert_close(found[:, k], weight.mean(1))
+    torch.testing.assert_close(with_channels(weight[:, :1], 3), weight[:, :1].expand(-1, 3, -1, -1))
 
 
 # ---- ImageNet

@@ -391,7 +391,13 @@ def test_std_is_over_n_minus_1_and_none_for_one_seed():
     ({}, 744, 60.08), ({"mmcosine": True, "scaling": 2.0}, 744, 63.44), ({"mmcosine": True, "scaling": 3.0}, 744, None),
     ({"mmcosine": True, "scaling": 50.0, "fusion_method": "gated"}, 744, 66.40), ({"lam": 0.1}, 744, 61.56),
     ({"lam": 0.1, "mmcosine": True}, 744, 64.02), ({}, 745, None), ({"modulation": "ogm_ge"}, 744, None),
-    ({"modality": "audio"}, 744, None), ({"dataset": "VoxCeleb", "fusion_method": "film"}, 27270, 11.50),
+    ({"modality": "audio"}, 744, None),
+    ({"dataset": "UCF101", "modality": "rgb+flow"}, 3783, 81.15),
+    ({"dataset": "UCF101", "modality": "all"}, 3783, 82.29),
+    ({"dataset": "UCF101", "modality": "all", "mmcosine": True}, 3783, 83.22), ({"dataset": "UCF101"}, 3783, None),
+    ({"dataset": "UCF101", "modality": "rgb+flow", "mmcosine": True, "scaling": 5.0}, 3783, 82.02),
+    ({"dataset": "UCF101", "modality": "all"}, 3734, None), ({"dataset": "UCF101", "modality": "flow"}, 3783, None),
+    ({"dataset": "VoxCeleb", "fusion_method": "film"}, 27270, 11.50),
     ({"dataset": "VoxCeleb", "mmcosine": True, "scaling": 40.0}, 9822, 5.91),
     ({"dataset": "SSW60", "mmcosine": True, "scaling": 20.0, "fusion_method": "gated"}, 1938, 75.70)])
 def test_published_figures_stand_beside_the_same_settings_and_test_set_only(changes, size, figure):

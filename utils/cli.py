@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dataset.errors import InputError
+from utils.failures import machine_error
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
@@ -47,7 +48,7 @@ def number(kind: Callable[[str], float], low: float, high: float = math.inf, exc
             raise ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}") from None
         if not low <= value <= high or value in (math.inf, -math.inf) or (exclusive and value in (low, high)):
             bounds = f"{'more than' if exclusive else 'at least'} {low:g}"
-            bounds += f" and {'less than' if exclusive else 'at most'} {high:g}" if high < math.inf else ""
+            bounds += f" and {'less than' if exclusive else 'at most'} {high:,}" if high < math.inf else ""
             raise ArgumentTypeError(f"{text} is out of range: expected {bounds}")
         return value
 
@@ -55,18 +56,18 @@ def number(kind: Callable[[str], float], low: float, high: float = math.inf, exc
 
 
 def run(main: Callable[[list[str]], object]) -> None:
-    """Calls `main(sys.argv[1:])`. The exit status is 2, with a message, after an InputError or OSError; 130 after
-    Ctrl-C, 143 after SIGTERM."""
+    """Calls `main(sys.argv[1:])`. The exit status is 2, with a message, after an InputError, an OSError or an error of
+    the machine (utils/failures.py); 130 after Ctrl-C, 143 after SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main(sys.argv[1:])
-    except InputError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        file = error.filename or "a file"
-        print(f"{Path(sys.argv[0]).name}: error: {file} cannot be read or written: {error.strerror or error}",
-              file=sys.stderr)
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        said = machine_error(error) or error
+        if isinstance(said, OSError):
+            said = f"{said.filename or 'a file'} cannot be read or written: {said.strerror or said}"
+        elif not isinstance(said, InputError):
+            raise
+        print(f"{Path(sys.argv[0]).name}: error: {said}", file=sys.stderr)
+        sys.exit(2)

@@ -19,6 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dataset.errors import DiskError, InputError
 from dataset.whole_files import disk_error
+from utils.failures import machine_error, report_failure
 
 Result = TypeVar("Result")
 
@@ -73,22 +74,36 @@ def session(device: str, gpu_ids: list[int]) -> Iterator[torch.device]:
     chosen = choose_device(device, gpu_ids, int(os.environ.get("LOCAL_RANK", 0)) if is_launched() else 0)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if is_launched():
-        # long: before training a process may wait for the others to look at a million files
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(hours=2))
+    store = join("nccl" if chosen.type == "cuda" else "gloo") if is_launched() else None
     log.close()  # what was printed before belongs to no run
     failed = True
     try:
         yield chosen
         failed = False
     except Exception as error:
+        said = machine_error(error) or error
+        text = f"error: {said}\n" if isinstance(said, InputError) else traceback.format_exc()
+        first, text = report_failure(store, rank(), text)
         with suppress(DiskError):  # the error may be about that disk
-            log.write(f"error: {error}\n" if isinstance(error, InputError) else traceback.format_exc())
+            log.write(text)
+        if not first:
+            sys.exit(2)
+        if said is not error:
+            raise said from error
         raise
     finally:  # after an error NCCL's end may wait for processes that are waiting for this one; gloo's does not
         if dist.is_initialized() and not (failed and chosen.type == "cuda"):
             dist.destroy_process_group()
         log.close()
+
+
+def join(backend: str) -> dist.Store:
+    """Joins the processes that torchrun started -> the store that they share."""
+    store, number, processes = next(dist.rendezvous("env://"))
+    # long: before training a process may wait for the others to look at a million files
+    store.set_timeout(timedelta(hours=2))
+    dist.init_process_group(backend, store=store, rank=number, world_size=processes, timeout=timedelta(hours=2))
+    return store
 
 
 def choose_device(device: str, gpu_ids: list[int], local_rank: int) -> torch.device:

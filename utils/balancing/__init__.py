@@ -1,11 +1,16 @@
 """Balancing methods beside MMCosine, by the name that --modulation takes: a file each, a line each here."""
 
+from utils.balancing.agm import Agm
 from utils.balancing.gradient_blending import GradientBlending
+from utils.balancing.lfm import Lfm
+from utils.balancing.mcr import Mcr
 from utils.balancing.method import Method
+from utils.balancing.mla import Mla
 from utils.balancing.mmpareto import MMPareto
 from utils.balancing.multiloss import MultiLoss
 from utils.balancing.ogm import Ogm, OgmGe
 from utils.balancing.pmr import Pmr
+from utils.balancing.relearning import Relearning
 
 METHODS = {
     "none": Method,
@@ -15,6 +20,11 @@ METHODS = {
     "pmr": Pmr,
     "multiloss": MultiLoss,
     "mmpareto": MMPareto,
+    "agm": Agm,
+    "mla": Mla,
+    "lfm": Lfm,
+    "dnr": Relearning,
+    "mcr": Mcr,
 }
 METHOD_FLAGS = {flag.name: flag for method in METHODS.values() for flag in method.flags}
 __all__ = ["METHODS", "METHOD_FLAGS", "Method"]

@@ -24,14 +24,18 @@ class Flag(NamedTuple):
     help: str
 
 
+REPLACES_LOSS = {"lam": "it replaces the loss to which the contrastive one is added"}  # for `Method.without`
+
+
 class Batch(NamedTuple):
     """This process's part of a batch. share: times it, the mean over this part averages over the processes to the mean
-    over the whole batch. lam: weight of the contrastive loss."""
+    over the whole batch. lam: weight of the contrastive loss. elapsed: share of the epoch's batches before this one."""
 
     inputs: Sequence[Tensor]  # of each modality
     labels: Tensor  # (B,)
     share: float
     lam: float
+    elapsed: float = 0.0
 
 
 class Clips(NamedTuple):

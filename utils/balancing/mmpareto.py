@@ -1,5 +1,5 @@
 """MMPareto (Wei and Hu: MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance, ICML 2024, arXiv
-2405.17730), equations 5 to 8 and algorithm 1. M modalities, B clips.
+2405.17730), algorithm 1. M modalities, B clips.
 
 The losses are those of `multiloss` with lambda 1. The encoder of m has a gradient of the joint loss, g_F, and one of
 its own head's loss, g_m, each over all its parameters as one vector and of the whole batch (the mean over processes,

@@ -6,7 +6,7 @@ which the other modalities cannot take away:
 
     loss + lambda * sum_m cross-entropy(G_m z_m, y)
 
-lambda is `uni_weight`, 1 as in MMPareto's equation 1. The prediction is that of the joint network; the heads are not
+lambda is `uni_weight`, 1 as in MMPareto. The prediction is that of the joint network; the heads are not
 used after training. Any M; with MMCosine the heads stay linear.
 """
 

@@ -11,6 +11,7 @@ from dataset.errors import InputError
 from utils.balancing import METHODS
 from utils.experiments.finished_run import FinishedRun
 from utils.experiments.paper_results import paper_result
+from utils.experiments.splits import MeanRun, means_over_splits
 from utils.experiments.tables import LEVEL, markdown, paired_difference, percent, points
 from utils.training.experiment import CORE, NOT_COMPARED, label, without_meaning
 from utils.training.modalities import JOINT, is_joint
@@ -82,20 +83,26 @@ def make_groups(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str, 
 
 
 def report(runs: Sequence[FinishedRun]) -> str:
-    """Markdown: for each data set a table of means and one of differences, and notes."""
+    """Markdown: for each data set a table of means and one of differences, and notes; the same of the means over its
+    splits, where runs are on several."""
     datasets = dict.fromkeys(run.settings["dataset"] for run in runs)
-    sections = [section([run for run in runs if run.settings["dataset"] == dataset]) for dataset in datasets]
+    sections = []
+    for dataset in datasets:
+        own = [run for run in runs if run.settings["dataset"] == dataset]
+        means = means_over_splits(own)
+        sections += [section(own), *([section(means)] if means else [])]
     return "\n".join(sections)
 
 
-def section(runs: Sequence[FinishedRun]) -> str:
+def section(runs: Sequence[FinishedRun | MeanRun]) -> str:
     """Of the runs of one data set."""
     names, measure, columns = varying(runs), measure_of(runs[0]), columns_of(runs)
     groups = make_groups(runs, names)
     demo = " (DEMO DATA: synthetic, not a benchmark)" if runs[0].result.get("demo") else ""
     rows = [row(group, names, measure, columns) for group in groups.values()]
     differences = [difference_row(group, groups, names, measure, columns) for group in groups.values()]
-    lines = [f"## {runs[0].settings['dataset']}{demo}: {MEASURES[measure]}", "",
+    mean = f", mean over the splits {runs[0].settings['split']}" if isinstance(runs[0], MeanRun) else ""
+    lines = [f"## {runs[0].settings['dataset']}{mean}{demo}: {MEASURES[measure]}", "",
              markdown(["", "n", *columns, "last epoch", "paper"], rows), ""]
     if any(differences):
         lines += ["Points to the joint plain network with the same fusion, paired over seeds:", "",
@@ -160,11 +167,14 @@ def difference_row(group: Group, groups: Mapping[str, Group], names: Sequence[st
 
 
 def baseline_of(run: FinishedRun, groups: Mapping[str, Group]) -> dict[str, object]:
-    """The settings of the plain network of the same modalities and fusion; of all modalities for an encoder alone."""
+    """The settings of the plain network of the same modalities and fusion; for an encoder alone, of all modalities, or
+    else of the most that it is trained with in any of the groups."""
     modality = run.settings["modality"]
     if not is_joint(modality):
-        modality = next((other.settings["modality"] for group in groups.values() for other in group.values()
-                         if other.settings["modality"] in JOINT), JOINT[0])
+        others = [next(iter(group.values())) for group in groups.values()]
+        joint = [other for other in others if is_joint(other.settings["modality"]) and modality in other.modalities]
+        most = max(joint, key=lambda other: len(other.modalities), default=None)
+        modality = most.settings["modality"] if most else JOINT[0]
     return {**run.settings, **BASELINE, "modality": modality}
 
 
@@ -172,8 +182,8 @@ NOTES = """n: seeds. +-: standard deviation over seeds (n - 1). last epoch: on t
 encoder alone. paper: published result on a test set of this size, at any scale where the paper gives none. Points: mean
 over the common seeds (n) with its {level:.0%} confidence interval (Student's t); * where the interval excludes 0, as
 one in twenty does by chance. Networks are compared with the plain network of the same modalities, encoders alone with
-that of all modalities. The intervals cover the noise of seeds, not that of the choice of test data or of the machine.
-{noise}
+that of all modalities, or of the most that there are runs of. The intervals cover the noise of seeds, not that of the
+choice of test data or of the machine. {noise}
 
 Epoch: {chosen}. Commits: {commits}."""
 

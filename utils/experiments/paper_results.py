@@ -10,7 +10,8 @@ from collections.abc import Mapping
 ANY = -1.0  # in place of a scale that is not published
 PLAIN = None  # in place of the scale of a run without MMCosine
 
-# {(dataset, size of the test set): {(fusion, scale): result}}; sizes in test clips, or trials of the first list
+# {(dataset, size of the test set): {(fusion, scale): result}} of both modalities; sizes in test clips, or trials of the
+# first list
 RESULTS = {
     ("CREMAD", 744): {
         ("concat", PLAIN): 60.08, ("film", PLAIN): 59.68, ("gated", PLAIN): 60.48,
@@ -28,11 +29,16 @@ RESULTS = {
         ("concat", 10): 4.13, ("concat", 20): 4.91, ("concat", 30): 5.50, ("concat", 40): 5.91,
         ("film", 10): 4.58, ("gated", 10): 4.30},
 }
+# {modality: {(fusion, scale): result}} of split 1; fusion and scale are not published: shown beside concat at any scale
+UCF_SIZE = 3783
+UCF_RESULTS = {"rgb+flow": {("concat", PLAIN): 81.15, ("concat", ANY): 82.02},
+               "all": {("concat", PLAIN): 82.29, ("concat", ANY): 83.22}}
 CONTRASTIVE_RESULTS = {("CREMAD", 744): {("concat", PLAIN): 61.56, ("concat", ANY): 64.02}}
 # The paper's settings beside those in RESULTS; ResNet-18 encoders where no other is named.
 SETTINGS = {
     "CREMAD": {"imagenet": False, "audio_pretrain": None, "visual_pretrain": None, "audio_frontend": "mmcosine"},
     "SSW60": {},
+    "UCF101": {"rgb_encoder": "resnet18", "flow_encoder": "resnet18", "difference_encoder": "resnet18"},
     "VoxCeleb": {"audio_encoder": "se_resnet34", "visual_encoder": "resnet34", "imagenet": False},
 }
 
@@ -40,13 +46,22 @@ SETTINGS = {
 def paper_result(settings: Mapping[str, object], size: int | None) -> float | None:
     """The paper's result (percent) for these settings, named as the flags, on a test set of `size` clips or trials;
     None where it has none."""
-    if settings["modality"] != "both" or settings["modulation"] != "none":
+    results = results_of(settings, size)
+    if not results or settings["modulation"] != "none":
         return None
     paper = {"audio_encoder": "resnet18", "visual_encoder": "resnet18", **SETTINGS.get(settings["dataset"], {})}
     if any(settings.get(name, value) != value for name, value in paper.items()):
         return None
-    results = (CONTRASTIVE_RESULTS if settings["lam"] else RESULTS).get((settings["dataset"], size), {})
     fusion = settings["fusion_method"]
     if not settings["mmcosine"]:
         return results.get((fusion, PLAIN))
     return results.get((fusion, settings["scaling"]), results.get((fusion, ANY)))
+
+
+def results_of(settings: Mapping[str, object], size: int | None) -> Mapping[tuple[str, float | None], float]:
+    """The paper's results on this test set with these modalities, and with or without the contrastive loss."""
+    if settings["dataset"] == "UCF101":
+        return UCF_RESULTS.get(settings["modality"], {}) if size == UCF_SIZE and not settings["lam"] else {}
+    if settings["modality"] != "both":
+        return {}
+    return (CONTRASTIVE_RESULTS if settings["lam"] else RESULTS).get((settings["dataset"], size), {})

@@ -122,7 +122,6 @@ class Learner:
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
-    @torch.no_grad()
     def outputs(self, loader: DataLoader) -> Iterator[tuple[ClassifierOutput, Tensor]]:
         """(output, labels (B,)) of every batch of `loader`, in evaluation mode."""
         yield from outputs(self.model, loader, self.compute)
@@ -145,10 +144,10 @@ def train_one_epoch(learner: Learner, loader: DataLoader, lam: float, run: Run |
     learner.train()
     pending, total = [], 0
     batches = zip(progress(loader, title), loader.batch_sampler.sizes, strict=True)
-    for batch, clips in batches:  # clips: of the batch over all processes
+    for number, (batch, clips) in enumerate(batches):  # clips: of the batch over all processes
         inputs, labels = learner.compute.prepare(check_batch(batch))
         share = len(labels) * distributed.size() / clips  # DDP averages over processes: this makes it the batch's mean
-        output, loss = learner.method.step(learner, Batch(inputs, labels, share, lam))
+        output, loss = learner.method.step(learner, Batch(inputs, labels, share, lam, number / len(loader)))
         pending.append(batch_sums(output, labels, loss))
         if len(pending) == FLUSH_EVERY:
             total, pending = total + flush(pending, run), []

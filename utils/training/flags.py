@@ -172,8 +172,9 @@ def add_balancing_flags(parser: ArgumentParser) -> None:
 
 def add_optimisation_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("optimisation")
-    group.add_argument("--batch_size", type=number(int, 1), default=32, help="clips, over all processes together")
-    group.add_argument("--epochs", type=number(int, 1), default=200, help="passes over the training clips")
+    group.add_argument("--batch_size", type=number(int, 1, 100_000), default=32,
+                       help="clips, over all processes together")
+    group.add_argument("--epochs", type=number(int, 1, 1_000_000), default=200, help="passes over the training clips")
     group.add_argument("--optimizer", choices=list(OPTIMIZERS), default="sgd", help="sgd has momentum 0.9")
     group.add_argument("--learning_rate", type=number(float, 0, exclusive=True), default=1e-3, help="at the start")
     group.add_argument("--weight_decay", type=number(float, 0), default=1e-4, help="L2 (adamw: decoupled)")
@@ -191,4 +192,4 @@ def add_machine_flags(parser: ArgumentParser) -> None:
     group.add_argument("--amp", choices=["auto", *PRECISIONS], default="auto",
                        help="precision of the encoders; auto: bf16 where the device computes it natively, else off")
     add_boolean(group, "--compile", False, "torch.compile the network (minutes at the start, faster steps)")
-    group.add_argument("--num_workers", type=number(int, 0), default=2, help="loader processes per process")
+    group.add_argument("--num_workers", type=number(int, 0, 1024), default=2, help="loader processes per process")

@@ -77,6 +77,9 @@ class SeededDataset(Dataset):
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset, self.seed = dataset, seed
 
+    def __len__(self) -> int:
+        return len(self.dataset)
+
     def __getitem__(self, key: Key) -> object:
         before = torch.get_rng_state()
         torch.default_generator.manual_seed(mixed_seed(self.seed, *key))  # torch.manual_seed would reseed GPUs as well

@@ -12,7 +12,9 @@ class Modality(NamedTuple):
 
     encoders: names in models.ENCODERS that --<name>_encoder takes, the default first. in_channels: of the encoder's
     first convolution; None for encoders of raw waveforms. input_settings: flags that change what the encoder gets.
-    imagenet: whether a bare --imagenet starts its encoder.
+    imagenet: whether a bare --imagenet starts its encoder. stacked: the flag that says how many frames of in_channels
+    channels are stacked into one input, if any. colours: whether the channels are red, green and blue; if not,
+    ImageNet's first convolution is averaged over the colours.
     """
 
     name: str
@@ -20,13 +22,17 @@ class Modality(NamedTuple):
     in_channels: int | None
     input_settings: tuple[str, ...] = ()
     imagenet: bool = False
+    stacked: str | None = None
+    colours: bool = True
 
 
 class Start(NamedTuple):
-    """What an encoder starts from: a checkpoint, or ImageNet weights (None). input_settings: as of its Modality."""
+    """What an encoder starts from: a checkpoint, or ImageNet weights (None). input_settings, colours: as of its
+    Modality."""
 
     path: Path | None
     input_settings: tuple[str, ...]
+    colours: bool = True
 
 
 def choices(modalities: Sequence[Modality]) -> list[str]:
@@ -49,11 +55,12 @@ def setting_of(modalities: Sequence[Modality], words: Sequence[str]) -> str:
     Raises ValueError: a word that is not one of `choices`, one given twice, `both` or `all` beside a name.
     """
     names = [name for word in words for name in word.split("+")]
-    if len(names) == 1 and names[0] in JOINT:
+    # "all" of two is both, but "both" of three is not all
+    if len(names) == 1 and names[0] in JOINT[len(modalities) > 2:]:
         names = [modality.name for modality in modalities]
     known = [modality.name for modality in modalities]
     for name in names:
-        if name in JOINT:
+        if name in JOINT[len(modalities) > 2:]:
             raise ValueError(f"{name!r} stands for every modality: leave out the others")
         if name not in known:
             raise ValueError(f"invalid choice: {name!r} (choose from {', '.join(choices(modalities))})")

@@ -20,11 +20,12 @@ NETWORK_SETTINGS = ("fusion_method", "mmcosine", "scaling", "modality")  # an ev
 
 
 def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, object],
-          per_evaluation: Sequence[str] = ()) -> Namespace:
+          per_evaluation: Sequence[str] = (), fixed: Sequence[str] = ()) -> Namespace:
     """Flags from argv; those not given come from the run that is resumed, from the checkpoint that is evaluated, from
     `demo_defaults` under --demo, else from the parser.
 
-    per_evaluation: flags of the script that an evaluation does not take over from the checkpoint's run.
+    per_evaluation: flags of the script that an evaluation does not take over from the checkpoint's run. fixed: those
+    that it cannot change.
     Raises InputError, or exits with status 2 on a wrong flag.
     """
     first = parser.parse_known_args(argv)[0]
@@ -36,7 +37,7 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
     elif not first.train:
         if first.ckpt_path == parser.get_default("ckpt_path"):
             parser.error("nothing to do: give --train, or --ckpt_path FILE to evaluate a checkpoint")
-        args = evaluated(parser, argv, first.ckpt_path, per_evaluation)
+        args = evaluated(parser, argv, first.ckpt_path, per_evaluation, fixed)
     if args.train and getattr(args, "allow_overlap", False):
         parser.error("--allow_overlap is for the evaluation of a checkpoint: leave it out with --train")
     check_method(parser, args)
@@ -110,11 +111,12 @@ def over(parser: Parser, argv: Sequence[str], settings: Mapping[str, object]) ->
     return parser.parse_args(argv, namespace=Namespace(**restored))
 
 
-def evaluated(parser: Parser, argv: Sequence[str], path: Path, per_evaluation: Sequence[str]) -> Namespace:
+def evaluated(parser: Parser, argv: Sequence[str], path: Path, per_evaluation: Sequence[str],
+              fixed: Sequence[str]) -> Namespace:
     """argv over the settings of the checkpoint. Raises InputError: argv describes another network."""
     saved = evaluation_settings(path, per_evaluation)
     args = over(parser, argv, saved)
-    network = (*NETWORK_SETTINGS, *(f"{modality.name}_encoder" for modality in parser.declared))
+    network = (*NETWORK_SETTINGS, *(f"{modality.name}_encoder" for modality in parser.declared), *fixed)
     if saved:  # runs of older versions had the default encoders
         saved = {**{name: parser.get_default(name) for name in network if name.endswith("_encoder")}, **saved}
     others = [name for name in network if saved.get(name, getattr(args, name)) != getattr(args, name)]
@@ -170,15 +172,20 @@ def run_folder(args: Namespace, parts: Sequence[str] = ()) -> Path:
 
 def encoders(args: Namespace, declared: Sequence[Modality]) -> dict[str, tuple[str, int | None]]:
     """{modality: (encoder, its input channels)} of the modalities that are trained, for `models.make_encoders`."""
-    return {modality.name: (getattr(args, f"{modality.name}_encoder"), modality.in_channels)
+    return {modality.name: (getattr(args, f"{modality.name}_encoder"), channels(args, modality))
             for modality in modalities.chosen(declared, args.modality)}
+
+
+def channels(args: Namespace, modality: Modality) -> int | None:
+    """Of the encoder's first convolution."""
+    return modality.in_channels * getattr(args, modality.stacked) if modality.stacked else modality.in_channels
 
 
 def starts(args: Namespace, declared: Sequence[Modality]) -> dict[str, Start]:
     """{modality: what its encoder starts from}; the others start from scratch."""
     files = {modality: getattr(args, f"{modality.name}_pretrain") for modality in declared}
     imagenet = from_imagenet(args, declared)
-    return {modality.name: Start(path, modality.input_settings) for modality, path in files.items()
+    return {modality.name: Start(path, modality.input_settings, modality.colours) for modality, path in files.items()
             if path or modality.name in imagenet}
 
 

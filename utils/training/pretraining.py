@@ -31,14 +31,15 @@ def load_pretrained(model: MultimodalClassifier, starts: Mapping[str, Start],
     for modality, start in starts.items():
         encoder = model.encoder(modality)
         origins[modality] = (load_file(encoder, modality, start, settings) if start.path else
-                             load_imagenet(encoder, modality))
+                             load_imagenet(encoder, modality, start.colours))
     return origins
 
 
-def load_encoder(encoder: nn.Module, modality: str, path: Path) -> tuple[dict, bool]:
+def load_encoder(encoder: nn.Module, modality: str, path: Path, colours: bool = True) -> tuple[dict, bool]:
     """Loads an encoder from a checkpoint of a whole model (keys `<modality>_net.*`) or of an encoder alone, such as
     torchvision's ResNet-18 -> the checkpoint's content, and whether it holds a head, which is not used.
 
+    colours: whether the channels of the encoder's input mean what those of the checkpoint's do, if they are as many.
     Notes what had to be adapted: a first convolution of other input channels, a projection that the file lacks. Raises
     InputError that names what does not fit.
     """
@@ -50,34 +51,37 @@ def load_encoder(encoder: nn.Module, modality: str, path: Path) -> tuple[dict, b
     found = inside or state
     head = {name for name in (*state, *found) if name.startswith(("fusion_module.", "fc.")) and name not in own}
     wanted = {name: value for name, value in found.items() if name not in head}
-    adapt_first_convolution(wanted, own, modality, path)
+    adapt_first_convolution(wanted, own, modality, path, colours)
     adapt_projection(wanted, own, modality, path)
     checkpoint.load_weights(encoder, wanted, path, f"It should hold {prefix}* or the encoder's weights alone, of the "
                             f"same --{modality}_encoder.")
     return content, bool(head)
 
 
-def adapt_first_convolution(state: dict[str, Tensor], own: Mapping[str, Tensor], modality: str, path: Path) -> None:
-    """Puts weights for the encoder's own number of input channels into `state`."""
+def adapt_first_convolution(state: dict[str, Tensor], own: Mapping[str, Tensor], modality: str, path: Path,
+                            colours: bool) -> None:
+    """Puts weights for the encoder's own input channels into `state`, where these are others."""
     name = "conv1.weight"
-    if not (name in own and name in state and state[name].dim() == own[name].dim() == 4
-            and state[name].shape[1] != own[name].shape[1]):
+    if not (name in own and name in state and state[name].dim() == own[name].dim() == 4):
         return
     before, channels = state[name].shape[1], own[name].shape[1]
+    if before == channels and colours:
+        return
     state[name] = with_channels(state[name], channels)
-    how = f", divided by {channels} and repeated" if channels > 1 else ""
+    how = "averaged over the {} and repeated" if channels > 1 else "summed over the {}"
     print_once(f"note: the first convolution of {path} has {before} input channels, that of the {modality} encoder "
-               f"{channels}: its weights are summed over the {before}{how}")
+               f"{channels}{'' if colours else ' that are no colours'}: its weights are {how.format(before)}")
 
 
 def with_channels(weight: Tensor, channels: int) -> Tensor:
     """The weights (O, C, H, W) of a first convolution for K input channels instead of C -> (O, K, H, W).
 
-    Their sum over C, divided by K and repeated. One channel (K = 1) then gives what an image that has it in all colours
-    would. Other K: the cross-modality initialisation of TSN (Wang et al., ECCV 2016), the mean over colours repeated,
-    times C / K, so that channels that agree give activations of the same size as the colours of a grey image.
+    Several channels: the mean over C, repeated K times, which is the cross-modality initialisation of TSN (Wang et al.,
+    ECCV 2016). One channel: the sum over C, which gives what an image that has it in all colours would.
     """
-    return (weight.sum(1, keepdim=True) / channels).repeat(1, channels, 1, 1)
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    return weight.mean(1, keepdim=True).repeat(1, channels, 1, 1)
 
 
 def adapt_projection(state: dict[str, Tensor], own: Mapping[str, Tensor], modality: str, path: Path) -> None:
@@ -126,8 +130,9 @@ def describe(origin: Origin | None) -> str:
     return f"{known}{', before that on ' + before if before else ''}"
 
 
-def load_imagenet(encoder: nn.Module, modality: str) -> Origin:
-    """Loads torchvision's ImageNet weights of this kind of encoder, downloaded once a machine. Raises InputError."""
+def load_imagenet(encoder: nn.Module, modality: str, colours: bool = True) -> Origin:
+    """Loads torchvision's ImageNet weights of this kind of encoder, downloaded once a machine. colours: whether its
+    input channels are red, green and blue. Raises InputError."""
     if type(encoder) not in IMAGENET:
         names = [name for name, kind in ENCODERS.items() if kind in IMAGENET]
         raise InputError(f"--imagenet: there are no ImageNet weights of the {modality} encoder, only of "
@@ -138,7 +143,7 @@ def load_imagenet(encoder: nn.Module, modality: str) -> Origin:
     with failing_together():
         if is_first_here():
             provide(weights, path, modality)
-    _, head = load_encoder(encoder, modality, path)
+    _, head = load_encoder(encoder, modality, path, colours)
     origin = {"file": path.name, "pretrained_on": f"ImageNet ({weights}, torchvision)"}
     print_start(modality, origin, head)
     return origin

@@ -1,0 +1,89 @@
+"""AGM (Li et al.: Boosting Multi-modal Model Performance with Adaptive Gradient Modulation, ICCV 2023, arXiv
+2308.07686). M modalities, B clips, C classes, D features.
+
+The response of modality m is its Shapley value in the joint logits F, other modalities being masked by features of 0:
+
+    phi_m = sum over sets S without m of |S|! (M - |S| - 1)! / M! * (F(S with m) - F(S)),   F(no modality) = 0
+
+so that the responses add up to F; for two, phi_a = (F(a, v) - F(0, v) + F(a, 0)) / 2. With s_m the batch's mean of
+-log softmax(phi_m)[y], S_m the mean of the s_m of all steps before, and "others" the mean over the other modalities,
+
+    r_m = exp(s_others - s_m),   tau_m = exp(S_others - S_m),   kappa_m = exp(alpha * min(tau_m - r_m, 10))
+
+the gradient of cross-entropy(sum_m phi_m, y) that flows into phi_m is multiplied by kappa_m: a modality that is further
+ahead than on average learns slower. alpha is `agm_alpha`, 1 by default; the paper takes 1 to 3. s_m is of the whole
+batch, over all processes; -log has the ceiling -log(1e-8).
+
+Any M, any fusion; with MMCosine phi_m = l_m, since a feature of 0 has cosine 0. It replaces the plain loss.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.fusion import mean_of_others
+from utils import distributed
+from utils.balancing.method import REPLACES_LOSS, Flag, Method
+from utils.cli import number
+
+if TYPE_CHECKING:
+    from models import ClassifierOutput, MultimodalClassifier
+
+CEILING = -math.log(1e-8)
+LARGEST = 10.0  # of tau - r
+
+
+class Agm(Method):
+    title = "adaptive gradient modulation by Shapley values"
+    flags: ClassVar[tuple[Flag, ...]] = (Flag("agm_alpha", number(float, 0), 1.0, "strength alpha of agm"),)
+    without = REPLACES_LOSS
+
+    def __init__(self, model: MultimodalClassifier, agm_alpha: float):
+        super().__init__(model)
+        self.alpha = agm_alpha
+        self.register_buffer("means", torch.zeros(len(model.modalities)))  # S_m
+        self.register_buffer("steps", torch.zeros(()))
+
+    def loss(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
+        phi = responses(model, output.features)
+        kappa = self.coefficients(phi.detach(), labels)[:, None, None]
+        return F.cross_entropy((kappa * phi + (1 - kappa) * phi.detach()).sum(0), labels)
+
+    def coefficients(self, phi: Tensor, labels: Tensor) -> Tensor:
+        """kappa (M,); takes the batch into the running means."""
+        own = phi.log_softmax(-1).gather(2, labels.expand(len(phi), -1).unsqueeze(2))  # (M, B, 1)
+        sums = torch.cat([(-own).clamp(max=CEILING).sum((1, 2)), phi.new_full((1,), len(labels))])
+        sums = distributed.sum_over_processes(sums)
+        s = sums[:-1] / sums[-1]
+        r, tau = (torch.exp(mean_of_others(score) - score) for score in (s, self.means))
+        self.steps += 1
+        self.means += (s - self.means) / self.steps
+        return torch.exp(self.alpha * (tau - r).clamp(max=LARGEST))
+
+
+def responses(model: MultimodalClassifier, features: Tensor) -> Tensor:
+    """(M, B, D) -> phi (M, B, C)."""
+    modalities = range(len(features))
+    logits = {(): 0.0}
+    for size in range(1, len(features) + 1):
+        for present in combinations(modalities, size):
+            mask = features.new_zeros(len(features), 1, 1)
+            mask[list(present)] = 1
+            logits[present] = model.classify(features * mask).logits
+    return torch.stack([sum(share(len(present), len(features)) * (logits[present] - logits[minus(present, m)])
+                            for present in logits if m in present) for m in modalities])
+
+
+def share(present: int, modalities: int) -> float:
+    """Weight of what a modality adds to a set, with which the set has `present` modalities."""
+    return math.factorial(present - 1) * math.factorial(modalities - present) / math.factorial(modalities)
+
+
+def minus(present: tuple[int, ...], m: int) -> tuple[int, ...]:
+    return tuple(other for other in present if other != m)

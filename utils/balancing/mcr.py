@@ -1,0 +1,86 @@
+"""MCR (Kontras, Strypsteen, Chatzichristos, Liang, Blaschko, De Vos: Balancing Multimodal Training Through
+Game-Theoretic Regularization, NeurIPS 2025, arXiv 2411.07335). M modalities, B clips, C classes, D features.
+
+What modality m alone knows of the label is measured by how much the prediction changes when its features are permuted
+within the batch, over some permutations:
+
+    MIPD_m = mean of JS(softmax F(Z), softmax F(Z with z_m permuted))
+
+Each encoder plays for its own: that of m raises MIPD_m and lowers the others' mean, for which the features of the other
+modalities are detached, so that no encoder is moved by another one's play; fusion and classifier get no gradient from
+it, since the players' gradients cancel there. With F_m the modality logits:
+
+    loss + mcr_uni * sum_m cross-entropy(F_m, y) + mcr_mipd * sum_m (mean of MIPD_others - MIPD_m) + L_con
+
+L_con is the supervised contrastive loss between the features of every two modalities, in both directions: the mean over
+a clip's positives (the clips of its class in the other modality) of -log softmax(cosines / 0.5). Only features are
+permuted, no encoder runs again. The defaults (weights 1, 4 permutations) are ours. The paper's third term, its
+conditional entropy bottleneck, is not included.
+
+Any M, any fusion, with MMCosine too. With several processes, permutations and contrasts are within each one's part of a
+batch. One re-implementation computes the regulariser and returns the loss without it.
+"""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.mmcosine import unit
+from utils.balancing.lfm import divergence
+from utils.balancing.method import Flag, Method
+from utils.cli import number
+
+if TYPE_CHECKING:
+    from models import ClassifierOutput, MultimodalClassifier
+
+TEMPERATURE = 0.5
+
+
+class Mcr(Method):
+    title = "modalities that compete for their influence on the prediction"
+    flags: ClassVar[tuple[Flag, ...]] = (
+        Flag("mcr_uni", number(float, 0), 1.0, "weight of the modality losses in mcr"),
+        Flag("mcr_mipd", number(float, 0), 1.0, "weight of mcr's game of influence"),
+        Flag("mcr_permutations", number(int, 1), 4, "permutations of a batch that mcr measures influence by"))
+
+    def __init__(self, model: MultimodalClassifier, mcr_uni: float, mcr_mipd: float, mcr_permutations: int):
+        super().__init__(model)
+        self.of_uni, self.of_mipd, self.permutations = mcr_uni, mcr_mipd, mcr_permutations
+
+    def loss(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
+        alone = sum(F.cross_entropy(logits, labels) for logits in output.modality_logits)
+        orders = [torch.randperm(len(labels)).to(labels.device) for _ in range(self.permutations)]
+        pairs = [contrast(a, b, labels) for a, b in permutations(unit(output.features), 2)]
+        played = game(model, output.features, orders)
+        return loss + self.of_uni * alone + self.of_mipd * played + sum(pairs) / len(pairs)
+
+
+def game(model: MultimodalClassifier, features: Tensor, orders: list[Tensor]) -> Tensor:
+    """(M, B, D), permutations (B,) -> sum over players m of (mean of MIPD_others - MIPD_m), for m's encoder alone."""
+    total, modalities = torch.zeros((), device=features.device), len(features)
+    for player in range(modalities):
+        z = torch.stack([one if m == player else one.detach() for m, one in enumerate(features)])
+        logits = model.classify(z).logits
+        for m in range(modalities):
+            sign = -1 if m == player else 1 / (modalities - 1)
+            total = total + sign * sum(influence(model, z, logits, m, order) for order in orders) / len(orders)
+    return total
+
+
+def influence(model: MultimodalClassifier, z: Tensor, logits: Tensor, m: int, order: Tensor) -> Tensor:
+    """How much the prediction from z changes when the features of modality number m are permuted."""
+    permuted = torch.stack([one[order] if n == m else one for n, one in enumerate(z)])
+    return divergence(torch.stack([logits, model.classify(permuted).logits]))
+
+
+def contrast(a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
+    """a, b (B, D) of unit length -> the supervised contrastive loss of a's clips against b's."""
+    with torch.autocast(a.device.type, enabled=False):
+        log = (a @ b.T / TEMPERATURE).log_softmax(1)  # (B, B)
+    same = (labels[:, None] == labels).to(log.dtype)
+    return -((log * same).sum(1) / same.sum(1)).mean()
