@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from borders import pixels
-from torch import Tensor, nn
+from torch import Tensor
 
 CLASSES = ("Walking", "HandstandPushups", "Archery")  # in the order of their numbers, which is not that of the names
 FRAMES, FIELDS = 4, 6  # of a clip
@@ -24,20 +24,6 @@ VIDEO_FRAMES = 61
 # clip k has class k % 3; clips 2i and 2i + 1 of a class are of one group; split 2 has the groups the other way round
 CLIPS, TEST = range(18), {1: range(12, 18), 2: range(6)}
 METHODS = ("dis", "farneback")  # the flow of the second is half that of the first
-
-
-class SmallEncoder(nn.Module):
-    """In place of a ResNet-18: images (B, K, H, W) or clips (B, K, T, H, W) -> (B, 512)."""
-
-    def __init__(self, in_channels: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, 8, 7, stride=4)
-        self.norm, self.last = nn.BatchNorm2d(8), nn.Linear(8, 512)
-
-    def forward(self, x: Tensor) -> Tensor:
-        frames = x.transpose(1, 2).flatten(0, 1) if x.dim() == 5 else x
-        features = self.last(self.norm(self.conv1(frames)).relu().mean((2, 3)))
-        return features.unflatten(0, (len(x), -1)).mean(1)
 
 
 def clip_name(number: int) -> str:

@@ -265,7 +265,7 @@ def test_a_flag_changes_what_it_names_and_nothing_else(script, roots, monkeypatc
     assert not wrong
 
 
-def test_without_train_a_checkpoint_is_evaluated(roots, finished_runs, monkeypatch):
+def test_without_train_a_checkpoint_is_evaluated(roots, finished_runs, tiny_encoders, monkeypatch):
     monkeypatch.setattr(main_CD, "train", lambda *_, **__: pytest.fail("trained"))
     path = finished_runs["plain"] / "best.pt"
     assert main_CD.main(["--ckpt_path", str(path), "--num_workers", "0"])["ckpt_path"] == str(path)

@@ -21,8 +21,6 @@ import main_UCF
 from dataset.demo.actions import make_demo
 from dataset.errors import InputError
 from main_UCF import load_splits, main, parse
-from models import ENCODERS
-from models.encoders import ResNet18
 from scripts import analyse
 from scripts.prepare_ucf101 import main as prepare_ucf101
 from scripts.probe import main as probe
@@ -32,13 +30,7 @@ CPU = ["--device", "cpu", "--num_workers", "0"]
 SMALL = [*CPU, "--amp", "off", "--image_size", "64", "--batch_size", "6", "--num_frames", "2", "--flow_frames", "3"]
 EVERY = ("rgb", "flow", "difference")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def small_networks():
-    """What is tested here does not depend on the encoders."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(ENCODERS, "resnet18", marked.SmallEncoder)
-        yield
+pytestmark = pytest.mark.usefixtures("tiny_encoders")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +49,7 @@ def flags(root: Path, folder: Path, name: str = "run", *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def three(actions, tmp_path_factory):
+def three(actions, tiny_encoders, tmp_path_factory):
     """(result, what crossed the borders, folder) of a run of all modalities. Not to be written into."""
     folder = tmp_path_factory.mktemp("runs")
     with watched() as borders:
@@ -175,8 +167,8 @@ def test_a_checkpoint_is_not_evaluated_on_another_split_whose_test_clips_it_was_
 # ---- starts
 
 
-def test_imagenet_starts_rgb_as_it_is_and_the_others_averaged_over_colours(actions, tmp_path, monkeypatch):
-    monkeypatch.setitem(ENCODERS, "resnet18", ResNet18)
+def test_imagenet_starts_rgb_as_it_is_and_the_others_averaged_over_colours(
+        actions, tmp_path, monkeypatch, real_encoders):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     (tmp_path / "hub/checkpoints").mkdir(parents=True)
     state = resnet18().state_dict()
