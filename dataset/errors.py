@@ -1,6 +1,7 @@
 """The one exception that an entry script turns into a sentence and exit status 2, and how such sentences name many."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -22,4 +23,15 @@ def report_problems(problems: Mapping[str, str], total: int, what: str = "clips"
     lines += [f"  {name}: {reason}" for name, reason in list(problems.items())[:5]]
     if len(problems) > 5:
         lines.append(f"  and {len(problems) - 5} more: {first_few(list(problems)[5:])}")
-    return "\n".join(lines)
+    return readable("\n".join(lines))
+
+
+def readable(text: object) -> str:
+    """The text with what is not UTF-8 (in names of files) as escapes, `\\udce9`: it can be printed and written."""
+    return str(text).encode(errors="backslashreplace").decode()
+
+
+def check_name(path: Path) -> None:
+    """Raises InputError: its name is not UTF-8. Decoders fail on such a name, or crash, and lists cannot hold it."""
+    if readable(path) != str(path):
+        raise InputError(f"the name of {readable(path)} is not UTF-8: rename the file or its folder")

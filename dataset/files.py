@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 import torch
 
-from dataset.errors import InputError
+from dataset.errors import InputError, check_name
 
 stderr_in_use = threading.Lock()
 LFS_HEAD = b"version https://git-lfs"
@@ -25,7 +25,9 @@ STREAMED = (0xFFFFFFFF, 0x7FFFFFFF)  # bytes stated by programs that write the h
 
 
 def check_is_media(path: Path) -> None:
-    """Raises InputError when `path` is missing, empty or a git-lfs pointer instead of the media it stands for."""
+    """Raises InputError when `path` is missing, empty or a git-lfs pointer instead of the media it stands for, or
+    cannot be named to a decoder or in a list."""
+    check_name(path)
     try:
         size = path.stat().st_size
     except OSError:

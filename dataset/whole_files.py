@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from dataset.errors import DiskError
+from dataset.errors import DiskError, check_name
 
 # how torch.save and libsndfile report that a write failed: without the system's reason
 HIDDEN_REASON = re.compile(r"inline_container|PytorchStreamWriter|System error")
@@ -18,15 +18,16 @@ HIDDEN_REASON = re.compile(r"inline_container|PytorchStreamWriter|System error")
 def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:
     """Writes text, or whatever `content(path)` writes, under a temporary name in the same folder and renames it.
 
-    Raises DiskError: it cannot be written; what was at `path` before is still there.
+    Raises InputError: its name is not UTF-8; DiskError: it cannot be written; what was at `path` before is still there.
     """
+    check_name(path)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, which writers look at
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
             content(temporary)
         else:
-            temporary.write_text(content, encoding="utf-8")
+            temporary.write_text(content, encoding="utf-8", errors="backslashreplace")
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not HIDDEN_REASON.search(str(error)):
@@ -41,10 +42,10 @@ def disk_error(path: Path, error: Exception) -> DiskError:
     """The error that `path` cannot be written, after `error` of the system or of a library."""
     reason = getattr(error, "strerror", None) or "the disk is full or does not accept the file"
     folder = next((folder for folder in path.absolute().parents if folder.is_dir()), Path("/"))
-    return DiskError(f"{path} cannot be written ({reason}; {readable(shutil.disk_usage(folder).free)} free there)")
+    return DiskError(f"{path} cannot be written ({reason}; {with_unit(shutil.disk_usage(folder).free)} free there)")
 
 
-def readable(count: float) -> str:
+def with_unit(count: float) -> str:
     """A number of bytes with its unit: `179.1 MB`."""
     for unit in ("bytes", "kB", "MB"):
         if count < 1000:

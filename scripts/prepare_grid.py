@@ -82,10 +82,11 @@ def check_box(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None
 def find_files(grid_root: Path, suffix: str, speakers: Sequence[str | None]) -> dict[str, Path]:
     """{clip: path} of the files that belong to one of `speakers`. Raises InputError: two files of a clip."""
     found: dict[str, Path] = {}
-    for path in sorted(grid_root.rglob(f"*{suffix}")):
-        if speaker_of(path.relative_to(grid_root)) not in speakers:
+    paths = sorted(Path(place, file) for place, files in prep.walk(grid_root) for file in files)
+    for path in paths:
+        if path.suffix != suffix or speaker_of(path.relative_to(grid_root)) not in speakers:
             continue
-        if path.stem in found:
+        if path.stem in found and os.path.realpath(path) != os.path.realpath(found[path.stem]):
             raise InputError(f"two files of clip {path.stem}: {found[path.stem]} and {path}. Name a folder with only "
                              "one of them with --grid_root")
         found[path.stem] = path

@@ -69,12 +69,7 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[str]]:
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: data/VoxCeleb/README.md explains where to get VoxCeleb")
     found: dict[str, list[str]] = {}
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):  # folders may be linked from other disks
-        if os.path.realpath(place) in seen:  # a circular link
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(place))
+    for place, files in prep.walk(folder):
         below = os.path.relpath(place, folder)
         for file in files:
             stem, suffix = os.path.splitext(file)
@@ -238,7 +233,7 @@ def main(argv: list[str]) -> dict[str, int]:
 
 def prepare_all(preparer: Preparer, names: Sequence[str], problems: dict[str, str], workers: int) -> dict[str, str]:
     """{utterance: reason} of those that failed, including the given `problems`."""
-    for place, _, _ in os.walk(preparer.out):
+    for place, _ in list(prep.walk(preparer.out)):  # before some are removed
         prep.remove_leftovers(Path(place))
     for library in (cv2.setNumThreads, torch.set_num_threads):
         library(1)  # the utterances run in parallel

@@ -18,6 +18,8 @@ REPO = Path(__file__).resolve().parent.parent
 REAL_DATA = REPO.parent / "shared" / "realdata"  # real media, beside the checkout; tests that use it skip without
 SMALL = ["--image_size", "64", "--audio_seconds", "0.6", "--batch_size", "8", "--num_workers", "0", "--device", "cpu"]
 
+ODD, SHOWN = os.fsdecode(b"caf\xe9"), r"caf\udce9"  # a file's name that is not UTF-8, and how messages show it
+
 needs_real_data = pytest.mark.skipif(not REAL_DATA.is_dir(), reason="no real media beside the checkout")
 
 

@@ -1071,4 +1071,8 @@ LATER: Sequence[Mutant] = [
            "            if not extract or extract.video_frames != count:",
            "            if not extract:",
            "Of a video that was replaced by one of another length the old frames and flow are kept."),
+    Mutant("linked-folders-not-searched", "dataset/preparation/clips.py",
+           "if os.path.isdir(os.path.join(folder, name))]",
+           "if os.path.isdir(os.path.join(folder, name)) and not os.path.islink(os.path.join(folder, name))]",
+           "Videos in linked folders are not found."),
 ]

@@ -9,11 +9,12 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
-from conftest import REAL_DATA, needs_real_data
+from conftest import ODD, REAL_DATA, SHOWN, needs_real_data
 from PIL import Image
 
-from dataset.errors import InputError
+from dataset.errors import InputError, readable
 from dataset.files import check_audio, check_image, check_is_media, read_audio, read_image
+from dataset.preparation import clips as prep
 from dataset.whole_files import write_whole
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
@@ -188,3 +189,20 @@ def test_a_picture_without_its_end_is_found_without_training_on_it(tmp_path):
     path.write_bytes(whole[:-20])
     with pytest.raises(InputError, match="truncated or damaged"):
         check_image(path)
+
+
+def test_a_name_that_is_not_utf_8_is_shown_with_escapes():
+    assert readable(Path(f"/data/{ODD}.wav")) == rf"/data/{SHOWN}.wav" and readable("café, 鳥") == "café, 鳥"
+
+
+@pytest.mark.parametrize("read", [check_is_media, read_image, prep.open_video, prep.read_duration])
+def test_a_file_that_decoders_cannot_be_given_by_name_is_refused(tmp_path, read):
+    (tmp_path / ODD).write_bytes(b"x")
+    with pytest.raises(InputError, match=r"the name of .*caf\\udce9 is not UTF-8: rename"):
+        read(tmp_path / ODD)
+
+
+def test_a_file_with_such_a_name_is_not_written(tmp_path):
+    with pytest.raises(InputError, match=r"the name of .*caf\\udce9/a.json is not UTF-8"):
+        write_whole(tmp_path / ODD / "a.json", "{}")
+    assert not os.listdir(tmp_path)

@@ -2,6 +2,7 @@
 the repository, made-up ones (frame i is grey of level 3 * i) everywhere."""
 
 import csv
+import os
 import runpy
 import shutil
 import signal
@@ -16,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
-from conftest import REAL_DATA, REPO, needs_real_data
+from conftest import ODD, REAL_DATA, REPO, SHOWN, needs_real_data, shell
 
 from dataset.cremad import EMOTIONS, find_clips
 from dataset.errors import InputError
@@ -494,3 +495,76 @@ def test_real_sentences_give_the_clips_of_grid_digits(tmp_path):
         for path in sorted((tmp_path / "Image-01-FPS" / wav.stem).glob("*.jpg")):
             same = reference / path.relative_to(tmp_path)
             np.testing.assert_allclose(cv2.imread(str(path)), cv2.imread(str(same)).astype(float), atol=2)
+
+
+def test_grid_names_such_a_clip_and_cuts_the_others(tmp_path, mpg):
+    make_grid(tmp_path / "grid", mpg)
+    (tmp_path / "grid" / "s1" / f"{ODD}.mpg").symlink_to(mpg)
+    (tmp_path / "grid" / "align" / f"{ODD}.align").write_text(ALIGN)
+    with pytest.raises(InputError, match="1 clips cannot be used"):
+        cut(tmp_path / "grid", tmp_path / "out")
+    [(name, reason)] = failures(tmp_path / "out").items()
+    assert name == SHOWN and "is not UTF-8" in reason
+    assert len(list((tmp_path / "out" / "AudioWAV").glob("*.wav"))) == 4
+
+
+def test_cremad_names_such_a_clip_and_prepares_the_others(tmp_path, flv):
+    make_cremad(tmp_path, flv)
+    write_wav(tmp_path / "AudioWAV" / "a.wav")
+    (tmp_path / "AudioWAV" / "a.wav").rename(tmp_path / "AudioWAV" / f"{ODD}.wav")
+    with pytest.raises(InputError, match="1 clips cannot be used"):
+        prepare(tmp_path)
+    assert list(failures(tmp_path)) == [SHOWN] and len(list((tmp_path / "Image-01-FPS").iterdir())) == 4
+
+
+def test_a_data_folder_whose_name_is_not_utf_8_is_refused_in_a_sentence(tmp_path, flv):
+    make_cremad(tmp_path / "data", flv)
+    (tmp_path / "data").rename(tmp_path / ODD)
+    done = shell("--data_root", str(tmp_path / ODD), script="scripts/prepare_cremad.py")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert SHOWN in done.stderr and "is not UTF-8: rename" in done.stderr
+
+
+def test_linked_folders_are_searched_in_order_and_loops_end(tmp_path):
+    (tmp_path / "disk" / "deep").mkdir(parents=True)
+    (tmp_path / "disk" / "deep" / "a.mpg").touch()
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "b.mpg").touch()
+    (root / "link").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(root)
+    (root / "itself").symlink_to(root)
+    (root / "nowhere").symlink_to(root / "nowhere")
+    found = [os.path.join(place, file) for place, files in prep.walk(root) for file in files]
+    assert found == [f"{root}/b.mpg", f"{root}/nowhere", f"{root}/link/deep/a.mpg"]
+
+
+def test_grid_finds_videos_and_alignments_in_linked_folders_and_a_second_link_to_one_does_no_harm(tmp_path, mpg):
+    make_grid(tmp_path / "disk", mpg)
+    grid = tmp_path / "grid"
+    grid.mkdir()
+    for name in ("s1", "align"):
+        (grid / name).symlink_to(tmp_path / "disk" / name)
+    (grid / "again").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "loop").symlink_to(grid)
+    assert cut(grid, tmp_path / "out")["clips"] == 4
+
+
+def test_cremad_is_prepared_from_linked_folders(tmp_path, flv):
+    make_cremad(tmp_path / "disk", flv)
+    (tmp_path / "data").mkdir()
+    for name in ("AudioWAV", "VideoFlash"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "disk" / name)
+    (tmp_path / "disk" / "frames").mkdir()
+    (tmp_path / "data" / "Image-01-FPS").symlink_to(tmp_path / "disk" / "frames")
+    assert prepare(tmp_path / "data") == {"clips": 4, "failed": 0, "train": 2, "test": 2}
+    assert len(list((tmp_path / "disk" / "frames").iterdir())) == 4
+
+
+def test_frames_replace_a_linked_folder_of_damaged_ones_and_leave_what_it_points_to(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.txt").touch()
+    (tmp_path / "clip").symlink_to(tmp_path / "elsewhere")
+    prep.write_frames(tmp_path / "clip", [np.zeros((20, 20, 3), np.uint8)], 95)
+    assert os.listdir(tmp_path / "elsewhere") == ["mine.txt"]
+    assert cv2.imread(str(tmp_path / "clip" / "frame_00001.jpg")).shape == (20, 20, 3)

@@ -243,3 +243,11 @@ def test_preparing_one_collection_keeps_what_is_known_of_the_others(root, capsys
     assert "images_inat/train1" in (root / "prepare_failures.csv").read_text()
     assert sorted((root / "prepare_report.csv").read_text().splitlines()) == sorted(rows)
     assert "--modality audio --pretrain_on audio_ml" in capsys.readouterr().out
+
+
+def test_everything_is_prepared_from_linked_folders(root, tmp_path_factory):
+    disk = tmp_path_factory.mktemp("disk")
+    for name in ("video_ml", "audio_ml", "images_inat"):
+        (root / name).rename(disk / name)
+        (root / name).symlink_to(disk / name)
+    assert prepare(root)["failed"] == 0

@@ -1,5 +1,6 @@
 """scripts/prepare_voxceleb.py: from videos of people who speak to sound, faces and lists."""
 
+import csv
 import shutil
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
-from conftest import REAL_DATA, needs_real_data
+from conftest import ODD, REAL_DATA, SHOWN, needs_real_data
 
 from dataset.errors import InputError
 from dataset.identities import read_train_list
@@ -245,3 +246,14 @@ def test_real_faces_and_voices_are_prepared(tmp_path, detector, capsys):
             main([*argv(tmp_path / "flv", tmp_path), "--detector", detector])
     listed = read_train_list(tmp_path / "out/train.csv", "")
     assert listed.identities[:2] == ["id0", "id1"]
+
+
+def test_an_utterance_whose_name_is_not_utf_8_is_named_and_the_others_prepared(videos, tmp_path):
+    some = next(videos.rglob("*.mp4"))
+    some.with_name(f"{ODD}.mp4").symlink_to(some)
+    with pytest.raises(InputError, match="1 clips cannot be used"):
+        main(argv(videos, tmp_path))
+    with (tmp_path / "out" / "train" / "prepare_failures.csv").open(newline="") as file:
+        [_, (name, reason)] = csv.reader(file)
+    assert name.endswith(f"/{SHOWN}") and "is not UTF-8" in reason
+    assert ODD not in (tmp_path / "out" / "train.csv").read_text()

@@ -7,6 +7,7 @@ import signal
 import sys
 from argparse import ArgumentTypeError, _ActionsContainer
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 
 from dataset.errors import InputError
@@ -59,6 +60,8 @@ def run(main: Callable[[list[str]], object]) -> None:
     """Calls `main(sys.argv[1:])`. The exit status is 2, with a message, after an InputError, an OSError or an error of
     the machine (utils/failures.py); 130 after Ctrl-C, 143 after SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8; stderr does this already
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:

@@ -32,7 +32,8 @@ class Log:
 
     def open(self, path: Path) -> None:
         printed = self.file.getvalue() if isinstance(self.file, io.StringIO) else ""
-        self.path, self.file = path, path.open("a", encoding="utf-8", buffering=1)  # 1: line by line
+        self.path = path
+        self.file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)  # 1: line by line
         self.write(printed)
 
     def write(self, text: str) -> None:

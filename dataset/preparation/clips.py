@@ -132,13 +132,28 @@ def write_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
     try:
         temporary.mkdir(parents=True)
         fill(temporary)
-        if folder.exists():
+        if folder.is_symlink():
+            folder.unlink()
+        elif folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
     except OSError as error:
         raise disk_error(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def walk(folder: Path, above: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
+    """(folder, names of the files in it) of a folder and all below it, in order of their names. Linked folders are
+    searched as well, as they may be on another disk; not one that contains itself."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    names = sorted(os.listdir(folder))
+    folders = [name for name in names if os.path.isdir(os.path.join(folder, name))]
+    yield str(folder), sorted(set(names) - set(folders))
+    for name in folders:
+        yield from walk(Path(folder, name), (*above, real))
 
 
 def has_frames(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dataset.errors import DiskError, InputError, first_few
 from dataset.files import check_is_media
-from dataset.whole_files import readable, write_whole
+from dataset.whole_files import with_unit, write_whole
 
 
 def save(path: Path, content: Mapping[str, object]) -> None:
@@ -17,7 +17,7 @@ def save(path: Path, content: Mapping[str, object]) -> None:
     try:
         write_whole(path, lambda temporary: torch.save(content, temporary))
     except DiskError as error:
-        raise DiskError(f"{error}, {readable(bytes_of(content))} needed") from error
+        raise DiskError(f"{error}, {with_unit(bytes_of(content))} needed") from error
 
 
 def bytes_of(content: object) -> int:
