@@ -122,7 +122,7 @@ def test_epoch_is_chosen_on_validation_data_when_there_is_some(train_argv, tmp_p
     result = main([*train_argv, "--val_fraction", "0.25"])
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert (result["n_train"], result["n_val"]) == (18, 6)
-    assert "validation" in result["selection"]
+    assert result["selection"].startswith("best validation epoch")
     assert all("val_accuracy" in line and "test_accuracy" not in line for line in lines)
     assert lines[result["best_epoch"] - 1]["val_accuracy"] == max(line["val_accuracy"] for line in lines)
     evaluated = main(["--ckpt_path", str(tmp_path / "run" / "best.pt"), "--num_workers", "0"])
