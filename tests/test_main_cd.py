@@ -222,6 +222,12 @@ def test_resume_and_evaluation_notice_other_data(copied_runs, copied_data, chang
         main(["--resume", str(copied_runs["plain"]), "--data_root", str(copied_data), "--epochs", "3"])
 
 
+def test_the_optimizer_asked_for_is_the_one_that_trains(train_argv, tmp_path):
+    main([*train_argv, "--epochs", "1", "--optimizer", "adam"])
+    state = checkpoint.load(tmp_path / "run/last.pt")["optimizer"]["state"]
+    assert state and all("exp_avg_sq" in moments for moments in state.values())  # what SGD does not keep
+
+
 def test_a_checkpoint_of_other_classes_is_refused(finished_runs, copied_data):
     for name in ("stat.csv", "train.csv", "test.csv"):
         path = copied_data / name
