@@ -5,6 +5,8 @@
     python scripts/sweep.py --script main_Vox.py --mmcosine False True --workers 4 -- --epochs 50   # -- for every run
     python scripts/sweep.py --output runs/fusions --report_only        # the tables again, from the folders
 
+    python scripts/sweep.py --modality audio visual ensemble --random_seed 0 1 2       # and scripts/ensemble.py of both
+
 --dry_run prints the commands only.
 
 Every flag of the entry script (python main_CD.py --help lists them) can be an axis and then takes several values; one
@@ -23,6 +25,7 @@ stop the others. Exit status 0 when every run has its result, 2 otherwise; 130 a
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,8 +79,9 @@ from dataset.whole_files import write_csv, write_whole
 from utils.distributed import print_once
 from utils.experiments import comparison, entry_script, grid, jobs
 from utils.experiments.finished_run import FinishedRun
-from utils.experiments.grid import BEGUN, DONE, PlannedRun
+from utils.experiments.grid import BEGUN, DONE, Ensemble, PlannedRun
 from utils.experiments.jobs import Job
+from utils.training.modalities import ENSEMBLE
 from utils.training.run import is_finished
 
 
@@ -86,6 +90,9 @@ def main(argv: Sequence[str]) -> list[FinishedRun]:
     own, axes, rest = split_argv(argv)
     args = get_args_parser().parse_args(own)
     script = entry_script.load(args.script)
+    ensembles = ENSEMBLE in axes.get("modality", ())
+    if ensembles:
+        axes["modality"] = [value for value in axes["modality"] if value != ENSEMBLE]
     grid.check_axes(script, axes, list(get_args_parser()._option_string_actions))
     if args.report_only:
         return report(args.output)
@@ -95,9 +102,12 @@ def main(argv: Sequence[str]) -> list[FinishedRun]:
                          "out --workers")
     if args.dry_run:
         print_commands(runs, args.script)
+        print_ensembles(grid.ensembles(runs) if ensembles else [])
         return []
     with jobs.alone_in(args.output) as lock:
         failed = carry_out(runs, entry_script.REPO / args.script, args.workers, lock)
+        if ensembles:
+            failed += combine(grid.ensembles(runs), args.workers, lock)
     finished = report(args.output) if any(map(is_finished, args.output.iterdir())) else []
     if failed:
         raise InputError("\n  ".join([f"{len(failed)} of {len(runs)} runs failed:", *failed,
@@ -109,6 +119,21 @@ def print_commands(runs: Sequence[PlannedRun], script: Path) -> None:
     for run in runs:
         done = grid.state(run) == DONE
         print_once(f"# {run.name} is done" if done else grid.command_line(run, script))
+
+
+def print_ensembles(ensembles: Sequence[Ensemble]) -> None:
+    for one in ensembles:
+        done = is_finished(one.folder)
+        print_once(f"# {one.folder.name} is done" if done else shlex.join(["python", *one.argv]))
+
+
+def combine(ensembles: Sequence[Ensemble], workers: int, lock: int) -> list[str]:
+    """Evaluates the ensembles whose runs are finished and that have no result yet -> as `carry_out`."""
+    todo = [one for one in ensembles if not is_finished(one.folder) and all(map(is_finished, one.members))]
+    waiting = [Job(one.folder.name, [str(REPO / one.argv[0]), *one.argv[1:]],
+                   one.folder.with_name(f"{one.folder.name}.log")) for one in todo]
+    with closing(jobs.run_jobs(waiting, workers, jobs.visible_gpus(), lock)) as ended:
+        return [failure(job, status) for job, status in ended if status]
 
 
 def carry_out(runs: Sequence[PlannedRun], script: Path, workers: int, lock: int) -> list[str]:

@@ -732,7 +732,8 @@ def write_runs(output: Path, template: Path, dataset: str, methods: Sequence[Met
             rewrite(folder / "args.json", {**args, **own})
             names = figure_names(measure, settings)
             content = {**result, **{name: own[name] for name in result.keys() & own.keys()}, "seed": seed,
-                       "fusion": settings["fusion_method"], **invented(rng, names), **size, "demo": dataset == "demo",
+                       "fusion": settings["fusion_method"], **invented(rng, [*names, "epoch_seconds"]), **size,
+                       "demo": dataset == "demo",
                        "git_commit": "c0ffee" if seed else "decade"}
             if settings["modality"] != "both":
                 content[f"{measure}_{settings['modality']}"] = content[measure]  # as evaluation counts both
@@ -796,18 +797,33 @@ with_two_measures = pytest.mark.parametrize(("dataset", "methods", "measure"), [
     ("CREMAD", CREMAD, "accuracy"), ("VoxCeleb", VOXCELEB, "eer")], ids=["accuracy", "eer"])
 
 
+def plain_of_each_fusion(methods: Sequence[Method]) -> dict[str, Method]:
+    return {method.settings.get("fusion_method", "concat"): method for method in methods
+            if {**PLAIN, **method.settings} in ({**PLAIN, "fusion_method": f} for f in ("concat", "film", "gated"))}
+
+
+def time(results, method: Method, methods: Sequence[Method]) -> str:
+    """Of an epoch, in the mean over the seeds, as a multiple of the plain network's."""
+    plain = plain_of_each_fusion(methods).get(method.settings.get("fusion_method", "concat"))
+    if not plain:
+        return ""
+    mine, theirs = (list(values_of(results, one, "epoch_seconds").values()) for one in (method, plain))
+    return f"{sum(mine) / len(mine) / (sum(theirs) / len(theirs)):.2f}x"
+
+
 @with_two_measures
 def test_table_md_has_mean_std_seeds_last_epoch_and_the_papers_figure_of_every_method_in_order(
         tables, dataset, methods, measure):
     (head, dashes, *rows), _ = both_tables(tables.sections[dataset])
-    assert head == ["", "n", "joint", "audio", "visual", "last epoch", "paper"] and set(dashes) == {"---"}
+    assert head == ["", "n", "joint", "audio", "visual", "last epoch", "paper", "time"] and set(dashes) == {"---"}
     expected = []
     for method in methods:
         results, columns = tables.results[dataset], shown(measure, method)
         three = [percent([*values_of(results, method, columns[kind]).values()]) if kind in columns else ""
                  for kind in ("joint", *MODALITIES)]
         last = percent([*values_of(results, method, f"last_test_{measure}").values()])
-        expected.append([method.label, str(len(method.seeds)), *three, last, method.paper])
+        compared = time(results, method, methods)
+        expected.append([method.label, str(len(method.seeds)), *three, last, method.paper, compared])
     assert rows == expected
 
 
@@ -835,8 +851,7 @@ def test_table_md_pairs_every_method_by_seed_with_the_joint_plain_network_of_its
     _, (head, _, *rows) = both_tables(tables.sections[dataset])
     assert head == ["", "joint", "audio", "visual"]
     results = tables.results[dataset]
-    plain = {method.settings.get("fusion_method", "concat"): method for method in methods
-             if {**PLAIN, **method.settings} in ({**PLAIN, "fusion_method": f} for f in ("concat", "film", "gated"))}
+    plain = plain_of_each_fusion(methods)
     assert plain.keys() == {"concat", "gated"}
     expected = []
     for method in methods:

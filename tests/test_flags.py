@@ -74,6 +74,7 @@ AUDIO_VISUAL: dict[str, Effect] = {
     **SHARED,
     "audio_pretrain": (["{data}/some.pt"], [], {"starts"}),
     "visual_pretrain": (["{data}/some.pt"], [], {"starts"}),
+    "freeze_encoders": ([], ["--modality", "visual", "--imagenet"], {"freeze_encoders"}),
     "visual_encoder": (["resnet50"], [], {"encoders", "weights"}),
 }
 MODALITY_PARTS = {"encoders", "fusion layers", "weights", "front ends", "metrics", *ITEMS}
@@ -95,6 +96,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
             "num_frames": (["2"], [], ITEMS), "audio_seconds": (["0.7"], [], ITEMS),
             "reliable_audio_only": ([], [], {"training clips"})},
     "UCF": {**SHARED,
+            "freeze_encoders": ([], ["--modality", "rgb", "--imagenet"], {"freeze_encoders"}),
             "modality": (["flow"], [], {*MODALITY_PARTS}),
             "rgb_encoder": (["resnet34"], [], {"encoders", "weights"}),
             "flow_encoder": (["resnet34"], [], {"encoders", "weights"}),

@@ -13,11 +13,12 @@ from utils.experiments.finished_run import FinishedRun
 from utils.experiments.paper_results import paper_result
 from utils.experiments.splits import MeanRun, means_over_splits
 from utils.experiments.tables import LEVEL, markdown, paired_difference, percent, points
-from utils.training.experiment import CORE, NOT_COMPARED, label, without_meaning
-from utils.training.modalities import JOINT, is_joint
+from utils.training.experiment import CORE, NOT_COMPARED, label, seedless, without_meaning
+from utils.training.modalities import ENSEMBLE, JOINT, is_joint, predicts_jointly
 from utils.training.run import is_finished
 
 BASELINE = {"mmcosine": False, "modulation": "none", "lam": 0.0}  # what a run is compared with
+SCRATCH = {"freeze_encoders": False, "imagenet": False}  # and no pretrained encoders, if there is such a run
 IN_ORDER = ("modality", "fusion_method", "modulation", "lam", "mmcosine", "scaling", "random_seed")
 MEASURES = {"accuracy": "accuracy %, higher is better", "eer": "equal error rate %, lower is better"}
 
@@ -43,7 +44,7 @@ def sort_key(run: FinishedRun) -> list:
     """All modalities first, single encoders last; methods in the order of METHODS."""
     values = {**run.settings, "modulation": list(METHODS).index(run.settings["modulation"])}
     modality = run.settings["modality"]
-    return [not is_joint(modality), modality not in JOINT, *map(values.get, IN_ORDER)]
+    return [not predicts_jointly(modality), modality not in JOINT, *map(values.get, IN_ORDER)]
 
 
 def csv_row(run: FinishedRun) -> dict[str, object]:
@@ -58,13 +59,14 @@ def csv_row(run: FinishedRun) -> dict[str, object]:
 def varying(runs: Sequence[FinishedRun]) -> list[str]:
     """The settings in which these runs differ, without the seed and settings of the machine."""
     names = dict.fromkeys(name for run in runs for name in run.settings)
-    values = {name: {json.dumps(run.settings[name]) for run in runs if name in run.settings} for name in names}
+    every = [seedless(run.settings) for run in runs]
+    values = {name: {json.dumps(settings[name]) for settings in every if name in settings} for name in names}
     return [name for name in names if len(values[name]) > 1 and name not in NOT_COMPARED | {"random_seed"}]
 
 
 def identity(settings: Mapping[str, object], names: Sequence[str]) -> str:
     """The same for settings that mean the same, whatever their seed: of the core settings, and of `names`."""
-    meant = {*CORE, *names} - {"random_seed"} - without_meaning(settings)
+    meant, settings = {*CORE, *names} - {"random_seed"} - without_meaning(settings), seedless(settings)
     return json.dumps({name: settings.get(name) for name in sorted(meant)})
 
 
@@ -99,11 +101,12 @@ def section(runs: Sequence[FinishedRun | MeanRun]) -> str:
     names, measure, columns = varying(runs), measure_of(runs[0]), columns_of(runs)
     groups = make_groups(runs, names)
     demo = " (DEMO DATA: synthetic, not a benchmark)" if runs[0].result.get("demo") else ""
-    rows = [row(group, names, measure, columns) for group in groups.values()]
+    rows = [[*row(group, names, measure, columns), time(group, baseline(group, groups, names))]
+            for group in groups.values()]
     differences = [difference_row(group, groups, names, measure, columns) for group in groups.values()]
     mean = f", mean over the splits {runs[0].settings['split']}" if isinstance(runs[0], MeanRun) else ""
     lines = [f"## {runs[0].settings['dataset']}{mean}{demo}: {MEASURES[measure]}", "",
-             markdown(["", "n", *columns, "last epoch", "paper"], rows), ""]
+             markdown(["", "n", *columns, "last epoch", "paper", "time"], rows), ""]
     if any(differences):
         lines += ["Points to the joint plain network with the same fusion, paired over seeds:", "",
                   markdown(["", *columns], filter(None, differences)), ""]
@@ -112,7 +115,7 @@ def section(runs: Sequence[FinishedRun | MeanRun]) -> str:
 
 def columns_of(runs: Sequence[FinishedRun]) -> list[str]:
     """`joint`, where a run has several modalities, and the modalities of all runs."""
-    joint = ["joint"] if any(is_joint(run.settings["modality"]) for run in runs) else []
+    joint = ["joint"] if any(predicts_jointly(run.settings["modality"]) for run in runs) else []
     return list(dict.fromkeys([*joint, *(name for run in runs for name in run.modalities)]))
 
 
@@ -127,17 +130,23 @@ def measure_of(run: FinishedRun) -> str:
 def row(group: Group, names: Sequence[str], measure: str, columns: Sequence[str]) -> list[str]:
     run = next(iter(group.values()))
     shown = metric_names(run, measure)
-    if not is_joint(run.settings["modality"]):
+    if not predicts_jointly(run.settings["modality"]):
         del shown["joint"]
     cells = [percent(list(by_seed(group, shown.get(column)).values())) for column in columns]
     last = percent(list(by_seed(group, f"last_test_{measure}").values()))
     paper = paper_result(run.settings, test_size(run.result))
-    return [label(run.settings, names), str(len(group)), *cells, last, f"{paper:.2f}" if paper else ""]
+    return [label(seedless(run.settings), names), str(len(group)), *cells, last, f"{paper:.2f}" if paper else ""]
+
+
+def time(group: Group, plain: Group) -> str:
+    """`1.30x`: an epoch's seconds compared with the baseline's; "" where they were not recorded."""
+    mine, theirs = (list(by_seed(one, "epoch_seconds").values()) for one in (group, plain))
+    return f"{statistics.fmean(mine) / statistics.fmean(theirs):.2f}x" if mine and theirs else ""
 
 
 def metric_names(run: FinishedRun, measure: str) -> dict[str, str]:
     """{column: name of the metric}; of an encoder alone the joint one is its own."""
-    if not is_joint(run.settings["modality"]):
+    if not predicts_jointly(run.settings["modality"]):
         return {"joint": measure, run.settings["modality"]: measure}
     return {"joint": measure, **{name: f"{measure}_{name}" for name in run.modalities}}
 
@@ -154,36 +163,45 @@ def test_size(result: Mapping[str, object]) -> int | None:
 def difference_row(group: Group, groups: Mapping[str, Group], names: Sequence[str], measure: str,
                    columns: Sequence[str]) -> list[str] | None:
     """The group's paired differences to its baseline, in points; None: it is a baseline itself."""
-    run = next(iter(group.values()))
-    baseline = groups.get(identity(baseline_of(run, groups), names), {})
-    if baseline is group:
+    run, compared = next(iter(group.values())), baseline(group, groups, names)
+    if compared is group:
         return None
     mine, plain = metric_names(run, measure), {}
-    if baseline:
-        plain = metric_names(next(iter(baseline.values())), measure)
-    found = [paired_difference(by_seed(group, mine.get(column)), by_seed(baseline, plain.get(column)))
+    if compared:
+        plain = metric_names(next(iter(compared.values())), measure)
+    found = [paired_difference(by_seed(group, mine.get(column)), by_seed(compared, plain.get(column)))
              for column in columns]
-    return [label(run.settings, names), *map(points, found)]
+    return [label(seedless(run.settings), names), *map(points, found)]
+
+
+def baseline(group: Group, groups: Mapping[str, Group], names: Sequence[str]) -> Group:
+    """The group of the plain network from scratch, else of the one that starts as this group does; {} for neither."""
+    plain = baseline_of(next(iter(group.values())), groups)
+    scratch = {**plain, **SCRATCH, **{name: None for name in plain if name.endswith("_pretrain")}}
+    return groups.get(identity(scratch, names)) or groups.get(identity(plain, names), {})
 
 
 def baseline_of(run: FinishedRun, groups: Mapping[str, Group]) -> dict[str, object]:
     """The settings of the plain network of the same modalities and fusion; for an encoder alone, of all modalities, or
-    else of the most that it is trained with in any of the groups."""
+    else of the most that it is trained with in any of the groups; for an ensemble, of the fewest that have its own."""
     modality = run.settings["modality"]
     if not is_joint(modality):
         others = [next(iter(group.values())) for group in groups.values()]
-        joint = [other for other in others if is_joint(other.settings["modality"]) and modality in other.modalities]
-        most = max(joint, key=lambda other: len(other.modalities), default=None)
-        modality = most.settings["modality"] if most else JOINT[0]
+        joint = [other for other in others if is_joint(other.settings["modality"])
+                 and set(run.modalities) <= set(other.modalities)]
+        choose = min if modality == ENSEMBLE else max
+        chosen = choose(joint, key=lambda other: len(other.modalities), default=None)
+        modality = chosen.settings["modality"] if chosen else JOINT[0]
     return {**run.settings, **BASELINE, "modality": modality}
 
 
 NOTES = """n: seeds. +-: standard deviation over seeds (n - 1). last epoch: on the test set, of the joint network or the
-encoder alone. paper: published result on a test set of this size, at any scale where the paper gives none. Points: mean
-over the common seeds (n) with its {level:.0%} confidence interval (Student's t); * where the interval excludes 0, as
-one in twenty does by chance. Networks are compared with the plain network of the same modalities, encoders alone with
-that of all modalities, or of the most that there are runs of. The intervals cover the noise of seeds, not that of the
-choice of test data or of the machine. {noise}
+encoder alone. paper: published result on a test set of this size, at any scale where the paper gives none. time:
+seconds of a training epoch, as a multiple of what it is compared with. Points: mean over the common seeds (n) with its
+{level:.0%} confidence interval (Student's t); * where the interval excludes 0, as one in twenty does by chance.
+Networks are compared with the plain network of the same modalities (from scratch, if there is one), encoders alone and
+their ensemble with that of all modalities, or of the most that there are runs of. The intervals cover the noise of
+seeds, not that of the choice of test data or of the machine. {noise}
 
 Epoch: {chosen}. Commits: {commits}."""
 

@@ -16,6 +16,7 @@ from dataset.errors import InputError, first_few
 from utils.training import options
 from utils.training.experiment import CORE, NOT_COMPARED, run_name, without_meaning
 from utils.training.flags import did_you_mean
+from utils.training.modalities import ENSEMBLE, is_joint
 from utils.training.run import read_json
 
 # The first one outermost: an interrupted sweep has all of the first seed before any of the second. Others come last.
@@ -35,6 +36,33 @@ class PlannedRun(NamedTuple):
     argv: tuple[str, ...]
     settings: Mapping[str, object]
     defaults: Mapping[str, object]
+
+
+class Ensemble(NamedTuple):
+    """Runs of one modality each that differ in nothing else. folder: of its result. argv: of the program that makes it.
+    """
+
+    folder: Path
+    members: tuple[Path, ...]
+    argv: tuple[str, ...]
+
+
+def ensembles(runs: Sequence[PlannedRun]) -> list[Ensemble]:
+    """Those that planned runs of one modality make."""
+    alone: dict[Path, list[PlannedRun]] = {}
+    for run in runs:
+        modality = run.settings["modality"]
+        if not is_joint(modality):
+            name = run.name.replace(f"-{modality}-", f"-{ENSEMBLE}-", 1)
+            alone.setdefault(run.folder.with_name(name), []).append(run)
+    found = []
+    for folder, members in alone.items():
+        folders = tuple(run.folder for run in members)
+        machine = ("--device", str(members[0].settings["device"]),
+                   "--num_workers", str(members[0].settings["num_workers"]))
+        argv = ("scripts/ensemble.py", *map(str, folders), "--output", str(folder), *machine)
+        found += [Ensemble(folder, folders, argv)] if len(members) > 1 else []
+    return found
 
 
 def check_axes(script: ModuleType, axes: Mapping[str, Sequence[str]], own: Sequence[str]) -> None:

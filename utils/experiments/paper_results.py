@@ -49,7 +49,8 @@ def paper_result(settings: Mapping[str, object], size: int | None) -> float | No
     results = results_of(settings, size)
     if not results or settings["modulation"] != "none":
         return None
-    paper = {"audio_encoder": "resnet18", "visual_encoder": "resnet18", **SETTINGS.get(settings["dataset"], {})}
+    paper = {"audio_encoder": "resnet18", "visual_encoder": "resnet18", "freeze_encoders": False,
+             **SETTINGS.get(settings["dataset"], {})}
     if any(settings.get(name, value) != value for name, value in paper.items()):
         return None
     fusion = settings["fusion_method"]

@@ -3,12 +3,13 @@
 Settings are flags as plain values, by name: what args.json holds.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from utils.balancing import METHOD_FLAGS, METHODS
-from utils.training.modalities import JOINT, is_joint
+from utils.training.modalities import ENSEMBLE, JOINT, is_joint
 
 # The settings in which a comparison's runs differ most often, in the order in which names and tables give them.
 CORE = ("fusion_method", "mmcosine", "scaling", "modulation", *METHOD_FLAGS, "modality", "lam")
@@ -66,6 +67,8 @@ def short(value: object) -> str:
     """A value as part of a folder's name."""
     if isinstance(value, list | tuple):
         return "+".join(map(short, value))
+    if isinstance(value, str) and value.endswith(".pt"):
+        return Path(value).parent.name  # a checkpoint is known by its run
     return f"{value:.12g}" if isinstance(value, float) else str(value).replace("/", "_")
 
 
@@ -92,13 +95,25 @@ def title(settings: Mapping[str, object], parts: Sequence[str] = ()) -> str:
 def label(settings: Mapping[str, object], names: Sequence[str]) -> str:
     """A row of a table: fusion, head, method, and in what else these settings differ from others of it (`names`)."""
     meant = meaningful(settings)
-    parts = [meant.get("fusion_method", f"{settings['modality']} encoder alone"), head(settings)]
+    alone = f"{settings['modality']} encoder alone"
+    if settings["modality"] == ENSEMBLE:
+        alone = "ensemble of the encoders alone"
+    parts = [meant.get("fusion_method", alone), head(settings)]
     if meant.get("modulation", "none") != "none":
         parts.append(meant["modulation"])
     given = {"fusion_method", "mmcosine", "scaling", "modulation"}
     given |= (set() if is_subset(settings) else {"modality"}) | (set() if meant.get("lam") else {"lam"})
     others = [name for name in dict.fromkeys(["lam", *names]) if name in meant and name not in given]
-    return ", ".join([*parts, *(f"{name} {meant[name]}" for name in others if not is_off(meant[name]))])
+    return ", ".join([*parts, *(f"{name} {short(meant[name]) if name.endswith('_pretrain') else meant[name]}"
+                                for name in others if not is_off(meant[name]))])
+
+
+def seedless(settings: Mapping[str, object]) -> dict[str, object]:
+    """The settings, with paths of pretrained encoders that are the same for every seed: `...-seed3/best.pt` of a run of
+    seed 3 becomes `...-seed/best.pt`."""
+    own = re.compile(rf"seed{settings['random_seed']}\b")
+    return {name: own.sub("seed", str(value)) if name.endswith("_pretrain") and value else value
+            for name, value in settings.items()}
 
 
 def is_off(value: object) -> bool:

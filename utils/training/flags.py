@@ -130,6 +130,7 @@ def add_modality_flags(parser: Parser) -> None:
     for modality in parser.declared:
         group.add_argument(f"--{modality.name}_pretrain", type=Path, metavar="FILE",
                            help=f"checkpoint that the {modality.name} encoder starts from")
+    add_boolean(group, "--freeze_encoders", False, "train fusion and classifier only; encoders stay as they start")
     usual = " and ".join(modality.name for modality in parser.declared if modality.imagenet)
     group.add_argument("--imagenet", action=ImagenetAction, nargs="?", default=False, metavar="NAMES",
                        help=f"start encoders from torchvision's ImageNet weights: {usual}, or the named ones, "

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 JOINT = ("both", "all")  # what --modality says for all of two, of more modalities
+ENSEMBLE = "ensemble"  # of runs of one modality each: scripts/ensemble.py, and --modality of sweeps
 
 
 class Modality(NamedTuple):
@@ -73,6 +74,11 @@ def setting_of(modalities: Sequence[Modality], words: Sequence[str]) -> str:
 def is_joint(setting: str) -> bool:
     """Whether a --modality setting stands for more than one modality."""
     return setting in JOINT or "+" in setting
+
+
+def predicts_jointly(setting: str) -> bool:
+    """Whether what such a run predicts comes from more than one modality: of a joint network, or of an ensemble."""
+    return is_joint(setting) or setting == ENSEMBLE
 
 
 def names_in(result: Mapping[str, object]) -> list[str]:

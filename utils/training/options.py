@@ -42,6 +42,7 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
         parser.error("--allow_overlap is for the evaluation of a checkpoint: leave it out with --train")
     check_method(parser, args)
     check_encoders(parser, args)
+    check_frozen(parser, args)
     args.data_root = args.data_root or Path("data") / args.dataset
     args.script = parser.prog
     args.command = getattr(args, "command", f"python {parser.prog} {shlex.join(argv)}")
@@ -88,6 +89,18 @@ def check_encoders(parser: Parser, args: Namespace) -> None:
         if name not in names or getattr(args, f"{name}_pretrain"):
             parser.error(f"--imagenet starts the {name} encoder: leave it out with --{name}_pretrain or --modality "
                          f"{args.modality}")
+
+
+def check_frozen(parser: Parser, args: Namespace) -> None:
+    """Encoders that are not trained must come from somewhere, and cannot be balanced."""
+    if not args.freeze_encoders:
+        return
+    if args.modulation != "none":
+        parser.error("--freeze_encoders leaves no encoder to balance: leave --modulation out")
+    for modality in modalities.chosen(parser.declared, args.modality):
+        if not getattr(args, f"{modality.name}_pretrain") and modality.name not in from_imagenet(args, parser.declared):
+            parser.error(f"--freeze_encoders keeps the {modality.name} encoder as it starts: give it a trained one "
+                         f"with --{modality.name}_pretrain FILE")
 
 
 def method_settings(args: Namespace) -> dict[str, object]:
@@ -194,7 +207,7 @@ def training(args: Namespace, declared: Sequence[Modality], parts: Sequence[str]
     folder = run_folder(args, parts)
     events = experiment.events_folder(folder, args.tensorboard_path) if args.use_tensorboard else None
     same = ("modulation", "optimizer", "learning_rate", "weight_decay", "lr_decay_step", "lr_decay_ratio", "epochs",
-            "random_seed", "lam", "compile")
+            "random_seed", "lam", "compile", "freeze_encoders")
     return {"folder": folder, "resume": bool(args.resume), "events_folder": events, "settings": settings(args),
             "starts": starts(args, declared), "method_settings": method_settings(args),
             **{name: getattr(args, name) for name in same}}

@@ -14,6 +14,7 @@ verification.py adds <list>.scores.txt and det.png, confusion.py per_class.csv, 
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -130,7 +131,8 @@ class Run:
         metrics."""
         self.check_finite(scores, "evaluation of the best epoch")
         result = report.result(self.settings, self.history[-1], self.best()["epoch"], self.split, scores)
-        result.update(self.facts, **self.environment, wall_seconds=self.wall_seconds())
+        seconds = statistics.median(record["train_seconds"] for record in self.history)
+        result.update(self.facts, **self.environment, wall_seconds=self.wall_seconds(), epoch_seconds=seconds)
         self.write("result.json", json.dumps(result, indent=2) + "\n")
         title = experiment.title(self.settings, report.parts_of(self.facts))
         self.events.finish(self.settings, scores, result["best_epoch"])
