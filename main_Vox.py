@@ -133,7 +133,7 @@ def read_lists(args: Namespace) -> tuple[dict[str, Trials], TrainList | None]:
     if listed:
         trained = {*listed.identities, *listed.folders}
     else:
-        trained = checkpoint.load(args.ckpt_path).get("facts", {}).get("classes", ())
+        trained = checkpoint.load_own(args.ckpt_path).get("facts", {}).get("classes", ())
     for name, one in trials.items():
         lists.check_no_leak(trained, one, name)
         print_once(f"trials {name}: {len(one.labels)} of {len(one.names)} utterances")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dataset.errors import InputError
+from dataset.lists import NOT_A_NAME
 from dataset.voxceleb import Utterance
 
 HEADER = b"wav,faces,identity,n_frames"
@@ -101,9 +102,13 @@ def parse_row(row: bytes, path: Path, number: int) -> tuple[bytes, bytes]:
         raise InputError(f"{path}, line {number}: expected wav,faces,identity,n_frames but found "
                          f"{row.decode(errors='replace')!r}")
     try:
-        row.decode()
+        names = [cell.decode() for cell in cells[:3]]
     except UnicodeDecodeError:
         raise InputError(f"{path}, line {number}: not UTF-8 text") from None
+    wrong = [name for name in names if NOT_A_NAME.search(name)]
+    if wrong:
+        raise InputError(f"{path}, line {number}: {wrong[0]!r} is not the name of a file below the folder of the "
+                         "utterances, or of an identity")
     return cells[0], cells[2]
 
 

@@ -4,7 +4,9 @@ UTF-8 with or without BOM, LF or CRLF, empty lines ignored.
 """
 
 import csv
+import io
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +14,9 @@ from typing import NamedTuple
 
 from dataset.errors import InputError, first_few
 from dataset.whole_files import write_whole
+
+# ./ ../ // and / at either end, control characters and line ends: such names are not those of files below a folder
+NOT_A_NAME = re.compile("(^|/)\\.{0,2}(/|$)|[\0-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Clip(NamedTuple):
@@ -64,8 +69,11 @@ def read_clips(path: Path, classes: Sequence[str]) -> list[Clip]:
         if len(row) < 2 or not row[0]:
             raise InputError(f"{path}, line {line}: expected clip,LABEL but found {','.join(row)!r}")
         clip = Clip(row[0], row[1])
+        if NOT_A_NAME.search(clip.name):
+            raise InputError(f"{path}, line {line}: {clip.name!r} is not the name of a clip: expected a file name, or "
+                             "a path below the folder of the data without ./ and ../")
         if clip.label not in classes:
-            raise InputError(f"{path}, line {line}: label {clip.label!r} is not in stat.csv ({', '.join(classes)})")
+            raise InputError(f"{path}, line {line}: label {clip.label!r} is not in stat.csv ({first_few(classes)})")
         if clip.name in first_line:
             raise InputError(f"{path}, line {line}: clip {clip.name} is already listed in line {first_line[clip.name]}")
         first_line[clip.name] = line
@@ -99,14 +107,16 @@ def check_every_class_has_a_clip(classes: Sequence[str], clips: Iterable[Clip], 
     """Raises InputError; the message ends with what to do `otherwise`."""
     empty = sorted(set(classes) - {clip.label for clip in clips})
     if empty:
-        raise InputError(f"no training clip of class {', '.join(empty)} in {where}: add some, or {otherwise}")
+        raise InputError(f"no training clip of class {first_few(empty)} in {where}: add some, or {otherwise}")
 
 
 def write_lists(root: Path, lists: Lists) -> None:
     """Writes stat.csv, train.csv and test.csv."""
-    write_whole(root / "stat.csv", "".join(f"{name}\n" for name in lists.classes))
-    for name, clips in (("train.csv", lists.train), ("test.csv", lists.test)):
-        write_whole(root / name, "".join(f"{clip.name},{clip.label}\n" for clip in clips))
+    for name, rows in (("stat.csv", [[label] for label in lists.classes]), ("train.csv", lists.train),
+                       ("test.csv", lists.test)):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        write_whole(root / name, text.getvalue())
 
 
 def split_stratified(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:

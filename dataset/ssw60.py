@@ -21,7 +21,7 @@ from dataset.clips import ClipFiles, find_each
 from dataset.errors import InputError, first_few
 from dataset.files import check_audio, check_image
 from dataset.frames import find_frames
-from dataset.lists import read_text
+from dataset.lists import NOT_A_NAME, read_text
 
 MEDIA = {"video_ml": "mp4", "audio_ml": "wav", "images_inat": "jpg", "images_nabirds": "jpg"}  # as distributed
 OF_MODALITY = {"audio": ("audio_ml",), "visual": ("images_inat", "images_nabirds")}  # to pretrain its encoder on
@@ -112,7 +112,7 @@ def read_assets(root: Path, collection: str, taxa: Mapping[str, str], how_to_get
 def make_asset(collection: str, row: Mapping[str, str], taxa: Mapping[str, str]) -> Asset:
     """Raises InputError; the message does not name file and line."""
     asset_id, label, split = row["asset_id"], row["label"], row["split"]
-    if Path(asset_id).name != asset_id or asset_id in ("", "..") or "\0" in asset_id:
+    if "/" in asset_id or NOT_A_NAME.search(asset_id):
         raise InputError(f"asset_id {asset_id!r} is not the name of a file")
     if label not in taxa:
         raise InputError(f"label {label!r} is not in taxa.csv (it has {first_few(list(taxa))})")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset.errors import InputError, first_few
-from dataset.lists import read_text
+from dataset.lists import NOT_A_NAME, read_text
 from dataset.voxceleb import Utterance
 
 TRIALS = "test_pairs.csv"  # the list that is used by default
@@ -58,7 +58,7 @@ def parse_trial(cells: Sequence[str], where: str) -> tuple[int, list[str]]:
     names = [name.lstrip("/") for name in cells[1:]]
     if len(cells) != 3 or cells[0] not in ("0", "1"):
         raise InputError(f"{where}: expected label,utt1,utt2 with label 0 or 1 but found {' '.join(cells)!r}")
-    if not all(names) or any(".." in name.split("/") for name in names):
+    if any(map(NOT_A_NAME.search, names)):
         raise InputError(f"{where}: {' '.join(cells)!r} does not name two files below the folder of the utterances")
     if names[0] == names[1]:
         raise InputError(f"{where}: {names[0]} is paired with itself: remove the row")

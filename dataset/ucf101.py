@@ -21,7 +21,7 @@ from typing import NamedTuple
 from dataset.clips import find_each
 from dataset.errors import InputError, first_few
 from dataset.files import check_image
-from dataset.lists import Clip, partition, read_text, split_stratified
+from dataset.lists import NOT_A_NAME, Clip, partition, read_text, split_stratified
 from dataset.streams import MotionFiles
 
 SPLITS = (1, 2, 3)
@@ -99,7 +99,7 @@ def read_clips(path: Path, classes: Sequence[str], how_to_get: str) -> list[Clip
     clips, first_line = [], {}
     for line, words in read_words(path, how_to_get):
         place = Path(words[0])
-        if len(words) > 2 or len(place.parts) != 2 or place.suffix != ".avi" or ".." in place.parts:
+        if len(words) > 2 or len(place.parts) != 2 or place.suffix != ".avi" or NOT_A_NAME.search(words[0]):
             raise InputError(f"{path}, line {line}: expected <Class>/<video>.avi and perhaps the number of the class, "
                              f"found {' '.join(words)!r}")
         name, label = place.with_suffix("").as_posix(), place.parent.name

@@ -1,7 +1,8 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and JSON files read back."""
 
 import csv
 import io
+import json
 import os
 import re
 import shutil
@@ -9,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from dataset.errors import DiskError, check_name
+from dataset.errors import DiskError, InputError, check_name
 
 # how torch.save and libsndfile report that a write failed: without the system's reason
 HIDDEN_REASON = re.compile(r"inline_container|PytorchStreamWriter|System error")
@@ -52,6 +53,40 @@ def with_unit(count: float) -> str:
             return f"{count:.4g} {unit}"
         count /= 1000
     return f"{count:,.1f} GB"
+
+
+def read_json(path: Path, next_step: str = "") -> dict:
+    """A JSON object in a file. Raises InputError: missing or damaged; the message ends in the next step, by default to
+    move the folder away."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is missing or damaged: {next_step or f'move {path.parent} away'}")
+    return content
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files and folders (.<pid>.<name>) in `folder` whose processes have ended."""
+    for path in folder.glob(".[0-9]*.*"):
+        process = path.name.split(".")[1]
+        if not process.isdecimal() or is_running(int(process)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()) -> None:

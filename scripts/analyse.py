@@ -50,13 +50,12 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
 from dataset.errors import InputError
-from dataset.whole_files import write_whole
+from dataset.whole_files import read_json, write_whole
 from utils.experiments import figures, finished_run
 from utils.experiments.features import angles, seen_by_head
 from utils.experiments.finished_run import FinishedRun, open_run
 from utils.training.confusion import confusion_matrices
 from utils.training.report import metric_names
-from utils.training.run import read_json
 from utils.training.tensorboard import Events
 
 PERPLEXITY = 30  # of t-SNE; a third of the clips where there are fewer than 90
@@ -150,6 +149,9 @@ def bars_of(run: FinishedRun) -> dict[str, dict[str, float]]:
     if path.is_file():
         probes = read_json(path)
         if probes.get("best_epoch") == run.result["best_epoch"]:
+            if not all(isinstance(probes.get(name), float | int) for name in run.modalities):
+                raise InputError(f"{path} has not an accuracy of every modality: run scripts/probe.py {run.folder} "
+                                 "again")
             bars["probe"] = {name: probes[name] for name in run.modalities}
         else:
             print(f"{path} left out: it is not of the best epoch, {run.result['best_epoch']}. Run scripts/probe.py "

@@ -34,10 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dataset.cremad import AUDIO_FOLDER, EMOTIONS, PAPER_COUNTS, audio_path, frames_folder
 from dataset.errors import InputError
 from dataset.files import read_audio
-from dataset.lists import Lists
+from dataset.lists import Lists, read_text
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
-from dataset.whole_files import write_whole
+from dataset.whole_files import remove_leftovers, write_whole
 from utils import cli
 
 HOW_TO_GET = ('Get CREMA-D with "git lfs install" and "git clone https://github.com/CheyneyComputerScience/CREMA-D '
@@ -112,7 +112,7 @@ def check_names(names: list[str]) -> dict[str, str]:
 def check_same_frames(frames: Path, rule: str) -> None:
     """Notes beside the folder by which rule its frames are chosen. Raises InputError: it holds frames of another."""
     note = frames.with_name(f"{frames.name}.txt")
-    before = note.read_text(encoding="utf-8").strip() if note.is_file() else "middle"  # what older versions extracted
+    before = read_text(note).strip() if note.is_file() else "middle"  # what older versions extracted
     if before != rule and any(frames.glob("[!.]*")):
         raise InputError(f"{frames} holds frames of --frames {before}: run the command with --frames {before}, or "
                          f"remove that folder to extract the frames again with --frames {rule}")
@@ -131,7 +131,7 @@ def prepare_clip(name: str, root: Path, frames: Path, fps: int, rule: str) -> No
 def prepare_clips(names: list[str], root: Path, frames: Path, args: argparse.Namespace) -> dict[str, str]:
     """{name: reason} of the clips that failed."""
     for folder in (root, frames):
-        prep.remove_leftovers(folder)
+        remove_leftovers(folder)
     work = partial(prepare_clip, root=root, frames=frames, fps=args.fps, rule=args.frames)
     return prep.run_parallel(work, names, args.workers, "frames")
 

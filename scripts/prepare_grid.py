@@ -34,9 +34,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset.cremad import AUDIO_FOLDER, audio_path, frames_folder
 from dataset.errors import InputError
+from dataset.lists import NOT_A_NAME
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
-from dataset.whole_files import write_whole
+from dataset.whole_files import read_json, remove_leftovers, write_whole
 from utils import cli
 
 COLUMNS = ("command", "colour", "preposition", "letter", "digit", "adverb")
@@ -136,6 +137,8 @@ def read_words(videos: dict[str, Path], alignments: dict[str, Path],
     words, problems = {}, {}
     for name in sorted(videos):
         try:
+            if NOT_A_NAME.search(name) or name != name.strip():
+                raise InputError(f"the file name {name!r} holds characters that lists cannot contain: rename the file")
             if name not in alignments:
                 raise InputError(f"no {name}.align for {videos[name]}")
             words[name] = read_word(alignments[name], column)
@@ -149,7 +152,7 @@ def check_settings(root: Path, args: argparse.Namespace) -> None:
     path = root / "prepare_grid.json"
     settings = {name: getattr(args, name) for name in ("speaker", "column", "rows", "columns")}
     if path.is_file():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_json(path, f"remove it if {root} was made with the same settings, or remove {root}")
         if earlier != settings:
             raise InputError(f"{root} holds words cut with {earlier}, not with {settings}: choose another "
                              "--data_root")
@@ -193,7 +196,7 @@ def crop(image: np.ndarray, rows: Sequence[int], columns: Sequence[int], video: 
 def cut_words(videos: dict[str, Path], words: dict[str, Word], root: Path, args: argparse.Namespace) -> dict[str, str]:
     """{clip: reason} of the words that could not be cut."""
     for folder in (root, root / AUDIO_FOLDER, frames_folder(root)):
-        prep.remove_leftovers(folder)
+        remove_leftovers(folder)
 
     def work(name: str) -> None:
         cut_word(name, videos[name], words[name], root, args.rows, args.columns)

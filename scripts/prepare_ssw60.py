@@ -19,8 +19,6 @@ Exit status: 0 if every asset is usable, 2 otherwise (all usable assets are stil
 """
 
 import argparse
-import csv
-import io
 import os
 import sys
 from collections import Counter
@@ -37,8 +35,8 @@ from dataset.errors import InputError
 from dataset.files import check_audio, read_image
 from dataset.frontends import AUDIO_FRONTENDS
 from dataset.preparation import clips as prep
-from dataset.ssw60 import MEDIA, OF_MODALITY, SPLITS, Asset, is_silent, read_assets, read_taxa
-from dataset.whole_files import write_csv, write_whole
+from dataset.ssw60 import MEDIA, OF_MODALITY, SPLITS, Asset, is_silent, read_assets, read_table, read_taxa
+from dataset.whole_files import remove_leftovers, write_csv, write_whole
 from utils import cli
 
 HOW_TO_GET = "data/SSW60/README.md explains where to get the tarball: unpack it and name the folder with taxa.csv by " \
@@ -46,6 +44,7 @@ HOW_TO_GET = "data/SSW60/README.md explains where to get the tarball: unpack it 
 OFFICIAL = {"video_ml": {"train": 3462, "test": 1938, "all": 5400}, "audio_ml": {"all": 3861},
             "images_inat": {"all": 21600}, "images_nabirds": {"all": 10221}}  # assets by split, as published
 REPORT = "prepare_report.csv"
+OF_SPECIES = ("collection", "split", "label", "common_name")  # its columns beside the counts
 FRONTEND_OF = {frontend.sample_rate: name for name, frontend in AUDIO_FRONTENDS.items()}
 JPEG_QUALITY = 95
 
@@ -119,7 +118,7 @@ def prepare_all(assets: Mapping[str, Asset], args: argparse.Namespace) -> dict[s
     """{name: reason} of those that failed."""
     for folder in {args.data_root, *(path.parent for asset in assets.values() for path in (
             asset.frames(args.data_root, args.fps), asset.sound(args.data_root, args.sample_rate)))}:
-        prep.remove_leftovers(folder)
+        remove_leftovers(folder)
     return prep.run_parallel(partial(prepare_asset, assets=assets, args=args), list(assets), args.workers, "prepared")
 
 
@@ -133,8 +132,8 @@ def count(assets: Sequence[Asset], problems: Mapping[str, str], args: argparse.N
             "without_sound": of(silent)}
 
 
-def report(counts: Mapping[str, Counter], taxa: Mapping[str, str], root: Path) -> None:
-    """Prints the counts per collection and split, and writes those per species."""
+def report(counts: Mapping[str, Counter], taxa: Mapping[str, str], others: Sequence[dict], root: Path) -> None:
+    """Prints the counts per collection and split, and writes those per species. others: rows of other collections."""
     for collection in dict.fromkeys(key[0] for key in counts["listed"]):
         for split in (*SPLITS, "all"):
             sums = [sum(n for key, n in counter.items() if key[0] == collection and split in (key[1], "all"))
@@ -145,20 +144,20 @@ def report(counts: Mapping[str, Counter], taxa: Mapping[str, str], root: Path) -
                 print(f"{collection:15} {split:6} " + ", ".join(
                     f"{what.replace('_', ' ')} {n:,}" for what, n in zip(counts, sums, strict=True)) + told)
     labels = {name: label for label, name in taxa.items()}
-    rows = rows_of_others(root / REPORT, {key[0] for key in counts["listed"]})
+    rows = list(others)
     for key in sorted(counts["listed"], key=lambda key: (key[0], SPLITS.index(key[1]), int(labels[key[2]]))):
         rows.append({"collection": key[0], "split": key[1], "label": labels[key[2]], "common_name": key[2],
                      **{what: counter[key] for what, counter in counts.items()}})
-    write_csv(root / REPORT, rows, columns=("collection", "split", "label", "common_name", *counts))
+    write_csv(root / REPORT, rows, columns=(*OF_SPECIES, *counts))
     print(f"by species: {root / REPORT}")
 
 
-def rows_of_others(path: Path, collections: Collection[str]) -> list[dict[str, str]]:
-    """The rows of other collections in a table of an earlier preparation; its first column names the collection."""
+def rows_of_others(path: Path, columns: Sequence[str], collections: Collection[str]) -> list[dict[str, str]]:
+    """The rows of other collections in a table of an earlier preparation; the first of `columns` names the collection.
+    Raises InputError: another table."""
     if not path.is_file():
         return []
-    rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
-    return [row for row in rows if next(iter(row.values())).split("/")[0] not in collections]
+    return [row for _, row in read_table(path, columns, "") if row[columns[0]].split("/")[0] not in collections]
 
 
 def next_command(args: argparse.Namespace) -> str:
@@ -177,11 +176,12 @@ def main(argv: Sequence[str]) -> dict[str, int]:
     taxa = read_taxa(args.data_root, HOW_TO_GET)
     assets = {asset.name: asset for collection in dict.fromkeys(args.collections)
               for asset in read_assets(args.data_root, collection, taxa, HOW_TO_GET)}
+    rows = rows_of_others(args.data_root / REPORT, OF_SPECIES, args.collections)
+    others = rows_of_others(args.data_root / prep.FAILURES, ("clip", "reason"), args.collections)
     problems = prepare_all(assets, args)
     prep.check_some_usable(args.data_root, list(assets), problems)
     counts = count(list(assets.values()), problems, args)
-    report(counts, taxa, args.data_root)
-    others = rows_of_others(args.data_root / prep.FAILURES, args.collections)
+    report(counts, taxa, rows, args.data_root)
     earlier = {row["clip"]: row["reason"] for row in others}
     prep.write_failures(args.data_root, {**earlier, **problems}, len(assets) + len(earlier))
     prep.finish(args.data_root, problems, next_command(args))

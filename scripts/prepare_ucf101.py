@@ -34,7 +34,7 @@ from dataset.errors import InputError, first_few
 from dataset.lists import Clip
 from dataset.preparation import clips as prep
 from dataset.preparation import motion
-from dataset.whole_files import write_csv
+from dataset.whole_files import remove_leftovers, write_csv
 from utils import cli
 
 HOW_TO_GET = ("data/UCF101/README.md explains where to get the videos and the lists: unpack both and name their "
@@ -120,7 +120,7 @@ def prepare_all(preparer: Preparer, clips: Sequence[Clip], workers: int) -> dict
     """{name: reason} of the clips that failed."""
     for folder in preparer.folders.values():
         for label in {clip.label for clip in clips}:
-            prep.remove_leftovers(folder / label)
+            remove_leftovers(folder / label)
     cv2.setNumThreads(1)  # the videos run in parallel
     return prep.run_parallel(preparer.prepare, [clip.name for clip in clips], workers, "frames and flow")
 

@@ -34,11 +34,12 @@ import numpy as np
 import torch
 
 from dataset.errors import InputError, first_few
+from dataset.lists import read_text
 from dataset.preparation import clips as prep
 from dataset.preparation.faces import DETECTORS, Detector, crop_face
 from dataset.trials import format_trials, identity_of, make_trials
 from dataset.voxceleb import SAMPLE_RATE, Utterance, check_utterance, find_faces
-from dataset.whole_files import write_whole
+from dataset.whole_files import read_json, remove_leftovers, write_whole
 from utils import cli
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mpg")
@@ -153,11 +154,7 @@ def read_settings(out: Path) -> dict[str, object]:
     path = out / SETTINGS
     if not path.is_file() or not (out / "faces").is_dir():
         return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError:
-        raise InputError(f"{path} is damaged: remove it if {out} was prepared with the same settings, or remove {out} "
-                         "to start again") from None
+    return read_json(path, f"remove it if {out} was prepared with the same settings, or remove {out} to start again")
 
 
 def check_settings(args: argparse.Namespace, before: Mapping[str, object], out: Path) -> None:
@@ -191,8 +188,8 @@ def settle_list(args: argparse.Namespace, names: Sequence[str], before: object) 
     before: the digest of the list last written here.
     """
     path = args.data_root / LISTS[args.split]
-    if path.exists() and digest(path.read_text(encoding="utf-8")) != before:
-        text = path.read_text(encoding="utf-8")
+    if path.exists() and digest(read_text(path)) != before:
+        text = read_text(path)
         unlisted = [name for name in names if f"{name}.wav" not in text]
         print(f"{path}: kept unchanged; {len(unlisted):,} of {len(names):,} prepared utterances are not in it"
               + (f": {first_few(unlisted)}. Remove the list to create a new one" if unlisted else ""))
@@ -234,7 +231,7 @@ def main(argv: list[str]) -> dict[str, int]:
 def prepare_all(preparer: Preparer, names: Sequence[str], problems: dict[str, str], workers: int) -> dict[str, str]:
     """{utterance: reason} of those that failed, including the given `problems`."""
     for place, _ in list(prep.walk(preparer.out)):  # before some are removed
-        prep.remove_leftovers(Path(place))
+        remove_leftovers(Path(place))
     for library in (cv2.setNumThreads, torch.set_num_threads):
         library(1)  # the utterances run in parallel
     good = [name for name in names if name not in problems]

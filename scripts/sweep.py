@@ -75,7 +75,7 @@ if __name__ == "__main__":
 
 from contextlib import closing
 
-from dataset.whole_files import write_csv, write_whole
+from dataset.whole_files import remove_leftovers, write_csv, write_whole
 from utils.distributed import print_once
 from utils.experiments import comparison, entry_script, grid, jobs
 from utils.experiments.finished_run import FinishedRun
@@ -105,6 +105,7 @@ def main(argv: Sequence[str]) -> list[FinishedRun]:
         print_ensembles(grid.ensembles(runs) if ensembles else [])
         return []
     with jobs.alone_in(args.output) as lock:
+        remove_leftovers(args.output)
         failed = carry_out(runs, entry_script.REPO / args.script, args.workers, lock)
         if ensembles:
             failed += combine(grid.ensembles(runs), args.workers, lock)

@@ -49,6 +49,9 @@ def test_rows_of_every_form_are_read_and_identities_are_sorted(tmp_path, form):
     ("\n".join([*ROWS, "id1/v/2.wav,x, ,2"]), "line 5"), ("\n".join([*ROWS, "a.wav,a,id1,many"]), "line 5"),
     ("\n".join([ROWS[0], ROWS[2]]), "names 1 identities"), ("", "names 0 identities"),
     ("\n".join([*ROWS, f"/{ROWS[0]}"]), r"lists id2/v/1\.wav twice"),
+    ("\n".join([*ROWS, "../v/2.wav,id1/v/2,id1,2"]), r"line 5: '\.\./v/2\.wav' is not the name"),
+    ("\n".join([*ROWS, "id1/v/2.wav,id1/./2,id1,2"]), r"line 5: 'id1/\./2' is not the name"),
+    ("\n".join([*ROWS, "id1/v/\0.wav,id1/v/2,id1,2"]), r"line 5: 'id1/v/\\x00\.wav' is not the name"),
     ("\n".join(ROWS).encode() + b"\nid1/\xff.wav,a,id1,2", "line 5: not UTF-8")])
 def test_malformed_training_lists_are_refused_by_line(tmp_path, text, message):
     with pytest.raises(InputError, match=message):

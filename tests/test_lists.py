@@ -59,6 +59,38 @@ def test_every_mistake_is_refused_by_file_and_line(root, name, content, message)
         read_with(root, name, content)
 
 
+@pytest.mark.parametrize("name", ["./2_a", "../2_a", "/tmp/2_a", "s1/../../2_a", "s1//2_a", "s1/", ".", "..", "2\0a",
+                                  "2\ta", "2\x7fa"])
+@pytest.mark.parametrize("list_name", ["train.csv", "test.csv"])
+def test_clip_names_that_are_no_names_of_files_in_the_folder_are_refused_by_line(root, name, list_name):
+    line = GOOD[list_name].count("\n") + 1
+    with pytest.raises(InputError, match=re.escape(f"{root / list_name}, line {line}: {name!r} is not the name")):
+        read_with(root, list_name, GOOD[list_name] + f"{name},ANG\n")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\v", "\x1c", "\x85", "\u2028"])
+def test_a_line_end_in_a_clip_name_is_refused_by_line(root, end):
+    with pytest.raises(InputError, match=r"train\.csv, line 1: "):
+        read_with(root, "train.csv", f'"1{end}a",ANG\n' + GOOD["train.csv"])
+
+
+def test_names_in_folders_and_of_every_language_are_names_of_clips(root):
+    names = ["s1/5_a", "Тест", "a b", "...", ".a", "a..b"]
+    lists = read_with(root, "test.csv", "".join(f"{name},ANG\n" for name in names))
+    assert [clip.name for clip in lists.test] == names
+
+
+def test_of_many_classes_a_message_names_the_first_few(root):
+    classes = "".join(f"class{number:05d}\n" for number in range(10000))
+    for name in ("train.csv", "test.csv"):
+        (root / name).write_text(f"{name},class00000\n")
+    with pytest.raises(InputError, match=r"no training clip of class class00001,.* and 9994 more in") as error:
+        read_with(root, "stat.csv", classes)
+    assert len(str(error.value)) < 1000
+    with pytest.raises(InputError, match=r"label 'x' is not in stat\.csv \(class00000, .* and 9995 more\)"):
+        read_with(root, "train.csv", "1_a,x\n")
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_a_missing_list_is_named_with_the_next_step(root, name):
     (root / name).unlink()
@@ -86,6 +118,12 @@ def test_written_lists_are_read_back_the_same(tmp_path):
     write_lists(tmp_path / "new", EXPECTED)
     assert read_lists(tmp_path / "new", HOW_TO) == EXPECTED
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["stat.csv", "test.csv", "train.csv"]
+
+
+def test_commas_and_quotes_in_names_and_classes_survive_the_way_to_disk_and_back(tmp_path):
+    odd = Lists(['A "b"', "C, d"], [Clip("1, a", 'A "b"'), Clip("2", "C, d")], [Clip('"3"', "C, d")])
+    write_lists(tmp_path, odd)
+    assert read_lists(tmp_path, HOW_TO) == odd
 
 
 CLIPS = [Clip(f"{speaker}_{i}_{label}", label) for speaker in range(1001, 1011)

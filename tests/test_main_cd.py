@@ -238,12 +238,13 @@ def test_a_checkpoint_of_other_classes_is_refused(finished_runs, copied_data):
 
 def test_a_best_pt_is_no_last_pt(finished_runs, tmp_path):
     shutil.copy(finished_runs["plain"] / "best.pt", tmp_path / "last.pt")
-    with pytest.raises(InputError, match="cannot be resumed from: it lacks class_norms, history"):
+    with pytest.raises(InputError, match="not the file that is needed: it lacks class_norms, history"):
         main(["--resume", str(tmp_path)])
 
 
 def test_a_run_is_never_overwritten(train_argv, tmp_path):
     (tmp_path / "run").mkdir()
+    (tmp_path / "run/last.pt").touch()
     with pytest.raises(InputError, match=f"--resume {tmp_path / 'run'}"):
         main(train_argv)
 
@@ -306,6 +307,9 @@ def test_without_data_one_message_names_folder_preparation_and_demo(tmp_path):
     (["--train", "--gpu_ids", "0,0"], "different card numbers"),
     (["--mmcosine"], "nothing to do: give --train"),
     (["--train", "--run_name", "a/b"], "not the name of one file or folder"),
+    (["--train", "--run_name", "a\nb"], "not the name of one file or folder"),
+    *((["--train", "--dataset", name], "not the name of one file or folder") for name in ("../../x", "/tmp/x", "a/b",
+                                                                                      "..", "")),
     (["--train", "--lam", "1", "--modality", "audio"], "leave it out with --modality audio"),
     (["--train", "--val_by_speaker"], "--val_fraction holds out"),
 ])

@@ -480,6 +480,19 @@ def test_box_outside_the_picture_is_refused(tmp_path, mpg):
         cut(tmp_path / "grid", tmp_path / "out", "--columns", "65", "0")
 
 
+def test_file_names_that_lists_cannot_contain_are_counted_and_the_others_prepared(tmp_path, mpg):
+    names = make_grid(tmp_path / "grid", mpg, ("two",) * 3 + ("six",) * 2)
+    for folder, suffix in (("s1", "mpg"), ("align", "align")):
+        path = tmp_path / "grid" / folder / f"{names[0]}.{suffix}"
+        path.rename(path.with_name(f"clip\n0.{suffix}"))
+    with pytest.raises(InputError, match="1 clips cannot be used"):
+        cut(tmp_path / "grid", tmp_path / "out")
+    assert "'clip\\n0' holds characters that lists cannot contain" in (
+        tmp_path / "out/prepare_failures.csv").read_text()
+    lists = read_lists(tmp_path / "out", "")
+    assert sorted(clip.name for clip in lists.train + lists.test) == names[1:]
+
+
 @needs_real_data
 def test_real_sentences_give_the_clips_of_grid_digits(tmp_path):
     with pytest.raises(InputError, match="class THREE has 1 clip"):  # of 12 sentences

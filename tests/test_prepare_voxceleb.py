@@ -157,7 +157,7 @@ def test_one_folder_is_not_prepared_in_two_ways(videos, tmp_path, change):
     with pytest.raises(InputError, match=r"was prepared with --detector none --fps 2\.0"):
         main([*argv(videos, tmp_path), *change])
     (tmp_path / "out/train/prepare.json").write_text("{")
-    with pytest.raises(InputError, match=r"prepare\.json is damaged"):
+    with pytest.raises(InputError, match=r"prepare\.json is missing or damaged"):
         main(argv(videos, tmp_path))
 
 

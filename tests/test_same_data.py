@@ -11,11 +11,11 @@ from conftest import SMALL
 import main_SSW
 from dataset.demo.birds import make_demo as make_birds
 from dataset.errors import InputError
+from dataset.whole_files import read_json
 from main_CD import main
 from scripts.analyse import main as analyse
 from scripts.probe import main as probe
 from utils.training import checkpoint
-from utils.training.run import read_json
 from utils.training.same_data import digest_of
 
 pytestmark = pytest.mark.usefixtures("tiny_encoders")

@@ -260,6 +260,14 @@ def test_other_settings_under_the_same_name_are_refused_before_anything_runs(swe
     assert len(sweep("--random_seed", "1", "--", "--num_workers", "7", "--device", "cpu")) == 1, "where it runs is free"
 
 
+@pytest.mark.parametrize("argv", [["--dataset", "a/b"], ["--", "--dataset", "../x"]])
+def test_a_dataset_that_is_no_name_is_refused_before_anything_runs(sweep, out, argv, capsys):
+    with pytest.raises(SystemExit) as exit:
+        sweep(*argv)
+    assert exit.value.code == 2 and "not the name of one file or folder" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(sweep, out):
     folder = out / "fake-concat-plain-seed0"
     folder.mkdir(parents=True)

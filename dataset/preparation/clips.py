@@ -167,15 +167,6 @@ def has_frames(folder: Path) -> bool:
     return bool(paths)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files and folders (.<pid>.<name>) that a killed run left in `folder`."""
-    for path in folder.glob(".[0-9]*.*"):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
 def run_parallel(work: Callable[[str], object], names: Sequence[str], workers: int, description: str,
                  what: str = "clips") -> dict[str, str]:
     """Calls work(name) for every clip, `workers` in parallel, with a progress bar -> {name: reason} of failed clips.

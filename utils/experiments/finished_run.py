@@ -2,27 +2,33 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from dataset.errors import InputError
+from dataset.whole_files import read_json
 from utils import distributed
+from utils.balancing import METHODS
 from utils.experiments import entry_script
 from utils.experiments.features import Features, extract
 from utils.experiments.flags import Machine
 from utils.training import checkpoint, experiment, report, tensorboard, train
 from utils.training.classification import Classification
 from utils.training.modalities import names_in
-from utils.training.run import is_finished, read_json
+from utils.training.run import is_finished
 from utils.training.same_data import check_same_data
 
 # what runs from before the encoders could be chosen had
 OLDER_ENCODERS = {"audio_encoder": "resnet18", "visual_encoder": "resnet18"}
 OLDER_VOX_ENCODERS = {"audio_encoder": "se_resnet34", "visual_encoder": "resnet34"}
+KINDS = {("dataset", "modality", "fusion_method", "fusion", "modulation", "script", "command"): str,
+         ("mmcosine", "demo"): bool, ("random_seed", "seed", "epochs", "best_epoch", "n_test"): int,
+         ("scaling", "lam"): float | int, ("classes", "modalities", "parts"): list, ("pretrained", "trials"): dict}
 
 
 class FinishedRun:
@@ -36,6 +42,8 @@ class FinishedRun:
         self.result = read_json(folder / "result.json")
         encoders = OLDER_ENCODERS if "accuracy" in self.result else OLDER_VOX_ENCODERS
         self.settings = {**encoders, **read_json(folder / "args.json")}
+        check_kinds(self.result, folder / "result.json")
+        check_kinds(self.settings, folder / "args.json")
 
     @cached_property
     def modalities(self) -> list[str]:
@@ -50,10 +58,12 @@ class FinishedRun:
         """The records of metrics.jsonl, one per epoch."""
         path = self.folder / "metrics.jsonl"
         try:
-            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        except (OSError, ValueError):
+            records = [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError, TypeError, RecursionError):
             records = []
-        if not records:
+        split = "val" if records and "val_accuracy" in records[0] else "test"
+        shown = [f"{split}_{name}" for name in report.metric_names("accuracy", self.modalities).values()]
+        if not records or not all(isinstance(record.get(name), float | int) for record in records for name in shown):
             raise InputError(f"{path} is missing or damaged: restore it, or train the run again")
         return records
 
@@ -67,7 +77,7 @@ class FinishedRun:
                              str(machine.num_workers), *root])
         args.train = True  # the training clips are wanted as well
         task = script.build(args, distributed.choose_device(machine.device, [], 0))
-        content = checkpoint.load(path)
+        content = checkpoint.load_own(path, ["facts"])
         check_same_data(content, task.clips, task.facts, path, "name the run's data with --data_root")
         checkpoint.load_model(task.model, content, path)
         train.place(task.model, task.compute, compiled=False)
@@ -102,9 +112,12 @@ class FinishedRun:
         """(epochs, M, C) ||W_m,c|| after every epoch; None for a run without class_norms.npy."""
         path = self.folder / "class_norms.npy"
         try:
-            return np.load(path) if path.is_file() else None
-        except (ValueError, EOFError):
-            raise InputError(f"{path} is damaged: remove it, and its picture is left out") from None
+            norms = np.load(path) if path.is_file() else None
+        except (ValueError, EOFError, BadZipFile):
+            norms = np.empty(0)
+        if norms is not None and getattr(norms, "shape", ())[1:] != (len(self.modalities), len(self.result["classes"])):
+            raise InputError(f"{path} is damaged: remove it, and its picture is left out")
+        return norms
 
 
 def open_run(folder: Path, machine: Machine) -> FinishedRun:
@@ -121,9 +134,24 @@ def open_run(folder: Path, machine: Machine) -> FinishedRun:
     if "accuracy" not in run.result:
         raise InputError(f"{folder} was made by {name}: only runs that classify can be opened, such as those of "
                          "main_CD.py and main_SSW.py")
+    missing = [name for name in ("classes", "best_epoch", "seed", "mmcosine", "dataset") if name not in run.result]
+    if missing:
+        raise InputError(f"{folder / 'result.json'} has no {', '.join(missing)}: it is damaged, or of an older version")
     if not (entry_script.REPO / name).is_file():
         raise InputError(f"{folder} was made by {name}, which is not in {entry_script.REPO}: put it there")
     return run
+
+
+def check_kinds(values: Mapping[str, object], path: Path) -> None:
+    """Raises InputError: what the JSON file `path` holds is of another kind than what a run writes there."""
+    kinds = {name: kind for names, kind in KINDS.items() for name in names}
+    metrics = ("accuracy", "eer", "min_dcf", "last_", "loss", "logit")
+    wrong = [name for name, value in values.items()
+             if not isinstance(value, kinds.get(name, float | int if name.startswith(metrics) else object))]
+    if values.get("modulation", "none") not in METHODS:
+        wrong.append("modulation")
+    if wrong:
+        raise InputError(f"{path} is damaged: {wrong[0]} is {values[wrong[0]]!r}. Move {path.parent} away")
 
 
 def script_name(run: FinishedRun) -> str:

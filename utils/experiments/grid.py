@@ -13,18 +13,16 @@ from types import ModuleType
 from typing import NamedTuple
 
 from dataset.errors import InputError, first_few
-from utils.training import options
+from dataset.whole_files import read_json
+from utils.training import options, run_folder
 from utils.training.experiment import CORE, NOT_COMPARED, run_name, without_meaning
 from utils.training.flags import did_you_mean
 from utils.training.modalities import ENSEMBLE, is_joint
-from utils.training.run import read_json
 
 # The first one outermost: an interrupted sweep has all of the first seed before any of the second. Others come last.
 FIRST_AXES = ("random_seed", *CORE)
 OWN = ("train", "ckpt_path", "run_name", "resume")  # flags that a sweep gives its runs itself
 NEW, BEGUN, DONE = "new", "begun", "done"
-# All that a run killed before its first last.pt has written.
-START_FILES = ("args.json", "train.log", "events.out.tfevents.*", ".*")
 
 
 class PlannedRun(NamedTuple):
@@ -159,11 +157,10 @@ def state(run: PlannedRun) -> str:
     for name, found in (("result.json", DONE), ("last.pt", BEGUN)):
         if (run.folder / name).is_file():
             return found
-    others = {path.name for path in run.folder.iterdir()} - {
-        path.name for pattern in START_FILES for path in run.folder.glob(pattern)}
+    others = run_folder.others(run.folder)
     if others:
-        raise InputError(f"{run.folder} holds no result.json and no last.pt but {first_few(sorted(others), 3)}: no run "
-                         "of a sweep. Move it away, or choose another --output")
+        raise InputError(f"{run.folder} holds no result.json and no last.pt but {first_few(others, 3)}: no run of a "
+                         "sweep. Move it away, or choose another --output")
     return NEW
 
 

@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, loaded with weights_only=True, the release's among them."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +10,13 @@ from torch import Tensor, nn
 from dataset.errors import DiskError, InputError, first_few
 from dataset.files import check_is_media
 from dataset.whole_files import with_unit, write_whole
+
+# What the parts of a run's checkpoint are. Those about the run are checked wherever they are found.
+ABOUT_THE_RUN = ("args", "facts", "clips")
+KINDS = {"args": dict, "facts": dict, "clips": dict, "epoch": int, "history": list, "class_norms": list,
+         "iterations": int, "wall_seconds": float, "model": dict, "method": dict, "optimizer": dict, "scheduler": dict,
+         "scaler": dict}
+KINDS_OF_FACTS = {"classes": list, "modalities": list, "pretrained": dict, "parts": list}
 
 
 def save(path: Path, content: Mapping[str, object]) -> None:
@@ -41,6 +48,26 @@ def load(path: Path) -> dict:
         raise InputError(f"{path} cannot be loaded as a checkpoint ({reason}): damaged, or another file?") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+    return content
+
+
+def load_own(path: Path, needed: Collection[str] = ()) -> dict:
+    """The content of a checkpoint that a run of these scripts has written; without `needed` parts, also of others'.
+    Raises InputError: as `load`, a part is missing or of another kind."""
+    content = load(path)
+    missing = sorted(set(needed) - content.keys())
+    if missing:
+        raise InputError(f"{path} is not of a run of these scripts, or not the file that is needed: it lacks "
+                         f"{', '.join(missing)}")
+    for name, kind in KINDS.items():
+        if name in content and name in {*needed, *ABOUT_THE_RUN} and not isinstance(content[name], kind):
+            raise InputError(f"{path} is damaged, or was written by another program: its {name} is a "
+                             f"{type(content[name]).__name__}, not a {kind.__name__}")
+    facts, clips = content.get("facts", {}), content.get("clips", {})
+    if not all(isinstance(facts.get(name, kind()), kind) for name, kind in KINDS_OF_FACTS.items()):
+        raise InputError(f"{path} is damaged, or was written by another program: its facts are not those of a run")
+    if not all(isinstance(part, dict) for part in clips.values()) or (clips and "train" not in clips):
+        raise InputError(f"{path} is damaged, or was written by another program: its clips are not lists of clips")
     return content
 
 

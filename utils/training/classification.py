@@ -112,7 +112,7 @@ class Classification:
     def evaluate_checkpoint(self, path: Path, compile: bool, allow_overlap: bool) -> dict:
         """Evaluates the checkpoint on the test set -> its metrics. Raises InputError: of other classes, diverged, or
         trained on some of the test clips without `allow_overlap`."""
-        content = checkpoint.load(path)
+        content = checkpoint.load_own(path)
         classes = content.get("facts", {}).get("classes", list(self.data.classes))
         if classes != list(self.data.classes):
             raise InputError(f"{path} was trained on the classes {first_few(classes)}, the data has "

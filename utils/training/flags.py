@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dataset.errors import InputError
+from dataset.lists import NOT_A_NAME
 from models.fusion import FUSIONS
 from utils.balancing import METHOD_FLAGS, METHODS
 from utils.cli import HelpFormatter, add_boolean, boolean, number
@@ -58,7 +59,7 @@ def gpu_list(text: str) -> list[int]:
 
 
 def folder_name(text: str) -> str:
-    if text in ("", ".", "..") or Path(text).name != text:
+    if "/" in text or NOT_A_NAME.search(text):
         raise ArgumentTypeError(f"{text!r} is not the name of one file or folder")
     return text
 
@@ -97,7 +98,7 @@ def add_run_flags(parser: ArgumentParser) -> None:
 
 def add_data_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", help="name in the results, and of the folder under data/")
+    group.add_argument("--dataset", type=folder_name, help="name in the results, and of the folder under data/")
     group.add_argument("--data_root", type=Path, help="folder of the data; default: data/<dataset>")
     add_boolean(group, "--demo", False, "make a small rendered data set on the spot and use it, with settings to fit")
     group.add_argument("--val_fraction", type=number(float, 0, 0.9), default=0.0,

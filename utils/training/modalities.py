@@ -71,6 +71,11 @@ def setting_of(modalities: Sequence[Modality], words: Sequence[str]) -> str:
     return choices(modalities)[0] if len(kept) == len(known) else "+".join(kept)
 
 
+def unknown(modalities: Sequence[Modality], setting: str) -> set[str]:
+    """The names in a --modality setting that no modality has."""
+    return set() if setting in JOINT else set(setting.split("+")) - {modality.name for modality in modalities}
+
+
 def is_joint(setting: str) -> bool:
     """Whether a --modality setting stands for more than one modality."""
     return setting in JOINT or "+" in setting

@@ -4,17 +4,18 @@ The parsed flags (`args`) are used in the entry scripts and here; everything els
 """
 
 import shlex
-from argparse import Namespace
+from argparse import Action, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dataset.errors import InputError
+from dataset.errors import InputError, first_few
 from models.fusion import FUSIONS
 from utils import distributed
 from utils.balancing import METHOD_FLAGS, METHODS
 from utils.training import checkpoint, experiment, modalities
 from utils.training.flags import Parser
 from utils.training.modalities import Modality, Start
+from utils.training.run_folder import check_resumable
 
 NETWORK_SETTINGS = ("fusion_method", "mmcosine", "scaling", "modality")  # an evaluation cannot change these
 
@@ -117,18 +118,43 @@ def from_imagenet(args: Namespace, declared: Sequence[Modality]) -> list[str]:
             if args.imagenet and modality.imagenet and not getattr(args, f"{modality.name}_pretrain")]
 
 
-def over(parser: Parser, argv: Sequence[str], settings: Mapping[str, object]) -> Namespace:
-    """argv's flags over `settings` over the parser's defaults."""
+def over(parser: Parser, argv: Sequence[str], settings: Mapping[str, object], path: Path) -> Namespace:
+    """argv's flags over `settings`, those of the checkpoint `path`, over the parser's defaults. Raises InputError:
+    settings that the flags cannot have."""
+    wrong = [f"--{action.dest} {settings[action.dest]}" for action in parser._actions
+             if action.dest in settings and not is_value_of(parser, action, settings[action.dest])]
+    if wrong:
+        raise InputError(f"{path} is damaged, or was written by another program: among its settings are "
+                         f"{first_few(wrong)}")
     paths = {action.dest for action in parser._actions if action.type is Path}
     restored = {name: Path(value) if name in paths and value else value for name, value in settings.items()}
     return parser.parse_args(argv, namespace=Namespace(**restored))
+
+
+def is_value_of(parser: Parser, action: Action, value: object) -> bool:
+    """Whether a flag can have the value, as it is in args.json."""
+    if value is None or value == action.default:
+        return True
+    if action.dest == "modality":
+        return isinstance(value, str) and not modalities.unknown(parser.declared, value)
+    parts = value if isinstance(value, list) and action.nargs else [value]
+    if action.type is None or action.dest == "dataset":  # names of older runs may be paths
+        return all(isinstance(part, str | bool) and (not action.choices or part in action.choices) for part in parts)
+    if action.type is Path:
+        return all(isinstance(part, str) for part in parts)
+    texts = [",".join(map(str, part)) if isinstance(part, list) else str(part) for part in parts]
+    try:
+        read = [action.type(text) for text in texts]
+    except (ArgumentTypeError, ValueError):
+        return False
+    return read == parts
 
 
 def evaluated(parser: Parser, argv: Sequence[str], path: Path, per_evaluation: Sequence[str],
               fixed: Sequence[str]) -> Namespace:
     """argv over the settings of the checkpoint. Raises InputError: argv describes another network."""
     saved = evaluation_settings(path, per_evaluation)
-    args = over(parser, argv, saved)
+    args = over(parser, argv, saved, path)
     network = (*NETWORK_SETTINGS, *(f"{modality.name}_encoder" for modality in parser.declared), *fixed)
     if saved:  # runs of older versions had the default encoders
         saved = {**{name: parser.get_default(name) for name in network if name.endswith("_encoder")}, **saved}
@@ -141,9 +167,7 @@ def evaluated(parser: Parser, argv: Sequence[str], path: Path, per_evaluation: S
 
 def evaluation_settings(path: Path, per_evaluation: Sequence[str] = ()) -> dict:
     """The settings a checkpoint of ours was trained with; {} for the release's, which hold none."""
-    saved = checkpoint.load(path).get("args")
-    if not isinstance(saved, dict):
-        return {}
+    saved = checkpoint.load_own(path).get("args", {})
     left_out = {*experiment.NOT_FROM_CHECKPOINT, *per_evaluation}
     return {name: value for name, value in saved.items() if name not in left_out}
 
@@ -151,16 +175,12 @@ def evaluation_settings(path: Path, per_evaluation: Sequence[str] = ()) -> dict:
 def resumed(parser: Parser, argv: Sequence[str], folder: Path) -> Namespace:
     """The run's own settings, as its last.pt has them; of argv only what
     experiment.FREE_ON_RESUME names may differ from them."""
-    if not (folder / "last.pt").is_file():
-        raise InputError(f"--resume {folder}: no run can be continued there, it holds no last.pt. Give the folder that "
-                         "the run printed")
-    content = checkpoint.load(folder / "last.pt")
-    saved = content.get("args")
-    if not isinstance(saved, dict):
-        raise InputError(f"{folder / 'last.pt'} cannot be resumed from: it holds no settings")
+    check_resumable(folder)
+    content = checkpoint.load_own(folder / "last.pt", ["args", "epoch"])
+    saved = content["args"]
     encoders = {f"{modality.name}_encoder" for modality in parser.declared}  # of older versions: the default ones
     saved = {**{name: parser.get_default(name) for name in encoders}, **saved}
-    args = over(parser, argv, saved)
+    args = over(parser, argv, saved, folder / "last.pt")
     changed = [name for name, value in settings(args).items() if saved.get(name, value) != value]
     fixed = [name for name in changed if name not in experiment.FREE_ON_RESUME]
     if fixed:

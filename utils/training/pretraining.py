@@ -43,7 +43,7 @@ def load_encoder(encoder: nn.Module, modality: str, path: Path, colours: bool = 
     Notes what had to be adapted: a first convolution of other input channels, a projection that the file lacks. Raises
     InputError that names what does not fit.
     """
-    content = checkpoint.load(path)
+    content = checkpoint.load_own(path)
     state = checkpoint.state_dict_of(content, path)
     prefix = f"{modality}_net."
     inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
@@ -100,7 +100,7 @@ def load_file(encoder: nn.Module, modality: str, start: Start, settings: Mapping
     content, head = load_encoder(encoder, modality, path)
     saved, facts = content.get("args"), content.get("facts")
     origin = {"file": str(path), "pretrained_on": None}
-    if isinstance(saved, dict) and isinstance(facts, dict):
+    if saved and facts:
         for flag in start.input_settings:
             if flag in saved and saved[flag] != settings[flag]:
                 print_once(f"note: {path} was trained with --{flag} {saved[flag]}, this run has {settings[flag]}")
@@ -118,7 +118,7 @@ def print_start(modality: str, origin: Origin, head: bool) -> None:
 
 def data_of(settings: Mapping[str, object], facts: Mapping[str, object]) -> str:
     """`SSW60 images_inat + images_nabirds`, `CREMAD`: what a run with these settings and facts was trained on."""
-    return " ".join([str(settings["dataset"]), " + ".join(report.parts_of(facts))]).strip()
+    return " ".join([str(settings.get("dataset")), " + ".join(report.parts_of(facts))]).strip()
 
 
 def describe(origin: Origin | None) -> str:

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 
 from dataset.errors import InputError
-from dataset.whole_files import write_whole
+from dataset.whole_files import read_json, write_whole
 from utils import distributed
 from utils.training import checkpoint, experiment, report
 from utils.training.metrics import row_names
 from utils.training.plots import plot_curves
+from utils.training.run_folder import LOG
 from utils.training.same_data import Clips
 from utils.training.tensorboard import Events, layout
 
@@ -56,11 +57,13 @@ class Run:
         self.iterations = saved["iterations"]
         self.start = time.time() - saved["wall_seconds"]
         self.environment = report.environment()  # now: another commit may be checked out before the run ends
+        distributed.log_to(folder / LOG)
+        self.write("args.json", json.dumps(self.settings, indent=2) + "\n")
+        if self.history:
+            self.write_history()  # a run that was killed after last.pt has written them without the last epoch
         self.events_folder = events_folder
         self.events = Events(events_folder if distributed.is_main() else None, self.iterations,
                              layout(self.modalities, shown))
-        distributed.log_to(folder / "train.log")
-        self.write("args.json", json.dumps(self.settings, indent=2) + "\n")
 
     def write(self, name: str, content: str | Callable[[Path], None]) -> None:
         if distributed.is_main():
@@ -106,9 +109,7 @@ class Run:
         if self.best() is record:
             self.save("best.pt", {"model": state["model"]})
         self.save_last(state)
-        self.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
-        norms = torch.stack(self.class_norms).numpy()  # (epochs, M, C)
-        self.write("class_norms.npy", lambda temporary: np.save(temporary, norms))
+        self.write_history()
         self.events.epoch(train, held_out, record["epoch"])
         distributed.print_once(report.epoch_line(record, self.split, self.shown, self.settings["epochs"]))
 
@@ -117,6 +118,12 @@ class Run:
         self.save("last.pt", {**state, "history": self.history, "class_norms": self.class_norms,
                               "iterations": self.iterations, "wall_seconds": self.wall_seconds()})
         self.saved_epochs = len(self.history)
+
+    def write_history(self) -> None:
+        """Writes metrics.jsonl and class_norms.npy."""
+        self.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in self.history))
+        norms = torch.stack(self.class_norms).numpy()  # (epochs, M, C)
+        self.write("class_norms.npy", lambda temporary: np.save(temporary, norms))
 
     def best(self) -> dict:
         """The record of the best epoch; of several equal ones the first."""
@@ -148,14 +155,3 @@ def is_finished(folder: Path) -> bool:
     old result. Raises InputError: a damaged file."""
     return (folder / "result.json").is_file() and (
         read_json(folder / "result.json").get("epochs") == read_json(folder / "args.json").get("epochs"))
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object in a file. Raises InputError: missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is missing or damaged: move {path.parent} away")
-    return content

@@ -9,22 +9,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.errors import DiskError, InputError
+from dataset.errors import DiskError
 from models import MultimodalClassifier, scale_lower_bound
 from models.fusion import FUSIONS
 from utils import distributed
 from utils.balancing import METHODS
 from utils.distributed import print_once
-from utils.training import checkpoint, report
-from utils.training.engine import PARTS, Compute, Learner, train_one_epoch
+from utils.training import checkpoint, report, run_folder
+from utils.training.engine import Compute, Learner, train_one_epoch
 from utils.training.loading import Loaders, mixed_seed
 from utils.training.modalities import Start
 from utils.training.pretraining import Origin, load_pretrained
+from utils.training.restore import restore
 from utils.training.run import Run
-from utils.training.same_data import Clips, check_same_data, note_other_order
+from utils.training.same_data import Clips
 from utils.training.trial import Trial, hold_out
-
-IN_LAST_PT = {*PARTS, "history", "class_norms", "iterations", "wall_seconds", "facts"}
 
 
 class Task(Protocol):
@@ -69,17 +68,28 @@ def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None,
     method = METHODS[modulation](model, **method_settings)
     learner = Learner(place(model, compute, compile), compute, optimizer, learning_rate, weight_decay, lr_decay_step,
                       lr_decay_ratio, method)
-    run = open_run(task, learner, folder, resume, events_folder, settings, origins)
+    with run_folder.held(folder, resume):
+        run = open_run(task, learner, folder, resume, events_folder, settings, origins)
+        return carry_out(task, learner, run, resume, epochs, random_seed, lam)
+
+
+def carry_out(task: Task, learner: Learner, run: Run, resume: bool, epochs: int, seed: int, lam: float) -> dict:
+    """From the opened run to what its result.json holds; what ends it earlier says how to continue."""
     try:
+        if not resume:
+            run.save_last(learner.state_dict())
         if not run.history:
-            method.prepare(learner, epochs, Trial(learner, task.train, task.loaders, random_seed, lam, run))
-        run.facts.update(method.facts())
-        fit(task, learner, run, epochs, random_seed, lam)
+            learner.method.prepare(learner, epochs, Trial(learner, task.train, task.loaders, seed, lam, run))
+        run.facts.update(learner.method.facts())
+        fit(task, learner, run, epochs, seed, lam)
         return run.finish(task.final(run))
     except (KeyboardInterrupt, SystemExit):
-        print_once(f"\nstopped after {len(run.history)} whole epochs; continue with --resume {run.folder}")
+        if (run.folder / "last.pt").is_file():
+            print_once(f"\nstopped after {len(run.history)} whole epochs; continue with --resume {run.folder}")
         raise
     except DiskError as error:
+        if not (run.folder / "last.pt").is_file():
+            raise DiskError(f"{error}. Nothing of the run is kept: make room, then start it again") from error
         raise DiskError(f"{error}. {run.folder / 'last.pt'} holds the {run.saved_epochs} whole epochs before: make "
                         f"room, then continue with --resume {run.folder}") from error
     finally:
@@ -123,11 +133,9 @@ def class_norms(model: MultimodalClassifier) -> Tensor:
 
 def open_run(task: Task, learner: Learner, folder: Path, resume: bool, events_folder: Path | None,
              settings: Mapping[str, object], origins: Mapping[str, Origin]) -> Run:
-    """A new run's folder with a first last.pt in it, or the resumed run at the end of its last whole epoch."""
-    saved = restore(folder / "last.pt", learner, task) if resume else None
-    if not saved:
-        with distributed.failing_together():
-            make_folder(folder)
+    """A new run, or the resumed run at the end of its last whole epoch."""
+    metrics = [f"{task.split}_{name}" for name in task.shown.values()]
+    saved = restore(folder / "last.pt", learner, task.facts, task.clips, metrics) if resume else None
     device = task.compute.device
     facts = {**task.facts, "modalities": list(learner.model.modalities),
              "pretrained": saved["facts"].get("pretrained", {}) if saved else origins,
@@ -135,35 +143,10 @@ def open_run(task: Task, learner: Learner, folder: Path, resume: bool, events_fo
              "precision": str(task.compute.precision).removeprefix("torch.")}
     run = Run(folder, settings, facts, learner.model.modalities, task.split, task.shown, task.higher_is_better,
               events_folder, task.clips, saved)
-    if not saved:
-        run.save_last(learner.state_dict())
     told = ", ".join(f"{name} {value}" for name, value in run.facts.items()
                      if name not in {"classes", "pretrained", "modalities"} and value is not None)
     print_once(f"run folder {folder}: {told}")
     return run
-
-
-def make_folder(folder: Path) -> None:
-    """On the main process. Raises InputError: it is there already, or cannot be made."""
-    try:
-        if distributed.is_main():
-            folder.mkdir(parents=True)
-    except OSError as error:
-        go_on = f", or continue that run with --resume {folder}" if folder.exists() else ""
-        raise InputError(f"the run's folder {folder} cannot be made ({error.strerror}): choose another --run_name or "
-                         f"--ckpt_path{go_on}") from None
-
-
-def restore(path: Path, learner: Learner, task: Task) -> dict:
-    """Puts `learner` where last.pt left it -> its content. Raises InputError: not a last.pt, or of other data."""
-    saved = checkpoint.load(path)
-    if not saved.keys() >= IN_LAST_PT:
-        raise InputError(f"{path} cannot be resumed from: it lacks {', '.join(sorted(IN_LAST_PT - saved.keys()))}")
-    check_same_data(saved, task.clips, task.facts, path, "start a new run with --train")
-    note_other_order(saved, task.clips, path)
-    checkpoint.load_model(learner.model, saved, path)
-    learner.load_state_dict(saved)
-    return saved
 
 
 def place(model: MultimodalClassifier, compute: Compute, compiled: bool) -> MultimodalClassifier:

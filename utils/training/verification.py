@@ -89,7 +89,7 @@ class Verification:
 
     def evaluate_checkpoint(self, path: Path, compile: bool) -> dict:
         """Evaluates the checkpoint on the test trials -> its metrics."""
-        load_evaluated(self.model, checkpoint.load(path), path)
+        load_evaluated(self.model, checkpoint.load_own(path), path)
         place(self.model, self.compute, compile)
         scores = self.score(self.test)
         found = metrics_of(scores, self.test)

@@ -1,0 +1,194 @@
+"""Damaged or foreign files of our own: one sentence that names the file, whatever is wrong with it."""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL
+
+from dataset.demo.birds import make_demo as make_birds
+from dataset.errors import InputError
+from main_CD import build, main, parse
+from scripts import prepare_grid, prepare_ssw60, prepare_voxceleb
+from scripts.analyse import main as analyse
+from scripts.probe import main as probe
+from scripts.sweep import main as sweep
+from utils.training import checkpoint
+from utils.training.engine import Learner
+from utils.training.restore import restore
+
+pytestmark = pytest.mark.usefixtures("tiny_encoders")
+
+HERE = ["--device", "cpu", "--num_workers", "0"]
+
+
+def changed(content: dict, place: str, value: object) -> dict:
+    """A copy with content[a][b] = value for the place "a.b"; without it for the value Ellipsis."""
+    name, _, rest = place.partition(".")
+    if rest:
+        return {**content, name: changed(content[name], rest, value)}
+    return {key: one for key, one in {**content, name: value}.items() if one is not ...}
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a new file: the old one may be a hard link."""
+    path.unlink()
+    write(path)
+
+
+@pytest.fixture(scope="module")
+def last_pt(finished_runs) -> dict:
+    return checkpoint.load(finished_runs["plain"] / "last.pt")
+
+
+@pytest.fixture(scope="module")
+def begun(finished_runs) -> tuple:
+    """A task, and what learns it before last.pt is read."""
+    task = build(parse(["--resume", str(finished_runs["plain"]), *HERE]), torch.device("cpu"))
+    return task, Learner(task.model, task.compute, "sgd", 0.01, 1e-4, 100, 0.1)
+
+
+@pytest.fixture
+def resumed(tmp_path, last_pt, begun, monkeypatch) -> Callable[[str, object], None]:
+    """resumed(place, value): a run whose last.pt has this value there, up to its first epoch. (The real ways to write,
+    read and start would take long.)"""
+    def resume(place: str, value: object) -> None:
+        monkeypatch.setattr(torch, "load", lambda *_, **__: changed(last_pt, place, value))
+        parse(["--resume", str(tmp_path), *HERE])
+        task, learner = begun
+        restore(tmp_path / "last.pt", learner, task.facts, task.clips, ["test_accuracy", "test_accuracy_audio"])
+
+    (tmp_path / "last.pt").write_text("see above")
+    return resume
+
+
+OF_ANOTHER_KIND = {
+    "args": [5, None, [], "text"], "args.scaling": ["ten", -1, {}], "args.modality": [3, "smell"],
+    "args.epochs": [0.5, "many"], "args.mmcosine": ["maybe"], "args.fusion_method": [["concat"], "glue"],
+    "args.gpu_ids": ["x"], "args.data_root": [7], "facts": [5, [], ...], "facts.classes": ["ANG", 3],
+    "clips": [[], {"train": []}, {"test": {}}], "epoch": ["2", 2.5, None, 1], "iterations": ["many"],
+    "wall_seconds": ["long"], "history": [{}, 3, [3, 4], [{}, {}], [{"epoch": 1}, {"epoch": 2}]],
+    "class_norms": [[], [1.0, 2.0], [torch.zeros(3), torch.zeros(3)]], "model": [[], 3],
+    "method": [[], {"x": torch.zeros(1)}], "optimizer": [{}, [], {"state": {}, "param_groups": []}],
+    "optimizer.state": [[], {0: 3}, {0: {"momentum_buffer": torch.zeros(3)}}, {"a": {}}],
+    "optimizer.param_groups": [[{}], [{"lr": "fast", "params": []}]],
+    "scheduler": [{}, [], {"junk": 1}], "scheduler.last_epoch": ["x", 77, ...], "scheduler._last_lr": ["x", [1.0, 2.0]],
+    "scheduler.gamma": [3.0], "scheduler.step_size": [1], "scaler": [[], {"scale": 2.0}],
+}
+
+
+@pytest.mark.parametrize("place", OF_ANOTHER_KIND)
+def test_a_last_pt_with_parts_of_another_kind_is_refused_by_name(resumed, tmp_path, place):
+    for value in OF_ANOTHER_KIND[place]:
+        with pytest.raises(InputError) as error:
+            resumed(place, value)
+        assert str(error.value).startswith(str(tmp_path / "last.pt")), value
+
+
+def test_the_undamaged_last_pt_is_resumed(resumed):
+    resumed("iterations", 6)
+
+
+def test_a_damaged_last_pt_ends_the_command_before_anything_is_written(copied_runs):
+    folder = copied_runs["plain"]
+    path = folder / "last.pt"
+    content = checkpoint.load(path)
+    replace(path, partial(torch.save, changed(content, "scheduler", {"junk": 1})))
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    with pytest.raises(InputError, match=f"^{path} cannot be resumed from: the state of the learning rate schedule"):
+        main(["--resume", str(folder), *HERE])
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(("place", "value"), [
+    ("args", 5), ("args.image_size", "big"), ("args.modality", "smell"), ("facts", 3), ("facts.classes", 3),
+    ("facts.pretrained", []), ("clips", 3), ("clips.train", ["a"])])
+def test_a_best_pt_with_parts_of_another_kind_is_refused_by_name(finished_runs, tiny_data, tmp_path, place, value):
+    path = tmp_path / "best.pt"
+    torch.save(changed(checkpoint.load(finished_runs["plain"] / "best.pt"), place, value), path)
+    with pytest.raises(InputError, match=f"^{path}"):
+        main(["--ckpt_path", str(path), "--data_root", str(tiny_data), *SMALL])
+
+
+# ---- files that are read back by the scripts
+
+
+ACCURACIES = {"test_accuracy": 0.5, "test_accuracy_audio": 0.5, "test_accuracy_visual": 0.5}
+RESULT_OF_ANOTHER_KIND = [("classes", "ANG"), ("classes", ...), ("best_epoch", "2"), ("best_epoch", ...),
+                          ("seed", None), ("mmcosine", "yes"), ("accuracy", "0.5"), ("modalities", 3),
+                          ("last_test_accuracy", [])]
+SETTINGS_OF_ANOTHER_KIND = [("modulation", "magic"), ("scaling", "ten"), ("random_seed", 0.5), ("dataset", None)]
+
+
+@pytest.mark.parametrize(("name", "only", "texts"), [
+    ("metrics.jsonl", "accuracy", ["3", "[1]", "{}", "null", '{"test_accuracy": 0.5}\n', "\udcff", "[" * 100_000,
+                                   json.dumps(ACCURACIES) + '\n{"test_accuracy": "high"}']),
+    ("result.json", "accuracy", ["3", "[]", "{", "", "\udcff", "[" * 100_000]),
+    ("args.json", "accuracy", ["3", "[]", "{", ""]),
+    ("probes.json", "gap", ["3", "[]", '{"best_epoch": BEST}', '{"best_epoch": BEST, "audio": "x", "visual": 0.5}'])])
+def test_text_files_of_a_run_that_hold_something_else_are_refused_by_name(copied_runs, name, only, texts):
+    folder = copied_runs["plain"]
+    path, best = folder / name, json.loads((folder / "result.json").read_text())["best_epoch"]
+    for text in texts:
+        path.unlink(missing_ok=True)
+        path.write_bytes(text.replace("BEST", str(best)).encode(errors="surrogateescape"))
+        with pytest.raises(InputError, match=f"^{path}"):
+            analyse([str(folder), "--only", only, *HERE])
+
+
+@pytest.mark.parametrize(("name", "changes"), [("result.json", RESULT_OF_ANOTHER_KIND),
+                                               ("args.json", SETTINGS_OF_ANOTHER_KIND)])
+def test_results_and_settings_of_another_kind_are_refused_by_name(copied_runs, name, changes):
+    path = copied_runs["plain"] / name
+    whole = json.loads(path.read_text())
+    for place, value in changes:
+        text = json.dumps(changed(whole, place, value))
+        replace(path, partial(Path.write_text, data=text))
+        for script, more in ((analyse, ["--only", "accuracy"]), (probe, [])):
+            with pytest.raises(InputError, match=f"^{path}"):
+                script([str(path.parent), *more, *HERE])
+
+
+@pytest.mark.parametrize("norms", [np.zeros(3), np.zeros((2, 2, 7)), np.array({"a": 1}, dtype=object)])
+def test_class_norms_of_another_shape_are_refused_by_name(copied_runs, norms):
+    path = copied_runs["plain"] / "class_norms.npy"
+    replace(path, lambda new: np.save(new, norms, allow_pickle=True))
+    with pytest.raises(InputError, match=f"^{path} is damaged"):
+        analyse([str(path.parent), "--only", "weight_norms", *HERE])
+
+
+def test_a_damaged_result_stops_the_table_of_a_sweep_by_name(copied_runs):
+    path = copied_runs["mmcosine"] / "result.json"
+    whole = json.loads(path.read_text())
+    replace(path, lambda new: new.write_text(json.dumps({**whole, "accuracy": "high"})))
+    with pytest.raises(InputError, match=f"^{path} is damaged: accuracy is 'high'"):
+        sweep(["--report_only", "--output", str(path.parent.parent)])
+
+
+# ---- files of the preparations
+
+
+@pytest.mark.parametrize("text", ["5", "[]", "[1]", "{", "", "null"])
+def test_settings_of_preparations_that_hold_something_else_are_refused_by_name(tmp_path, text):
+    (tmp_path / "faces").mkdir()
+    for name, read in (("prepare.json", prepare_voxceleb.read_settings), ("prepare_grid.json", partial(
+            prepare_grid.check_settings, args=prepare_grid.get_args_parser().parse_args(["--grid_root", "x"])))):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=f"^{tmp_path / name} is missing or damaged: remove it if"):
+            read(tmp_path)
+
+
+def test_reports_that_hold_something_else_are_refused_by_name_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_ssw60, "prepare_all", lambda *_: pytest.fail("work has begun"))
+    make_birds(tmp_path, species=2, train_per_class=1, test_per_class=1)
+    for name in ("prepare_report.csv", "prepare_failures.csv"):
+        path = tmp_path / name
+        for text in (b"name,value\nx,3\n", b"clip,reason\na\n", b"\xff\xfe", b"", b"collection,split\nx,y\n"):
+            path.write_bytes(text)
+            with pytest.raises(InputError, match=f"^{path}"):
+                prepare_ssw60.main(["--data_root", str(tmp_path)])
+        path.unlink()
