@@ -652,8 +652,8 @@ MUTANTS: Sequence[Mutant] = [
            "in zip(reversed(model.modalities), coefficients,",
            "ogm slows the modality that is behind instead of the one in the lead."),
     Mutant("pmr-after-fusion", "utils/balancing/pmr.py",
-           "features = output.features.float()",
-           "features = output.fused.float()",
+           "features = output.features.to(self.sums.dtype)",
+           "features = output.fused.to(self.sums.dtype)",
            "PMR's prototypes are of fused features instead of the encoders'."),
     # ---- utils/experiments
     Mutant("baseline-keeps-lam", "utils/experiments/comparison.py",

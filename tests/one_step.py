@@ -24,7 +24,7 @@ SETTINGS = {  # of every method, for tests that go through all of them
     "ogm": OF_OGM,
     "ogm_ge": OF_OGM,
     "gblend": {"blend_epochs": 1},
-    "pmr": {"alpha": 1.0},
+    "pmr": {"alpha": 1.0, "pmr_entropy": 0.5, "pmr_entropy_epochs": 9},
     "multiloss": {"uni_weight": 1.0},
     "mmpareto": {"pareto_gamma": 1.5},
     "agm": {"agm_alpha": 0.1},
@@ -32,6 +32,9 @@ SETTINGS = {  # of every method, for tests that go through all of them
     "lfm": {"lfm_weight": 0.4, "lfm_rate": 0.1},
     "dnr": {"uni_weight": 1.0, "relearn_every": 1, "relearn_times": 1, "relearn_strength": 3.0},
     "mcr": {"mcr_uni": 1.0, "mcr_mipd": 1.0, "mcr_permutations": 2},
+    "dgl": {"dgl_alpha": 0.5},
+    "opm": {"opm_base": 0.5, "opm_lambda": 0.5, "opm_share": 0.7},
+    "inforeg": {"uni_weight": 1.0, "inforeg_threshold": 0.05, "inforeg_beta": 0.95},
 }
 CLASSES, DIM, CLIPS, RATE, SCALING = 4, 6, 7, 0.5, 3.0
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from one_step import SETTINGS
 from test_engine import Vectors
 from three_modalities import main
 from torch import nn
@@ -280,7 +281,7 @@ def test_a_trial_trains_on_four_fifths_of_the_training_clips_and_holds_out_the_r
 
 def test_prototypes_are_class_means_and_follow_with_momentum():
     model = make_model()
-    method = Pmr(model, alpha=1.0)
+    method = Pmr(model, 1.0, pmr_entropy=0.0, pmr_entropy_epochs=1)
     torch.manual_seed(2)
     means = []
     for _ in range(2):
@@ -298,7 +299,7 @@ def test_prototypes_are_class_means_and_follow_with_momentum():
 
 def test_the_modality_behind_is_drawn_to_its_prototypes():
     model = make_model()
-    method = Pmr(model, alpha=0.7)
+    method = Pmr(model, 0.7, pmr_entropy=0.0, pmr_entropy_epochs=1)
     torch.manual_seed(3)
     method.prototypes.normal_()
     method.known.fill_(1)
@@ -432,7 +433,7 @@ def test_flags_that_would_do_nothing_are_refused(argv, message, capsys):
 
 
 @pytest.mark.parametrize("kind, settings", [(Ogm, {"alpha": 1.0, "modulation_starts": 0, "modulation_ends": 1}),
-                                            (Pmr, {"alpha": 1.0}), (GradientBlending, {"blend_epochs": 1})])
+                                            (Pmr, SETTINGS["pmr"]), (GradientBlending, {"blend_epochs": 1})])
 def test_methods_need_two_modalities(kind, settings):
     with pytest.raises(ValueError, match="at least two"):
         kind(make_model(1), **settings)

@@ -24,6 +24,7 @@ from one_step import (
     naive_gradients,
     network,
     nll,
+    parameters,
     stepped,
     total,
 )
@@ -33,7 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from main_CD import parse
 from models import MultimodalClassifier
-from utils.balancing import METHODS, relearning
+from utils.balancing import METHODS, opm, relearning
 from utils.balancing.method import Batch, Clips
 from utils.balancing.mmpareto import weights
 from utils.balancing.relearning import purity
@@ -360,6 +361,209 @@ def test_each_encoder_plays_for_its_own_influence_under_mcr_and_the_rest_does_no
     assert_same(descent, expected)
 
 
+# ---- DGL
+
+
+def alone_loss(m: int, modalities: int, mmcosine: bool):
+    """Through the joint head, the features of the others being zeros."""
+
+    def loss(state, inputs, labels):
+        absent = torch.zeros(DIM, dtype=torch.float64)
+        total = 0.0
+        for i, label in enumerate(labels):
+            z = [feature(state, NAMES[n], x[i]) if n == m else absent for n, x in enumerate(inputs)]
+            total = total + nll(sum(modality_logit(state, n, modalities, one, mmcosine) for n, one in enumerate(z)),
+                                label) / len(labels)
+        return total
+
+    return loss
+
+
+@TWO_OR_THREE
+@BOTH_HEADS
+def test_dgl_keeps_the_joint_loss_off_the_encoders_and_the_uni_modal_losses_off_the_head(modalities, mmcosine):
+    before, descent, _ = stepped("dgl", {"dgl_alpha": 4.0}, modalities, mmcosine)
+    expected = naive_gradients(joint_loss(modalities, mmcosine), before, modalities)
+    for m, modality in enumerate(NAMES[:modalities]):
+        own = naive_gradients(alone_loss(m, modalities, mmcosine), before, modalities)
+        expected.update({name: 4.0 * value for name, value in own.items() if name.startswith(modality)})
+    assert_same(descent, expected)
+    plain = plain_descent(modalities, mmcosine)
+    for modality in NAMES[:modalities]:
+        own = [name for name in plain if name.startswith(modality)]
+        assert distance({name: plain[name] for name in own}, descent) > 0.01
+    assert_same(descent, {name: value for name, value in plain.items() if name.startswith("fusion")})
+
+
+@BOTH_HEADS
+def test_an_encoder_under_dgl_does_not_depend_on_the_other_modalities(mmcosine):
+    found = []
+    for factor in (1.0, 3.0):
+        model = network(2, mmcosine)
+        learner = learner_of(model, METHODS["dgl"](model, dgl_alpha=1.0))
+        (audio, visual), labels = clips(2)
+        learner.train()
+        learner.method.step(learner, Batch([audio, factor * visual], labels, 1.0, 0.0))
+        found.append(parameters(learner))
+    same = {name: torch.equal(found[0][name], found[1][name]) for name in found[0]}
+    assert all(value for name, value in same.items() if name.startswith("audio")) and not same["visual_net.0.weight"]
+
+
+# ---- OPM
+
+
+@TWO_OR_THREE
+@BOTH_HEADS
+@pytest.mark.parametrize("seed", [9, 4])
+def test_opm_descends_the_loss_of_what_is_left_after_leading_features_are_dropped(modalities, mmcosine, seed):
+    settings = {"opm_base": 0.5, "opm_lambda": 0.8, "opm_share": 0.7}
+    before, descent, _ = stepped("opm", settings, modalities, mmcosine, lambda method: torch.manual_seed(seed))
+    torch.manual_seed(seed)
+    draws, coin = torch.rand(7, modalities).tolist(), float(torch.rand(()))
+    inputs, labels = clips(modalities)
+    score = [sum(math.exp(-float(nll(modality_logit(before, m, modalities, feature(before, NAMES[m], x[i]), mmcosine),
+                                     label).detach())) for i, label in enumerate(labels.tolist()))
+             for m, x in enumerate(inputs)]
+    q = []
+    for m, own in enumerate(score):
+        others = [other for n, other in enumerate(score) if n != m]
+        rho = math.tanh(max(own / (sum(others) / len(others)) - 1, 0))
+        q.append(min(0.5 * (1 + 0.8 * rho), 1) if rho > 0 and coin < 0.7 else 0.0)
+    dropped = [[draws[i][m] < q[m] for m in range(modalities)] for i in range(7)]
+
+    def loss(state, inputs, labels):
+        total = 0.0
+        for i, label in enumerate(labels):
+            z = [torch.zeros(DIM, dtype=torch.float64) if dropped[i][m]
+                 else feature(state, NAMES[m], x[i]) / (1 - sum(q) / modalities) for m, x in enumerate(inputs)]
+            total = total + nll(sum(modality_logit(state, m, modalities, one, mmcosine) for m, one in enumerate(z)),
+                                label) / len(labels)
+        return total
+
+    assert_same(descent, naive_gradients(loss, before, modalities))
+    changes = distance(descent, plain_descent(modalities, mmcosine))
+    assert changes > 0.01 if coin < 0.7 else changes == 0
+    assert (seed == 9) == (coin < 0.7) == any(map(any, dropped)), "both seeds are needed: one drops, one does not"
+
+
+def test_opm_never_drops_the_modality_with_the_lowest_score():
+    for seed in range(20):
+        torch.manual_seed(seed)
+        score = torch.rand(3) + 0.01
+        q = opm.probabilities(score, 0.5, 0.5)
+        assert q[score.argmin()] == 0 and 0.5 < q[score.argmax()] <= 0.75
+    assert opm.probabilities(torch.tensor([2.0, 2.0]), 0.5, 0.5).tolist() == [0, 0]
+    assert opm.probabilities(torch.tensor([9.0, 1.0]), 0.9, 5.0).tolist() == [1, 0]
+
+
+# ---- PMR's entropy term
+
+
+@TWO_OR_THREE
+@BOTH_HEADS
+def test_pmr_adds_the_entropy_of_a_leading_modality_to_what_it_descends_in_its_first_epochs(modalities, mmcosine):
+    def prepared(method):
+        torch.manual_seed(3)
+        method.prototypes.normal_()
+        method.known.fill_(1)
+
+    settings = {"alpha": 0.8, "pmr_entropy": 0.6, "pmr_entropy_epochs": 1}
+    before, descent, method = stepped("pmr", settings, modalities, mmcosine, prepared)
+    inputs, labels = clips(modalities)
+    prototypes = method.prototypes
+
+    def rows(state, m, x):
+        return -torch.stack([(feature(state, NAMES[m], x) - own).square().sum().sqrt() for own in prototypes[m]])
+
+    score = [sum(math.exp(-float(nll(rows(before, m, x[i]), label).detach())) for i, label in enumerate(labels.tolist()))
+             for m, x in enumerate(inputs)]
+    lead = [own / ((sum(score) - own) / (modalities - 1)) for own in score]
+    assert max(lead) > 1.01
+
+    def loss(weight):
+        def loss(state, inputs, labels):
+            total = joint_loss(modalities, mmcosine)(state, inputs, labels)
+            for m, x in enumerate(inputs):
+                for i, label in enumerate(labels):
+                    p = rows(state, m, x[i]).exp() / rows(state, m, x[i]).exp().sum()
+                    total = total - 0.8 * min(max(1 / lead[m] - 1, 0), 1) * p[label].log() / len(labels)
+                    total = total - weight * min(max(lead[m] - 1, 0), 1) * -(p * p.log()).sum() / len(labels)
+            return total
+
+        return loss
+
+    assert_same(descent, naive_gradients(loss(0.6), before, modalities))
+    without = naive_gradients(loss(0.0), before, modalities)
+    assert distance(descent, without) > 0.005
+    off = stepped("pmr", {**settings, "pmr_entropy": 0.0}, modalities, mmcosine, prepared)[1]
+    assert_same(off, without)
+    method.begin_epoch(2, None, None)
+    assert not method.early
+
+
+# ---- InfoReg
+
+
+@TWO_OR_THREE
+@BOTH_HEADS
+def test_inforeg_pulls_a_leading_encoder_back_to_the_epochs_start_while_its_gradients_grow(modalities, mmcosine):
+    settings = {"uni_weight": 0.7, "inforeg_threshold": 0.2, "inforeg_beta": 0.9}
+    traces = torch.tensor([[1.0, 1.0, 1.0], [1.3, 1.3, 1.2]], dtype=torch.float64)[:, :modalities]
+    model = network(modalities, mmcosine)
+    method = METHODS["inforeg"](model, **settings).double()
+    method.traces.copy_(traces)
+    learner = learner_of(model, method)
+    learner.train()
+    method.begin_epoch(3, learner, None)
+    at_start = parameters(learner)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    before = parameters(learner)
+    inputs, labels = clips(modalities)
+    method.step(learner, Batch(inputs, labels, 1.0, 0.0))
+    after = parameters(learner)
+    descent = {name: ((value - after[name]) / RATE).detach() for name, value in before.items()}
+    multi = total((1.0, joint_loss(modalities, mmcosine)), *((0.7, head_loss(m)) for m in range(modalities)))
+    expected = naive_gradients(multi, before, modalities)
+    score = []
+    for m in range(modalities):
+        weight, bias = (before[f"method.heads.{m}.{name}"].detach() for name in ("weight", "bias"))
+        score.append(sum(math.exp(-float(nll(weight @ feature(before, NAMES[m], inputs[m][i]).detach() + bias, label)))
+                         for i, label in enumerate(labels.tolist())) / 7)
+    held = []
+    for m, modality in enumerate(NAMES[:modalities]):
+        own = [name for name in expected if name.startswith(modality)]
+        square = sum(float(expected[name].square().sum()) for name in own)
+        assert float(method.sums[m]) == pytest.approx(square, rel=1e-6)
+        gap = score[m] - (sum(score) - score[m]) / (modalities - 1)
+        if gap > 0 and (traces[1, m] - traces[0, m]) / traces[1, m] > 0.2:
+            held.append(modality)
+            for name in own:
+                pull = math.exp(0.9 * math.tanh(gap)) * (before[name] - at_start[name]).detach()
+                expected[name] = expected[name] + pull
+    assert_same(descent, expected)
+    assert 0 < len(held) < modalities, "another seed is needed: nothing is held back"
+    method.traces[0, :] = 0  # no epoch before the last one
+    assert method.strengths(learner.model(*inputs).features, labels).abs().sum() == 0
+
+
+def test_inforeg_traces_are_the_means_of_squared_gradients_of_the_last_two_epochs():
+    model = network(2)
+    learner = learner_of(model, METHODS["inforeg"](model, **SETTINGS["inforeg"]).double())
+    inputs, labels = clips(2)
+    squares = []
+    for epoch in (1, 2):
+        learner.method.begin_epoch(epoch, learner, None)
+        for _ in range(2):
+            learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
+            squares.append([sum(float(parameter.grad.square().sum()) for parameter in model.encoder(name).parameters())
+                            for name in NAMES[:2]])
+        learner.method.end_epoch(learner, None)
+    expected = [[(a + b) / 2 for a, b in zip(*squares[start:start + 2], strict=True)] for start in (0, 2)]
+    torch.testing.assert_close(learner.method.traces, torch.tensor(expected, dtype=torch.float64))
+
+
 # ---- all methods
 
 
@@ -370,6 +574,9 @@ def test_each_encoder_plays_for_its_own_influence_under_mcr_and_the_rest_does_no
     (["agm", "--lam", "0.1"], "--lam cannot be combined with --modulation agm: it replaces the loss"),
     (["dnr", "--relearn_every", "9", "--epochs", "9"], "--relearn_every 9 is not before the last of 9 epochs"),
     (["agm", "--pareto_gamma", "1"], "--pareto_gamma has no effect with --modulation agm"),
+    (["dgl", "--lam", "0.1"], "--lam cannot be combined with --modulation dgl: it compares modalities, and no joint"),
+    (["opm", "--lam", "0.1"], "--lam cannot be combined with --modulation opm: it replaces the loss"),
+    (["opm", "--opm_base", "1.1"], "out of range"), (["dgl", "--dgl_alpha", "0"], "out of range"),
     (["mmpareto", "--pareto_gamma", "0"], "out of range"), (["lfm", "--lfm_weight", "0.99"], "out of range")])
 def test_what_a_method_is_not_defined_for_is_refused(argv, message, capsys):
     with pytest.raises(SystemExit):
@@ -418,7 +625,7 @@ def test_every_method_descends_in_half_precision(name, modalities, precision):
     assert losses[-1] < losses[0]
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "pmr"])  # it asks whether prototypes are known
+@pytest.mark.parametrize("name", METHODS)
 def test_no_step_waits_for_the_device(name):
     mode = Synchronisations()
     take_steps(name, 2, torch.float32, mode)

@@ -1,7 +1,9 @@
 """Balancing methods beside MMCosine, by the name that --modulation takes: a file each, a line each here."""
 
 from utils.balancing.agm import Agm
+from utils.balancing.dgl import Dgl
 from utils.balancing.gradient_blending import GradientBlending
+from utils.balancing.inforeg import InfoReg
 from utils.balancing.lfm import Lfm
 from utils.balancing.mcr import Mcr
 from utils.balancing.method import Method
@@ -9,6 +11,7 @@ from utils.balancing.mla import Mla
 from utils.balancing.mmpareto import MMPareto
 from utils.balancing.multiloss import MultiLoss
 from utils.balancing.ogm import Ogm, OgmGe
+from utils.balancing.opm import Opm
 from utils.balancing.pmr import Pmr
 from utils.balancing.relearning import Relearning
 
@@ -25,6 +28,9 @@ METHODS = {
     "lfm": Lfm,
     "dnr": Relearning,
     "mcr": Mcr,
+    "dgl": Dgl,
+    "opm": Opm,
+    "inforeg": InfoReg,
 }
 METHOD_FLAGS = {flag.name: flag for method in METHODS.values() for flag in method.flags}
 __all__ = ["METHODS", "METHOD_FLAGS", "Method"]

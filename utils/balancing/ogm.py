@@ -73,7 +73,8 @@ class OgmGe(Ogm):
 
 def scores(modality_logits: Tensor, labels: Tensor) -> Tensor:
     """Modality logits (M, B, C), labels (B,) -> (M,): summed probability of the true class, over all processes."""
-    probabilities = modality_logits.float().softmax(-1)  # (M, B, C)
+    precision = torch.promote_types(modality_logits.dtype, torch.float32)
+    probabilities = modality_logits.softmax(-1, dtype=precision)  # (M, B, C)
     own = probabilities.gather(2, labels.expand(len(probabilities), -1).unsqueeze(2))
     return distributed.sum_over_processes(own.sum((1, 2)))
 

@@ -1,0 +1,56 @@
+"""DGL (Boosting Multimodal Learning via Disentangled Gradient Learning, ICCV 2025). M modalities, B clips, D features.
+
+The joint loss and the encoders are taken apart. Fusion and classifier descend the joint loss on features that are
+detached from the encoders; the encoders descend the loss of each modality alone, through the same fusion and
+classifier, which take no gradient from it:
+
+    fusion, classifier:   cross-entropy(F(z_1, ..., z_M), y)
+    encoders:             alpha * sum_m cross-entropy(F(z_m, the others 0), y)
+
+so that no encoder's gradient depends on another modality. alpha is `dgl_alpha`, 4 by default; the paper takes 4 to 5.
+
+Any M, any fusion; with MMCosine F(z_m, the others 0) = l_m under sum and concat, since a feature of 0 has cosine 0. Two
+backward passes a step, one of them through fusion and classifier alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from utils.balancing.method import Batch, Flag, Learner, Method, trained
+from utils.cli import number
+
+if TYPE_CHECKING:
+    from models import ClassifierOutput, MultimodalClassifier
+
+
+class Dgl(Method):
+    title = "encoders that learn from the losses of single modalities, fusion from the joint loss"
+    flags: ClassVar[tuple[Flag, ...]] = (
+        Flag("dgl_alpha", number(float, 0, exclusive=True), 4.0, "weight alpha of dgl's uni-modal losses"),)
+    without: ClassVar[Mapping[str, str]] = {"lam": "it compares modalities, and no joint loss reaches the encoders"}
+
+    def __init__(self, model: MultimodalClassifier, dgl_alpha: float):
+        super().__init__(model)
+        self.alpha = dgl_alpha
+
+    def loss(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
+        """What the encoders descend."""
+        masks = torch.eye(len(output.features), device=output.features.device)[:, :, None, None]  # (M, M, 1, 1)
+        alone = [model.classify(output.features * mask.to(output.features.dtype)).logits for mask in masks]
+        return self.alpha * sum(F.cross_entropy(logits, labels) for logits in alone)
+
+    def step(self, learner: Learner, batch: Batch) -> tuple[ClassifierOutput, Tensor]:
+        output, alone = learner.forward(batch)
+        joint = F.cross_entropy(output.logits, batch.labels)
+        encoders = [parameter for name in learner.model.modalities for parameter in trained(learner.model.encoder(name))]
+        update = learner.gradients(batch, joint, trained(learner.model.fusion_module))
+        if encoders:  # all may be frozen
+            update.update(learner.gradients(batch, alone, encoders))
+        learner.descend_along(batch, output, update)
+        return output, joint + alone
