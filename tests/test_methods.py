@@ -414,7 +414,7 @@ def test_an_encoder_under_dgl_does_not_depend_on_the_other_modalities(mmcosine):
 
 @TWO_OR_THREE
 @BOTH_HEADS
-@pytest.mark.parametrize("seed", [9, 4])
+@pytest.mark.parametrize("seed", [1, 11])
 def test_opm_descends_the_loss_of_what_is_left_after_leading_features_are_dropped(modalities, mmcosine, seed):
     settings = {"opm_base": 0.5, "opm_lambda": 0.8, "opm_share": 0.7}
     before, descent, _ = stepped("opm", settings, modalities, mmcosine, lambda method: torch.manual_seed(seed))
@@ -443,7 +443,7 @@ def test_opm_descends_the_loss_of_what_is_left_after_leading_features_are_droppe
     assert_same(descent, naive_gradients(loss, before, modalities))
     changes = distance(descent, plain_descent(modalities, mmcosine))
     assert changes > 0.01 if coin < 0.7 else changes == 0
-    assert (seed == 9) == (coin < 0.7) == any(map(any, dropped)), "both seeds are needed: one drops, one does not"
+    assert (seed == 1) == (coin < 0.7) == any(map(any, dropped)), "both seeds are needed: one drops, one does not"
 
 
 def test_opm_never_drops_the_modality_with_the_lowest_score():
@@ -475,8 +475,8 @@ def test_pmr_adds_the_entropy_of_a_leading_modality_to_what_it_descends_in_its_f
     def rows(state, m, x):
         return -torch.stack([(feature(state, NAMES[m], x) - own).square().sum().sqrt() for own in prototypes[m]])
 
-    score = [sum(math.exp(-float(nll(rows(before, m, x[i]), label).detach())) for i, label in enumerate(labels.tolist()))
-             for m, x in enumerate(inputs)]
+    score = [sum(math.exp(-float(nll(rows(before, m, x[i]), label).detach()))
+                 for i, label in enumerate(labels.tolist())) for m, x in enumerate(inputs)]
     lead = [own / ((sum(score) - own) / (modalities - 1)) for own in score]
     assert max(lead) > 1.01
 

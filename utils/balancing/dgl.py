@@ -48,9 +48,10 @@ class Dgl(Method):
     def step(self, learner: Learner, batch: Batch) -> tuple[ClassifierOutput, Tensor]:
         output, alone = learner.forward(batch)
         joint = F.cross_entropy(output.logits, batch.labels)
-        encoders = [parameter for name in learner.model.modalities for parameter in trained(learner.model.encoder(name))]
+        encoders = [learner.model.encoder(name) for name in learner.model.modalities]
+        of_encoders = [parameter for encoder in encoders for parameter in trained(encoder)]
         update = learner.gradients(batch, joint, trained(learner.model.fusion_module))
-        if encoders:  # all may be frozen
-            update.update(learner.gradients(batch, alone, encoders))
+        if of_encoders:  # all may be frozen
+            update.update(learner.gradients(batch, alone, of_encoders))
         learner.descend_along(batch, output, update)
         return output, joint + alone

@@ -1,5 +1,5 @@
-"""OPM (Wei, Hu, Du, Wen: On-the-fly Modulation for Balanced Multimodal Learning, TPAMI 2024), the prediction modulation.
-M modalities, B clips, D features.
+"""OPM, on-the-fly prediction modulation (Wei, Hu, Du, Wen: On-the-fly Modulation for Balanced Multimodal Learning,
+TPAMI 2024). M modalities, B clips, D features.
 
 With the scores s_m of `ogm`, and "others" the mean over the other modalities, the features of a modality in the lead
 are dropped, clip by clip, with the probability
