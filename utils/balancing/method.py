@@ -16,12 +16,14 @@ if TYPE_CHECKING:  # flags are made from METHODS: they need not wait for torchvi
 
 
 class Flag(NamedTuple):
-    """A method's own flag --<name>; kind: of its value, as argparse's `type`."""
+    """A method's own flag --<name>; kind: of its value, as argparse's `type`; before: the value with which the method
+    does what it did when it did not have the flag yet, where that is not the default."""
 
     name: str
     kind: Callable[[str], object]
     default: object
     help: str
+    before: object = None
 
 
 REPLACES_LOSS = {"lam": "it replaces the loss to which the contrastive one is added"}  # for `Method.without`

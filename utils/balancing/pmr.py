@@ -41,7 +41,7 @@ class Pmr(Method):
 
     title = "prototypical modal rebalance"
     flags: ClassVar[tuple[Flag, ...]] = (
-        ALPHA, Flag("pmr_entropy", number(float, 0), 0.1, "weight mu of pmr's entropy term; 0: without"),
+        ALPHA, Flag("pmr_entropy", number(float, 0), 0.1, "weight mu of pmr's entropy term; 0: without", 0.0),
         Flag("pmr_entropy_epochs", number(int, 1), 10, "first epochs, in which pmr has its entropy term"))
 
     def __init__(self, model: MultimodalClassifier, alpha: float, pmr_entropy: float, pmr_entropy_epochs: int):

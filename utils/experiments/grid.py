@@ -15,7 +15,7 @@ from typing import NamedTuple
 from dataset.errors import InputError, first_few
 from dataset.whole_files import read_json
 from utils.training import options, run_folder
-from utils.training.experiment import CORE, NOT_COMPARED, run_name, without_meaning
+from utils.training.experiment import CORE, NOT_COMPARED, run_name, with_added_flags, without_meaning
 from utils.training.flags import did_you_mean
 from utils.training.modalities import ENSEMBLE, is_joint
 
@@ -167,7 +167,8 @@ def state(run: PlannedRun) -> str:
 def changes(run: PlannedRun, saved: Mapping[str, object]) -> str:
     """In which settings the run differs from the one with the settings `saved`, "" for none. Runs of older versions,
     which do not name their encoders, have the default ones."""
-    before = {**{name: value for name, value in run.defaults.items() if name.endswith("_encoder")}, **saved}
+    encoders = {name: value for name, value in run.defaults.items() if name.endswith("_encoder")}
+    before = {**encoders, **with_added_flags(saved)}
     return "; ".join(f"{name} {before[name]}, now {value}" for name, value in run.settings.items()
                      if name not in NOT_COMPARED and before.get(name, value) != value)
 

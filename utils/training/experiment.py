@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from utils.balancing import METHOD_FLAGS, METHODS
+from utils.balancing import METHOD_FLAGS, METHODS, Method
 from utils.training.modalities import ENSEMBLE, JOINT, is_joint
 
 # The settings in which a comparison's runs differ most often, in the order in which names and tables give them.
@@ -33,6 +33,12 @@ def without_meaning(settings: Mapping[str, object]) -> set[str]:
     if not settings["mmcosine"]:
         idle.add("scaling")
     return idle | {flag for flag in METHOD_FLAGS if alone or flag not in METHODS[settings["modulation"]].uses()}
+
+
+def with_added_flags(settings: Mapping[str, object]) -> dict[str, object]:
+    """The settings of a run that may be older than a flag of its method, with what the flag stands for in it."""
+    flags = METHODS.get(str(settings.get("modulation")), Method).flags
+    return {**{flag.name: flag.before for flag in flags if flag.before is not None}, **settings}
 
 
 def meaningful(settings: Mapping[str, object]) -> dict[str, object]:

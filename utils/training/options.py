@@ -177,7 +177,7 @@ def resumed(parser: Parser, argv: Sequence[str], folder: Path) -> Namespace:
     experiment.FREE_ON_RESUME names may differ from them."""
     check_resumable(folder)
     content = checkpoint.load_own(folder / "last.pt", ["args", "epoch"])
-    saved = content["args"]
+    saved = experiment.with_added_flags(content["args"])
     encoders = {f"{modality.name}_encoder" for modality in parser.declared}  # of older versions: the default ones
     saved = {**{name: parser.get_default(name) for name in encoders}, **saved}
     args = over(parser, argv, saved, folder / "last.pt")
