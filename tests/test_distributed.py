@@ -18,7 +18,7 @@ from utils.training.engine import Compute, Learner, evaluate, train_one_epoch
 from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, make_loader
 from utils.training.trial import Trial, hold_out
 
-EPOCHS = {"inforeg": 3}  # of others 2: what it does begins with the third
+EPOCHS = {"inforeg": 3, "reconboost": 3}  # of others 2: what it does begins with the third
 WITHIN_A_PART = ("mcr",)  # methods that compare the clips of each process's part of a batch
 
 

@@ -11,6 +11,7 @@ from one_step import (
     DIM,
     NAMES,
     RATE,
+    SCALING,
     SETTINGS,
     assert_same,
     clips,
@@ -32,6 +33,7 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dataset.errors import InputError
 from main_CD import parse
 from models import MultimodalClassifier
 from utils.balancing import METHODS, opm, relearning
@@ -564,11 +566,138 @@ def test_inforeg_traces_are_the_means_of_squared_gradients_of_the_last_two_epoch
     torch.testing.assert_close(learner.method.traces, torch.tensor(expected, dtype=torch.float64))
 
 
+# ---- MSLR
+
+
+@TWO_OR_THREE
+def test_mslr_gives_each_encoder_the_rate_of_its_factor_and_its_last_accuracy_over_the_mean(modalities):
+    past = torch.tensor([[-1, -1, -1], [0.4, 0.2, 0.0], [0.5, 0.7, 0.0], [0.3, 0.9, 0.0]], dtype=torch.float64)
+
+    def prepared(method):
+        method.accuracies.copy_(past[:, :modalities])
+
+    factors = [0.7, 1.3, 0.9][:modalities]
+    before, descent, _ = stepped("mslr", {"mslr_factors": factors, "mslr_window": 4}, modalities, prepared=prepared)
+    expected = naive_gradients(joint_loss(modalities), before, modalities)
+    rates = [0.7 * 0.3 / 0.4, 1.3 * 0.9 / 0.6, 0.9][:modalities]
+    for modality, rate in zip(NAMES, rates, strict=False):
+        expected.update({name: rate * value for name, value in expected.items() if name.startswith(modality)})
+    assert_same(descent, expected)
+    first = stepped("mslr", {"mslr_factors": [1.3], "mslr_window": 4}, modalities)[1]
+    plain = plain_descent(modalities, False)
+    assert_same(first, {name: value * (1 if name.startswith("fusion") else 1.3) for name, value in plain.items()})
+
+
+def test_mslr_remembers_the_accuracy_of_each_modality_on_held_out_clips_and_follows_the_runs_rate():
+    model = network(2)
+    learner = learner_of(model, METHODS["mslr"](model, [0.5, 2.0], 2).double())
+    inputs, labels = clips(2, seed=5)
+    state = parameters(learner)
+    own = [[int(modality_logit(state, m, 2, feature(state, NAMES[m], x[i])).argmax()) == label
+            for i, label in enumerate(labels.tolist())] for m, x in enumerate(inputs)]
+    accuracies = [sum(one) / len(one) for one in own]
+    learner.method.end_epoch(learner, Clips(loader(2, 1), loader(2, 5)))
+    assert learner.method.accuracies[1].tolist() == pytest.approx(accuracies) and accuracies[0] != accuracies[1]
+    assert learner.method.accuracies[0].tolist() == [-1, -1]
+    learner.method.end_epoch(learner, Clips(loader(2, 1), loader(2, 5)))
+    assert learner.method.accuracies[0].tolist() == pytest.approx(accuracies)
+    learner.optimizer.param_groups[0]["lr"] = 0.01  # the run's schedule has lowered it
+    learner.method.begin_epoch(3, learner, None)
+    assert [group["lr"] for group in learner.optimizer.param_groups] == pytest.approx([0.01, 0.005, 0.02])
+
+
+def test_mslr_refuses_factors_that_are_not_one_for_each_modality():
+    with pytest.raises(InputError, match="--mslr_factors has 2 numbers, the run 3 modalities"):
+        METHODS["mslr"](network(3), [0.7, 1.3], 5)
+
+
+# ---- ReconBoost
+
+
+def layer_logit(state: dict, m: int, clip: torch.Tensor, mmcosine: bool) -> torch.Tensor:
+    """The logits of modality number m under the fusion sum."""
+    weight, bias = (state[f"fusion_module.fc_{'xyz'[m]}.{name}"] for name in ("weight", "bias"))
+    z = feature(state, NAMES[m], clip)
+    if mmcosine:
+        return SCALING * torch.stack([(row @ z) / (row.norm() * z.norm()) for row in weight])
+    return weight @ z + bias
+
+
+def boosted_step(modalities: int, mmcosine: bool, epoch: int, **settings: object) -> tuple[dict, dict]:
+    model = network(modalities, mmcosine, "sum")
+    learner = learner_of(model, METHODS["reconboost"](model, **settings))
+    before = parameters(learner)
+    inputs, labels = clips(modalities)
+    learner.method.begin_epoch(epoch, learner, None)
+    learner.train()
+    learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
+    after = parameters(learner)
+    return before, {name: ((value - after[name]) / RATE).detach() for name, value in before.items()}
+
+
+@TWO_OR_THREE
+@BOTH_HEADS
+@pytest.mark.parametrize("epoch", [1, 3, 6, 4])
+def test_reconboost_trains_one_modality_on_what_the_others_have_not_learnt_and_then_all(modalities, mmcosine, epoch):
+    settings = {"recon_epochs": 1, "recon_weight": 3.0, "recon_agreement": 20.0}
+    before, descent = boosted_step(modalities, mmcosine, epoch, **settings)
+    turn = None if epoch % 2 == 0 else (epoch - 1) // 2
+
+    def softmax(row):
+        return row.exp() / row.exp().sum()
+
+    def loss(state, inputs, labels, weight=3.0, agreement=20.0):
+        total = 0.0
+        for i, label in enumerate(labels):
+            rows = [layer_logit(state, m, x[i], mmcosine) for m, x in enumerate(inputs)]
+            if turn is None:
+                total = total + nll(sum(rows), label)
+                continue
+            others = sum(row for m, row in enumerate(rows) if m != turn).detach()
+            previous = softmax(rows[(turn - 1) % modalities].detach())
+            total = total - weight * softmax(rows[turn])[label].log()
+            total = total + softmax(others)[label] * softmax(rows[turn])[label].log()
+            total = total + agreement * (softmax(rows[turn]) - previous).square().sum() / CLASSES
+        return total / len(labels)
+
+    assert_same(descent, naive_gradients(loss, before, modalities))
+    if turn is None:
+        return
+    others = [name for name in descent if not name.startswith((NAMES[turn], f"fusion_module.fc_{'xyz'[turn]}"))]
+    assert all(descent[name].abs().max() == 0 for name in others), "the others are fixed"
+    for left_out in ({"agreement": 0.0}, {"weight": 2.0}):
+        without = naive_gradients(lambda *given, left_out=left_out: loss(*given, **left_out), before, modalities)
+        assert distance(descent, without) > 0.005
+
+
+def test_the_other_encoders_are_in_evaluation_mode_in_a_turn_of_reconboost_and_momentum_does_not_move_them():
+    model = network(2, fusion="sum")
+    for name in NAMES[:2]:
+        model.encoder(name).add_module("norm", nn.BatchNorm1d(DIM).double())
+    learner = learner_of(model, METHODS["reconboost"](model, 2, 5.0, 0.5))
+    inputs, labels = clips(2)
+    moved = []
+    for epoch in range(1, 10):
+        before = copy.deepcopy(model.state_dict())
+        learner.method.begin_epoch(epoch, learner, None)
+        learner.train()
+        learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
+        after = model.state_dict()
+        moved.append("".join(letter for letter, names in (("a", ("audio", "fusion_module.fc_x")),
+                                                          ("v", ("visual", "fusion_module.fc_y")))
+                             if any(not torch.equal(before[name], after[name]) for name in before
+                                    if name.startswith(names))))
+    assert moved == ["a", "a", "av", "av", "v", "v", "av", "av", "a"]
+
+
 # ---- all methods
 
 
 @pytest.mark.parametrize(("argv", "message"), [
     (["mla", "--fusion_method", "sum", "--mmcosine"], "--mmcosine cannot be combined with --modulation mla: its proje"),
+    (["reconboost"], "--modulation reconboost is defined for --fusion_method sum"),
+    (["reconboost", "--fusion_method", "sum", "--epochs", "4"], "4 epochs end in the first modality's turn"),
+    (["mslr", "--mslr_factors", "1,0"], "out of range"), (["mslr", "--mslr_factors", "1,x"], "'x' is not a number"),
     (["mla"], "--modulation mla is defined for --fusion_method sum"),
     (["lfm", "--fusion_method", "film"], "--modulation lfm is defined for --fusion_method concat or sum"),
     (["agm", "--lam", "0.1"], "--lam cannot be combined with --modulation agm: it replaces the loss"),

@@ -9,10 +9,12 @@ from utils.balancing.mcr import Mcr
 from utils.balancing.method import Method
 from utils.balancing.mla import Mla
 from utils.balancing.mmpareto import MMPareto
+from utils.balancing.mslr import Mslr
 from utils.balancing.multiloss import MultiLoss
 from utils.balancing.ogm import Ogm, OgmGe
 from utils.balancing.opm import Opm
 from utils.balancing.pmr import Pmr
+from utils.balancing.reconboost import ReconBoost
 from utils.balancing.relearning import Relearning
 
 METHODS = {
@@ -31,6 +33,8 @@ METHODS = {
     "dgl": Dgl,
     "opm": Opm,
     "inforeg": InfoReg,
+    "mslr": Mslr,
+    "reconboost": ReconBoost,
 }
 METHOD_FLAGS = {flag.name: flag for method in METHODS.values() for flag in method.flags}
 __all__ = ["METHODS", "METHOD_FLAGS", "Method"]
