@@ -576,21 +576,21 @@ def test_mslr_gives_each_encoder_the_rate_of_its_factor_and_its_last_accuracy_ov
     def prepared(method):
         method.accuracies.copy_(past[:, :modalities])
 
-    factors = [0.7, 1.3, 0.9][:modalities]
+    factors = ",".join(["0.7", "1.3", "0.9"][:modalities])
     before, descent, _ = stepped("mslr", {"mslr_factors": factors, "mslr_window": 4}, modalities, prepared=prepared)
     expected = naive_gradients(joint_loss(modalities), before, modalities)
     rates = [0.7 * 0.3 / 0.4, 1.3 * 0.9 / 0.6, 0.9][:modalities]
     for modality, rate in zip(NAMES, rates, strict=False):
         expected.update({name: rate * value for name, value in expected.items() if name.startswith(modality)})
     assert_same(descent, expected)
-    first = stepped("mslr", {"mslr_factors": [1.3], "mslr_window": 4}, modalities)[1]
+    first = stepped("mslr", {"mslr_factors": "1.3", "mslr_window": 4}, modalities)[1]
     plain = plain_descent(modalities, False)
     assert_same(first, {name: value * (1 if name.startswith("fusion") else 1.3) for name, value in plain.items()})
 
 
 def test_mslr_remembers_the_accuracy_of_each_modality_on_held_out_clips_and_follows_the_runs_rate():
     model = network(2)
-    learner = learner_of(model, METHODS["mslr"](model, [0.5, 2.0], 2).double())
+    learner = learner_of(model, METHODS["mslr"](model, "0.5,2", 2).double())
     inputs, labels = clips(2, seed=5)
     state = parameters(learner)
     own = [[int(modality_logit(state, m, 2, feature(state, NAMES[m], x[i])).argmax()) == label
@@ -608,7 +608,7 @@ def test_mslr_remembers_the_accuracy_of_each_modality_on_held_out_clips_and_foll
 
 def test_mslr_refuses_factors_that_are_not_one_for_each_modality():
     with pytest.raises(InputError, match="--mslr_factors has 2 numbers, the run 3 modalities"):
-        METHODS["mslr"](network(3), [0.7, 1.3], 5)
+        METHODS["mslr"](network(3), "0.7,1.3", 5)
 
 
 # ---- ReconBoost

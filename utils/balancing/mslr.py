@@ -32,26 +32,28 @@ if TYPE_CHECKING:
 positive = number(float, 0, exclusive=True)
 
 
-def factors(text: str) -> list[float]:
-    """An argparse type: positive numbers with commas between them."""
-    return [positive(part) for part in text.split(",")]
+def factors(text: str) -> str:
+    """An argparse type: positive numbers with commas between them, as they are."""
+    for part in text.split(","):
+        positive(part)
+    return text
 
 
 class Mslr(Method):
     title = "a learning rate for each encoder, by its held-out accuracy"
     flags: ClassVar[tuple[Flag, ...]] = (
-        Flag("mslr_factors", factors, [1.0], "factor c of mslr's rates, or one for each modality: 0.7,1.3"),
+        Flag("mslr_factors", factors, "1", "factor c of mslr's rates, or one for each modality: 0.7,1.3"),
         Flag("mslr_window", number(int, 1), 5, "epochs k over whose mean accuracy mslr compares the last one's"))
     needs_held_out = True
     rate_per_encoder = True
 
-    def __init__(self, model: MultimodalClassifier, mslr_factors: list[float], mslr_window: int):
+    def __init__(self, model: MultimodalClassifier, mslr_factors: str, mslr_window: int):
         super().__init__(model)
-        modalities = len(model.modalities)
-        if len(mslr_factors) not in (1, modalities):
-            raise InputError(f"--mslr_factors has {len(mslr_factors)} numbers, the run {modalities} modalities "
+        modalities, each = len(model.modalities), [float(part) for part in mslr_factors.split(",")]
+        if len(each) not in (1, modalities):
+            raise InputError(f"--mslr_factors has {len(each)} numbers, the run {modalities} modalities "
                              f"({', '.join(model.modalities)}): give one number, or one for each")
-        self.factors = mslr_factors * (modalities // len(mslr_factors))
+        self.factors = each * (modalities // len(each))
         # of the last epochs, the newest last; -1: there was none yet
         self.register_buffer("accuracies", torch.full((mslr_window, modalities), -1.0))
 
