@@ -64,7 +64,7 @@ SHARED: dict[str, Effect] = {
     "opm_share": (["1"], ["--modulation", "opm"], {"method_settings"}),
     "inforeg_threshold": (["0.1"], ["--modulation", "inforeg"], {"method_settings"}),
     "inforeg_beta": (["0.5"], ["--modulation", "inforeg"], {"method_settings"}),
-    "mslr_factors": (["0.7,1.3"], ["--modulation", "mslr", "--modality", "both"], {"method_settings"}),
+    "mslr_factors": (["0.7"], ["--modulation", "mslr"], {"method_settings"}),
     "mslr_window": (["9"], ["--modulation", "mslr"], {"method_settings"}),
     "recon_epochs": (["3"], ["--modulation", "reconboost", "--fusion_method", "sum"], {"method_settings"}),
     "recon_weight": (["4"], ["--modulation", "reconboost", "--fusion_method", "sum"], {"method_settings"}),
