@@ -82,6 +82,7 @@ def main(argv: Sequence[str]) -> dict:
         return launch.one_process_per_gpu(__file__, argv, args.device, args.gpu_ids, options.run_folder(args),
                                           resume=bool(args.resume))
     with distributed.session(args.device, args.gpu_ids) as device:
+        provide_demo(args)
         task = build(args, device)
         if not args.train:
             return task.evaluate_checkpoint(args.ckpt_path, args.compile, args.allow_overlap)
@@ -90,7 +91,6 @@ def main(argv: Sequence[str]) -> dict:
 
 def build(args: Namespace, device: torch.device) -> Classification:
     """Data, network and task."""
-    provide_demo(args)
     data = load_splits(args)
     torch.manual_seed(args.random_seed)
     encoders = make_encoders(options.encoders(args, MODALITIES))
@@ -104,10 +104,11 @@ def build(args: Namespace, device: torch.device) -> Classification:
 
 @distributed.failing_together()
 def provide_demo(args: Namespace) -> None:
+    """Made for training only: an evaluation uses what is there."""
+    if args.demo and args.train and distributed.is_first_here():
+        make_demo(args.data_root)
     if args.demo:
-        print_once(f"DEMO DATA, synthesised into {args.data_root}: results say nothing about UCF-101")
-        if distributed.is_first_here():
-            make_demo(args.data_root)
+        print_once(f"DEMO DATA in {args.data_root}: results say nothing about UCF-101")
 
 
 def load_splits(args: Namespace) -> Splits:

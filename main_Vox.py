@@ -77,6 +77,7 @@ def main(argv: Sequence[str]) -> dict:
         return launch.one_process_per_gpu(__file__, argv, args.device, args.gpu_ids, options.run_folder(args),
                                           resume=bool(args.resume))
     with distributed.session(args.device, args.gpu_ids) as device:
+        provide_folders(args)
         task = build(args, device)
         if not args.train:
             return task.evaluate_checkpoint(args.ckpt_path, args.compile)
@@ -85,7 +86,6 @@ def main(argv: Sequence[str]) -> dict:
 
 def build(args: Namespace, device: torch.device) -> Verification:
     """Data, network and task."""
-    provide_folders(args)
     data = load_data(args)
     classes = len(data.identities) if args.train else checkpoint.num_classes(args.ckpt_path)
     torch.manual_seed(args.random_seed)
@@ -101,10 +101,10 @@ def build(args: Namespace, device: torch.device) -> Verification:
 @distributed.failing_together()
 def provide_folders(args: Namespace) -> None:
     """The demo data, and the folder for scores: now, not after the last epoch."""
+    if args.demo and args.train and distributed.is_first_here():  # an evaluation uses what is there
+        make_demo(args.data_root)
     if args.demo:
-        print_once(f"DEMO DATA, synthesised into {args.data_root}: results say nothing about VoxCeleb")
-        if distributed.is_first_here():
-            make_demo(args.data_root)
+        print_once(f"DEMO DATA in {args.data_root}: results say nothing about VoxCeleb")
     make_scores_folder(args.scores_path)
 
 
@@ -136,7 +136,7 @@ def read_lists(args: Namespace) -> tuple[dict[str, Trials], TrainList | None]:
         trained = checkpoint.load_own(args.ckpt_path).get("facts", {}).get("classes", ())
     for name, one in trials.items():
         lists.check_no_leak(trained, one, name)
-        print_once(f"trials {name}: {len(one.labels)} of {len(one.names)} utterances")
+        print_once(f"trials {name}: {len(one.labels)} of {len(one.names)} utterances" + lists.note_of_repeated(one))
     return trials, listed
 
 

@@ -21,6 +21,7 @@ SHORTER_THAN_STATED = re.compile(r"data : (?P<stated>\d+) \(should be (?P<there>
 IMAGE_ENDS = (b"\xff\xd9", b"IEND\xaeB`\x82")  # the last bytes of a whole JPEG or PNG
 # what libjpeg says of an image that it decodes all the same, and libpng of one that it does not
 DAMAGE = re.compile(r"^((?:Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|libpng error).*)\n", re.M)
+WITHOUT_LENGTH = ("MP3", "OGG")  # formats of libsndfile in which a cut file looks like a whole one
 STREAMED = (0xFFFFFFFF, 0x7FFFFFFF)  # bytes stated by programs that write the header before they know the length
 
 
@@ -47,6 +48,9 @@ def check_audio(path: Path) -> None:
         info = soundfile.info(str(path), verbose=True)
     except soundfile.SoundFileError as error:
         raise InputError(f"{path} cannot be read as audio ({error}): download it again") from None
+    if path.suffix.lower() == ".wav" and info.format in WITHOUT_LENGTH:
+        raise InputError(f"{path} is named a wav but is {info.format}, of which a part may be missing without a trace: "
+                         "convert it to wav")
     if info.frames == 0:
         raise InputError(f"{path} holds no sound (0 samples)")
     cut = SHORTER_THAN_STATED.search(info.extra_info)

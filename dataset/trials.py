@@ -121,6 +121,13 @@ def trials_left(trials: Mapping[str, Trials], problems: Mapping[int, str]) -> di
     return kept
 
 
+def note_of_repeated(trials: Trials) -> str:
+    """`, 3 of them repeat an earlier one`: rows that name the pair of another row, in either order, count twice in the
+    error rates. "" for none."""
+    count = len(trials.pairs) - len(np.unique(np.sort(trials.pairs, axis=1), axis=0))
+    return f", {count} of them repeat an earlier one and count again" if count else ""
+
+
 def digest_of(trials: Trials) -> str:
     """A hash of the rows, in order."""
     return hashlib.sha256(format_trials(trials).encode()).hexdigest()[:16]

@@ -30,11 +30,11 @@ PICTURES = ("accuracy", "logits", "weight_norms", "angles", "tsne", "confusion",
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                                     formatter_class=cli.DocstringHelpFormatter)
     add_run_flags(parser)
-    parser.add_argument("--only", nargs="+", choices=PICTURES, default=PICTURES, help="which pictures; default: all")
+    parser.add_argument("--only", nargs="+", choices=PICTURES, default=PICTURES, help="which pictures")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for them")
-    cli.add_boolean(parser, "--use_tensorboard", True, "write them as TensorBoard images too; default: %(default)s")
+    cli.add_boolean(parser, "--use_tensorboard", True, "write them as TensorBoard images too")
     return parser
 
 

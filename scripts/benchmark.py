@@ -31,10 +31,10 @@ from dataset.cremad import audio_path, find_clips, frames_folder
 from dataset.frontends import NormaliseFrames, Spectrogram
 from dataset.lists import Clip
 from models import AVClassifier
-from scripts import voxceleb_scale
 from utils import cli
 from utils.balancing.method import Batch
 from utils.distributed import choose_device
+from utils.experiments import voxceleb_scale
 from utils.training import report
 from utils.training.engine import Compute, Learner, evaluate, train_one_epoch
 from utils.training.loading import Loaders, make_loader
@@ -64,9 +64,9 @@ class Contiguous(nn.Module):
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                                     formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--task", choices=("cremad", "voxceleb"), default="cremad", help="voxceleb: its size, see "
-                        "scripts/voxceleb_scale.py")
+                        "utils/experiments/voxceleb_scale.py")
     parser.add_argument("--batch_size", type=cli.number(int, 1, 100_000), default=32, help="clips a step")
     parser.add_argument("--image_size", type=cli.number(int, 64, 4096), default=224, help="pixels a side")
     parser.add_argument("--clips", type=cli.number(int, 1, 1_000_000), default=128, help="clips an epoch")
@@ -157,7 +157,9 @@ def main(argv: list[str]) -> dict[str, dict[str, float]]:
     parser = get_args_parser()
     args = parser.parse_args(argv)
     if args.task == "voxceleb":
-        return voxceleb_scale.measure(args)
+        device = choose_device(args.device, [], 0)
+        return voxceleb_scale.measure(device, choose_precision(args.amp, device), args.batch_size, args.image_size,
+                                      args.rounds)
     if args.clips % args.batch_size:
         parser.error(f"--clips {args.clips} is not a multiple of --batch_size {args.batch_size}")
     with tempfile.TemporaryDirectory() as folder:

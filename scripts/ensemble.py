@@ -28,7 +28,7 @@ from utils.experiments.flags import Machine, add_run_flags
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                                     formatter_class=cli.DocstringHelpFormatter)
     add_run_flags(parser)
     parser.add_argument("--output", type=Path, help="folder for the result")
     return parser

@@ -19,7 +19,7 @@ import numpy as np
 
 from dataset.errors import InputError, first_few
 from dataset.lists import read_text
-from dataset.trials import Trials, read_trials
+from dataset.trials import Trials, note_of_repeated, read_trials
 from utils import cli
 from utils.training.metrics import equal_error_rate, error_rates, min_dcf
 from utils.training.plots import plot_det
@@ -29,7 +29,7 @@ Pair = tuple[str, str]
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                                     formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--trials", type=Path, required=True, help="the trial list")
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="a score file a system")
     parser.add_argument("--p_target", type=cli.number(float, 0, 1, exclusive=True), nargs="+", default=[0.01, 0.05],
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> dict[str, dict[str, float]]:
     """{score file: {eer, min_dcf_<p>}}, fractions, printed as a table. Raises InputError."""
     args = get_args_parser().parse_args(argv)
     trials = read_trials(args.trials, "Give the trial list with --trials.")
-    print(f"{args.trials}: {len(trials.labels):,} trials, {trials.labels.sum():,} targets")
+    print(f"{args.trials}: {len(trials.labels):,} trials, {trials.labels.sum():,} targets{note_of_repeated(trials)}")
     results, curves = {}, {}
     for path in args.scores:
         scores = match(read_scores(path, trials), trials, path)

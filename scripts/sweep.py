@@ -40,10 +40,10 @@ from utils import cli
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      usage="%(prog)s [options] [--<flag of the entry script> VALUE ...] [-- FLAGS]",
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--script", type=Path, default=Path("main_CD.py"), help="entry script; default: %(default)s")
+                                     formatter_class=cli.DocstringHelpFormatter)
+    parser.add_argument("--script", type=Path, default=Path("main_CD.py"), help="entry script")
     parser.add_argument("--output", type=Path, default=Path("runs/sweep"),
-                        help="folder of all runs; default: %(default)s")
+                        help="folder of all runs")
     parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=1,
                         help="runs at a time; with several each has one GPU, in turn when there are fewer; default: "
                              "%(default)s")

@@ -206,3 +206,12 @@ def test_a_file_with_such_a_name_is_not_written(tmp_path):
     with pytest.raises(InputError, match=r"the name of .*caf\\udce9/a.json is not UTF-8"):
         write_whole(tmp_path / ODD / "a.json", "{}")
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "subtype"), [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS")])
+def test_cut_mp3_and_ogg_named_wav_are_refused_by_name(tmp_path, kind, subtype):
+    soundfile.write(tmp_path / "whole", tone(16000, 16000), 16000, format=kind, subtype=subtype)
+    path = tmp_path / "a.wav"
+    path.write_bytes((tmp_path / "whole").read_bytes()[:-500])
+    with pytest.raises(InputError, match=f"^{path} is named a wav but is {kind}"):
+        check_audio(path)

@@ -15,6 +15,7 @@ from dataset.trials import (
     format_trials,
     make_trials,
     merge_trials,
+    note_of_repeated,
     read_trials,
     trial_utterances,
     without,
@@ -176,3 +177,10 @@ def test_whole_identities_are_held_out(tmp_path):
 def test_files_of_trial_utterances_follow_from_their_names():
     assert trial_utterances(["id1/v/1.wav", "x.flac"]) == [Utterance("id1/v/1.wav", "id1/v/1", 0),
                                                            Utterance("x.flac", "x", 1)]
+
+
+def test_repeated_trials_are_counted_in_either_order(tmp_path):
+    rows = ["1,a/1,a/2", "0,a/1,b/1", "1,a/2,a/1", "0,a/1,b/1", "0,a/2,b/1"]
+    trials = read_trials(write(tmp_path / "t.csv", "\n".join(rows)), "")
+    assert note_of_repeated(trials) == ", 2 of them repeat an earlier one and count again"
+    assert note_of_repeated(read_trials(write(tmp_path / "t.csv", "\n".join(rows[:2])), "")) == ""

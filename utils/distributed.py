@@ -221,9 +221,12 @@ def broadcast_model(model: nn.Module) -> None:
 
 
 def print_once(text: str) -> None:
-    """Prints on the main process, and into the log."""
+    """Prints on the main process, and into the log. Output that nobody reads any more (`| head -1`) is dropped."""
     if is_main():
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         log.write(f"{text}\n")
 
 

@@ -20,6 +20,6 @@ def add_run_flags(parser: ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folder of a finished run")
     parser.add_argument("--data_root", type=Path, help="folder of the data; default: the run's")
     parser.add_argument("--device", default=usual.device, help="auto (a GPU if there is one), cpu, cuda or "
-                        "cuda:<index>; default: %(default)s")
+                        "cuda:<index>")
     parser.add_argument("--num_workers", type=number(int, 0, 1024), default=usual.num_workers,
-                        help="data loading processes; default: %(default)s")
+                        help="data loading processes")

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import torch
 
+from utils.distributed import print_once
+
 POLL = 0.1  # seconds between two checks of the running programs
 GRACE = 60.0  # seconds that a program has to end after SIGTERM
 
@@ -40,7 +42,7 @@ def alone_in(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another sweep in {folder}, or its last runs, to end", flush=True)
+            print_once(f"waiting for another sweep in {folder}, or its last runs, to end")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()
 
@@ -67,7 +69,7 @@ def run_jobs(jobs: Sequence[Job], workers: int, gpus: Sequence[str], lock: int) 
 
 
 def start(job: Job, environment: Mapping[str, str], lock: int) -> subprocess.Popen:
-    print(f"{job.name}: started, log {job.log}", flush=True)
+    print_once(f"{job.name}: started, log {job.log}")
     with job.log.open("ab") as log:  # in a new session, so that Ctrl-C does not reach it twice
         return subprocess.Popen([sys.executable, "-c", FOLLOW, str(os.getpid()), *job.argv], env=environment,
                                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[lock],
@@ -94,7 +96,7 @@ def visible_gpus() -> list[str]:
 def stop(processes: Sequence[subprocess.Popen]) -> None:
     """SIGTERM to all, and SIGKILL to those that have not ended after GRACE seconds."""
     if processes:
-        print(f"stopping {len(processes)} runs; start the same command again to continue", flush=True)
+        print_once(f"stopping {len(processes)} runs; start the same command again to continue")
     for process in processes:
         process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + GRACE

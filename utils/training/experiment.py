@@ -21,6 +21,13 @@ NOT_COMPARED = (FREE_ON_RESUME - {"epochs"}) | {"command"}  # settings that say 
 # What an evaluation does not take over from the checkpoint's run.
 NOT_FROM_CHECKPOINT = frozenset({"train", "ckpt_path", "resume", "run_name", "num_workers", "device", "gpu_ids",
                                  "compile", "command"})
+# What an evaluation has no use for.
+OF_TRAINING = frozenset({"lam", "modulation", *METHOD_FLAGS, "freeze_encoders", "imagenet", "epochs", "optimizer",
+                         "learning_rate", "weight_decay", "lr_decay_step", "lr_decay_ratio", "val_fraction",
+                         "val_by_speaker", "random_seed"})
+# What an evaluation may do otherwise than the training did without a note.
+FREE_IN_EVALUATION = FREE_ON_RESUME | {"allow_overlap", "batch_size", "skip_missing", "demo", "dataset", "trials",
+                                       "score"}
 
 
 def without_meaning(settings: Mapping[str, object]) -> set[str]:

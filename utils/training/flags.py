@@ -40,6 +40,24 @@ class Parser(ArgumentParser):
         """`--name` of every flag."""
         return [text for action in self._actions for text in action.option_strings]
 
+    def can_have(self, action: argparse.Action, value: object) -> bool:
+        """Whether a flag can have a value that args.json or a checkpoint has for it."""
+        if value is None or value == action.default:
+            return True
+        if action.dest == "modality":
+            return isinstance(value, str) and not modalities.unknown(self.declared, value)
+        parts = value if isinstance(value, list) and action.nargs else [value]
+        if action.type is None or action.dest == "dataset":  # names of older runs may be paths
+            return all(isinstance(part, str | bool) and part in (action.choices or [part]) for part in parts)
+        if action.type is Path:
+            return all(isinstance(part, str) for part in parts)
+        texts = [",".join(map(str, part)) if isinstance(part, list) else str(part) for part in parts]
+        try:
+            read = [action.type(text) for text in texts]
+        except (ArgumentTypeError, ValueError):
+            return False
+        return read == parts
+
 
 def did_you_mean(flag: str, known: Sequence[str]) -> str:
     """` (did you mean --scaling?)` for a misspelt flag, "" when no known one is similar."""

@@ -4,7 +4,7 @@ The parsed flags (`args`) are used in the entry scripts and here; everything els
 """
 
 import shlex
-from argparse import Action, ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from dataset.errors import InputError, first_few
 from models.fusion import FUSIONS
 from utils import distributed
 from utils.balancing import METHOD_FLAGS, METHODS
+from utils.distributed import print_once
 from utils.training import checkpoint, experiment, modalities
 from utils.training.flags import Parser
 from utils.training.modalities import Modality, Start
@@ -122,7 +123,7 @@ def over(parser: Parser, argv: Sequence[str], settings: Mapping[str, object], pa
     """argv's flags over `settings`, those of the checkpoint `path`, over the parser's defaults. Raises InputError:
     settings that the flags cannot have."""
     wrong = [f"--{action.dest} {settings[action.dest]}" for action in parser._actions
-             if action.dest in settings and not is_value_of(parser, action, settings[action.dest])]
+             if action.dest in settings and not parser.can_have(action, settings[action.dest])]
     if wrong:
         raise InputError(f"{path} is damaged, or was written by another program: among its settings are "
                          f"{first_few(wrong)}")
@@ -131,29 +132,12 @@ def over(parser: Parser, argv: Sequence[str], settings: Mapping[str, object], pa
     return parser.parse_args(argv, namespace=Namespace(**restored))
 
 
-def is_value_of(parser: Parser, action: Action, value: object) -> bool:
-    """Whether a flag can have the value, as it is in args.json."""
-    if value is None or value == action.default:
-        return True
-    if action.dest == "modality":
-        return isinstance(value, str) and not modalities.unknown(parser.declared, value)
-    parts = value if isinstance(value, list) and action.nargs else [value]
-    if action.type is None or action.dest == "dataset":  # names of older runs may be paths
-        return all(isinstance(part, str | bool) and (not action.choices or part in action.choices) for part in parts)
-    if action.type is Path:
-        return all(isinstance(part, str) for part in parts)
-    texts = [",".join(map(str, part)) if isinstance(part, list) else str(part) for part in parts]
-    try:
-        read = [action.type(text) for text in texts]
-    except (ArgumentTypeError, ValueError):
-        return False
-    return read == parts
-
-
 def evaluated(parser: Parser, argv: Sequence[str], path: Path, per_evaluation: Sequence[str],
               fixed: Sequence[str]) -> Namespace:
-    """argv over the settings of the checkpoint. Raises InputError: argv describes another network."""
+    """argv over the settings of the checkpoint; inputs that differ from those it was trained on are noted. Raises
+    InputError: of another script, or argv describes another network or training."""
     saved = evaluation_settings(path, per_evaluation)
+    check_script(parser, saved, path)
     args = over(parser, argv, saved, path)
     network = (*NETWORK_SETTINGS, *(f"{modality.name}_encoder" for modality in parser.declared), *fixed)
     if saved:  # runs of older versions had the default encoders
@@ -162,7 +146,21 @@ def evaluated(parser: Parser, argv: Sequence[str], path: Path, per_evaluation: S
     if others:
         trained = ", ".join(f"--{name} {saved[name]}" for name in others)
         raise InputError(f"{path} was trained with {trained}: leave that out")
+    changed = [name for name, value in settings(args).items() if saved.get(name, value) != value]
+    idle = [name for name in changed if name in experiment.OF_TRAINING or name.endswith("_pretrain")]
+    if idle:
+        raise InputError(f"{path} was trained with another --{', --'.join(idle)}, which has no effect on its "
+                         "evaluation: leave it out")
+    inputs = ", ".join(f"--{name} {saved[name]}" for name in changed if name not in experiment.FREE_IN_EVALUATION)
+    if inputs and distributed.is_first_here():
+        print_once(f"note: {path} was trained with {inputs}: it is evaluated with what the command gives instead")
     return args
+
+
+def check_script(parser: Parser, saved: Mapping[str, object], path: Path) -> None:
+    """Raises InputError: the checkpoint `path`, whose settings are `saved`, is of a run of another entry script."""
+    if saved.get("script", parser.prog) != parser.prog:
+        raise InputError(f"{path} was made by {saved['script']}: use that script instead of {parser.prog}")
 
 
 def evaluation_settings(path: Path, per_evaluation: Sequence[str] = ()) -> dict:
@@ -178,6 +176,7 @@ def resumed(parser: Parser, argv: Sequence[str], folder: Path) -> Namespace:
     check_resumable(folder)
     content = checkpoint.load_own(folder / "last.pt", ["args", "epoch"])
     saved = experiment.with_added_flags(content["args"])
+    check_script(parser, saved, folder / "last.pt")
     encoders = {f"{modality.name}_encoder" for modality in parser.declared}  # of older versions: the default ones
     saved = {**{name: parser.get_default(name) for name in encoders}, **saved}
     args = over(parser, argv, saved, folder / "last.pt")
@@ -186,6 +185,9 @@ def resumed(parser: Parser, argv: Sequence[str], folder: Path) -> Namespace:
     if fixed:
         raise InputError(f"--resume continues a run as it was started: leave out --{', --'.join(fixed)}, or start a "
                          "new run with --train")
+    named = parser.parse_args(argv, Namespace(ckpt_path=folder.parent, run_name=folder.name))
+    if (named.ckpt_path / named.run_name).resolve() != folder.resolve():
+        raise InputError(f"--resume {folder} names the folder of the run: leave out --ckpt_path and --run_name")
     if args.epochs < content["epoch"]:
         raise InputError(f"{folder} has {content['epoch']} epochs behind it: --epochs {args.epochs} is less")
     args.train = True

@@ -10,23 +10,20 @@ import resource
 import statistics
 import tempfile
 import time
-from argparse import Namespace
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from dataset.identities import TrainList, read_train_list
 from dataset.voxceleb import samples_of
 from models import SpeakerClassifier
 from models.mmcosine import unit
-from utils.distributed import choose_device
+from utils.balancing.method import Batch
 from utils.training.engine import Compute, Learner
 from utils.training.metrics import equal_error_rate, min_dcf
-from utils.training.precision import choose_precision
 from utils.training.train import place
 from utils.training.verification import P_TARGETS, cosines
 
@@ -97,39 +94,37 @@ def score_trials(device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def class_share(args: Namespace, device: torch.device) -> dict[str, float]:
+def class_share(device: torch.device, precision: torch.dtype, batch_size: int, image_size: int,
+                rounds: int) -> dict[str, float]:
     """Clips/s of a training step with all classes and with two, in turns, and the share of the time that the others
     take."""
-    compute = Compute(device, choose_precision(args.amp, device), {})
+    compute = Compute(device, precision, {})
     learners = {}
     for classes in (IDENTITIES, FEW):
         model = place(SpeakerClassifier(classes, "concat", mmcosine=True), compute, compiled=False)
         learners[classes] = Learner(model, compute, "sgd", 1e-3, 1e-4, 100, 0.1)
-    inputs = [torch.randn(args.batch_size, samples_of(200), device=device),
-              torch.randn(args.batch_size, 3, 2, args.image_size, args.image_size, device=device)]
+    inputs = [torch.randn(batch_size, samples_of(200), device=device),
+              torch.randn(batch_size, 3, 2, image_size, image_size, device=device)]
     times: dict[int, list[float]] = {classes: [] for classes in learners}
-    for _ in range(args.rounds + 1):
+    for _ in range(rounds + 1):
         for classes, learner in learners.items():
-            times[classes].append(step_seconds(learner, compute, inputs, classes))
+            times[classes].append(step_seconds(learner, inputs, classes))
     all_of_them, few = (statistics.median(taken[1:]) for taken in times.values())
-    return {f"clips/s, {IDENTITIES} classes": args.batch_size / all_of_them,
-            f"clips/s, {FEW} classes": args.batch_size / few, "share of the classes": 1 - few / all_of_them}
+    return {f"clips/s, {IDENTITIES} classes": batch_size / all_of_them,
+            f"clips/s, {FEW} classes": batch_size / few, "share of the classes": 1 - few / all_of_them}
 
 
-def step_seconds(learner: Learner, compute: Compute, inputs: list[torch.Tensor], classes: int) -> float:
-    labels = torch.randint(classes, (len(inputs[0]),), device=compute.device)
+def step_seconds(learner: Learner, inputs: list[torch.Tensor], classes: int) -> float:
+    labels = torch.randint(classes, (len(inputs[0]),), device=inputs[0].device)
     start = time.perf_counter()
-    with compute.autocast():
-        output = learner.model(*inputs)
-        loss = F.cross_entropy(output.logits, labels)
-    learner.step(loss, output, labels)
+    _, loss = learner.step(Batch(inputs, labels, share=1.0, lam=0.0))
     loss.item()  # waits for the device
     return time.perf_counter() - start
 
 
-def measure(args: Namespace) -> dict[str, dict[str, float]]:
+def measure(device: torch.device, precision: torch.dtype, batch_size: int, image_size: int,
+            rounds: int) -> dict[str, dict[str, float]]:
     """{what: {figure: value}}, printed."""
-    device = choose_device(args.device, [], 0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.csv"
         write_list(path)
@@ -137,7 +132,8 @@ def measure(args: Namespace) -> dict[str, dict[str, float]]:
             opened = fresh.submit(open_list, path).result()
     found = {f"opening {IDENTITIES * UTTERANCES_EACH:,} utterances": opened,
              f"scoring {TRIALS:,} trials, {IDENTITIES} classes": {"seconds": score_trials(device)},
-             f"step, batch {args.batch_size}, {args.image_size} px": class_share(args, device)}
+             f"step, batch {batch_size}, {image_size} px": class_share(device, precision, batch_size, image_size,
+                                                                       rounds)}
     for what, figures in found.items():
         print(f"{what}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
     return found
