@@ -263,6 +263,10 @@ MUTANTS: Sequence[Mutant] = [
            "trained = {*listed.identities, *listed.folders}",
            "trained = set(listed.identities)",
            "Trials of people who are trained on under another name are accepted."),
+    Mutant("leak-through-pretrained-encoder", "utils/training/pretraining.py",
+           "    if clips and \"clips\" in content:\n",
+           "    if not clips and \"clips\" in content:\n",
+           "An encoder that was pretrained on the test clips is accepted."),
     # ---- models
     Mutant("fused-is-encoded", "models/classifier.py",
            "modality_logits, fused, features)",

@@ -149,6 +149,19 @@ def test_one_encoder_trains_alone_and_starts_another_run(train_argv, tmp_path, m
     assert other["n_train"] == 24
 
 
+def test_an_encoder_that_was_trained_on_the_test_clips_is_refused(train_argv, tiny_data, tmp_path, capsys):
+    main([*train_argv, "--epochs", "1", "--modality", "audio"])
+    swapped = Path(shutil.copytree(tiny_data, tmp_path / "swapped"))
+    for name, other in (("train", "test"), ("test", "train")):
+        (swapped / f"{name}.csv").write_bytes((tiny_data / f"{other}.csv").read_bytes())
+    argv = [*train_argv, "--epochs", "1", "--data_root", str(swapped), "--run_name", "joint", "--audio_pretrain",
+            str(tmp_path / "run/best.pt")]
+    with pytest.raises(InputError, match=r"24 of the 24 test clips were in the training list of .*run/best\.pt"):
+        main(argv)
+    main([*argv, "--allow_overlap"])
+    assert "note: 24 of the 24 test clips were in the training list" in capsys.readouterr().out
+
+
 def test_demo_makes_its_data_says_so_and_can_be_evaluated(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(main_CD, "make_demo", partial(main_CD.make_demo, train_per_class=3, test_per_class=1))
     result = main(["--train", "--demo", "--data_root", str(tmp_path / "demo"), "--ckpt_path", str(tmp_path),

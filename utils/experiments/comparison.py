@@ -183,16 +183,20 @@ def baseline(group: Group, groups: Mapping[str, Group], names: Sequence[str]) ->
 
 def baseline_of(run: FinishedRun, groups: Mapping[str, Group]) -> dict[str, object]:
     """The settings of the plain network of the same modalities and fusion; for an encoder alone, of all modalities, or
-    else of the most that it is trained with in any of the groups; for an ensemble, of the fewest that have its own."""
+    else of the most that it is trained with in any of the groups; for an ensemble, of the fewest that have its own. An
+    encoder alone has no fusion: it is compared with the first one that there are plain runs of."""
     modality = run.settings["modality"]
     if not is_joint(modality):
         others = [next(iter(group.values())) for group in groups.values()]
         joint = [other for other in others if is_joint(other.settings["modality"])
                  and set(run.modalities) <= set(other.modalities)]
+        plain = [other for other in joint if all(other.settings[name] == value for name, value in BASELINE.items())]
         choose = min if modality == ENSEMBLE else max
-        chosen = choose(joint, key=lambda other: len(other.modalities), default=None)
+        chosen = choose(plain or joint, key=lambda other: len(other.modalities), default=None)
+        fusion = {"fusion_method": chosen.settings["fusion_method"]} if chosen else {}
         modality = chosen.settings["modality"] if chosen else JOINT[0]
-    return {**run.settings, **BASELINE, "modality": modality}
+        return {**run.settings, **BASELINE, **fusion, "modality": modality}
+    return {**run.settings, **BASELINE}
 
 
 NOTES = """n: seeds. +-: standard deviation over seeds (n - 1). last epoch: on the test set, of the joint network or the

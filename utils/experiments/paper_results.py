@@ -45,10 +45,12 @@ SETTINGS = {
 
 def paper_result(settings: Mapping[str, object], size: int | None) -> float | None:
     """The paper's result (percent) for these settings, named as the flags, on a test set of `size` clips or trials;
-    None where it has none."""
+    None where it has none, as for epochs chosen on validation data."""
     results = results_of(settings, size)
-    if not results or settings["modulation"] != "none":
+    if not results or settings["modulation"] != "none" or settings.get("val_fraction"):
         return None
+    if settings["dataset"] == "SSW60" and not (settings.get("audio_pretrain") and settings.get("visual_pretrain")):
+        return None  # the paper's encoders are pretrained
     paper = {"audio_encoder": "resnet18", "visual_encoder": "resnet18", "freeze_encoders": False,
              **SETTINGS.get(settings["dataset"], {})}
     if any(settings.get(name, value) != value for name, value in paper.items()):

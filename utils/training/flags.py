@@ -25,7 +25,8 @@ class Parser(ArgumentParser):
     """Defaults in the help, no abbreviations; a misspelt flag is answered with the flag that is probably meant."""
 
     def __init__(self, prog: str, description: str, declared: Sequence[Modality]):
-        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=HelpFormatter,
+                         usage="%(prog)s --train | --resume RUN | --ckpt_path FILE [--FLAG VALUE ...]")
         self.declared = declared
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Namespace | None = None) -> Namespace:
@@ -78,7 +79,8 @@ def gpu_list(text: str) -> list[int]:
 
 def folder_name(text: str) -> str:
     if "/" in text or NOT_A_NAME.search(text):
-        raise ArgumentTypeError(f"{text!r} is not the name of one file or folder")
+        raise ArgumentTypeError(f"{text!r} is not a plain name: give the parent folder with another flag, such as "
+                                "--ckpt_path or --data_root")
     return text
 
 
@@ -118,7 +120,7 @@ def add_data_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", type=folder_name, help="name in the results, and of the folder under data/")
     group.add_argument("--data_root", type=Path, help="folder of the data; default: data/<dataset>")
-    add_boolean(group, "--demo", False, "make a small rendered data set on the spot and use it, with settings to fit")
+    add_boolean(group, "--demo", False, "generate a small synthetic data set and use it, with suitable defaults")
     group.add_argument("--val_fraction", type=number(float, 0, 0.9), default=0.0,
                        help="part of the training clips (main_Vox.py: identities) held out to choose the epoch; 0: "
                             "the paper's protocol, the best test epoch is reported")
@@ -127,7 +129,8 @@ def add_data_flags(parser: ArgumentParser) -> None:
 
 def add_overlap_flag(group: _ArgumentGroup) -> None:
     """For scripts that classify."""
-    add_boolean(group, "--allow_overlap", False, "evaluate a checkpoint on test clips that it was trained on, too")
+    add_boolean(group, "--allow_overlap", False, "allow evaluation on test clips that the checkpoint, or a pretrained "
+                "encoder, was trained on")
 
 
 def add_method_flags(parser: Parser) -> None:
@@ -153,7 +156,7 @@ def add_modality_flags(parser: Parser) -> None:
     usual = " and ".join(modality.name for modality in parser.declared if modality.imagenet)
     group.add_argument("--imagenet", action=ImagenetAction, nargs="?", default=False, metavar="NAMES",
                        help=f"start encoders from torchvision's ImageNet weights: {usual}, or the named ones, "
-                            "such as audio+visual")
+                            f"such as {'+'.join(modality.name for modality in parser.declared[:2])}")
 
 
 class ModalityAction(argparse.Action):
@@ -183,7 +186,7 @@ class ImagenetAction(argparse.Action):
 
 
 def add_balancing_flags(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("balancing beside or instead of MMCosine")
+    group = parser.add_argument_group("balancing methods, with or without MMCosine")
     group.add_argument("--modulation", choices=list(METHODS), default="none",
                        help="; ".join(f"{name}: {method.title}" for name, method in METHODS.items()))
     for flag in METHOD_FLAGS.values():
@@ -196,7 +199,8 @@ def add_optimisation_flags(parser: ArgumentParser) -> None:
                        help="clips, over all processes together")
     group.add_argument("--epochs", type=number(int, 1, 1_000_000), default=200, help="passes over the training clips")
     group.add_argument("--optimizer", choices=list(OPTIMIZERS), default="sgd", help="sgd has momentum 0.9")
-    group.add_argument("--learning_rate", type=number(float, 0, exclusive=True), default=1e-3, help="at the start")
+    group.add_argument("--learning_rate", type=number(float, 0, exclusive=True), default=1e-3,
+                       help="initial learning rate")
     group.add_argument("--weight_decay", type=number(float, 0), default=1e-4, help="L2 (adamw: decoupled)")
     group.add_argument("--lr_decay_step", type=number(int, 1), default=100, help="epochs between two decays")
     group.add_argument("--lr_decay_ratio", type=number(float, 0, 1), default=0.1, help="factor of a decay")
@@ -208,7 +212,7 @@ def add_machine_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("machine")
     group.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:<index>")
     group.add_argument("--gpu_ids", type=gpu_list, default=[], metavar="0,1",
-                       help="cards to use; several: one process each (evaluation uses the first)")
+                       help="GPUs to use, one process per GPU (evaluation uses the first)")
     group.add_argument("--amp", choices=["auto", *PRECISIONS], default="auto",
                        help="precision of the encoders; auto: bf16 where the device computes it natively, else off")
     add_boolean(group, "--compile", False, "torch.compile the network (minutes at the start, faster steps)")

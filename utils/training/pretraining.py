@@ -14,6 +14,7 @@ from models.encoders import ResNet18, ResNet34, ResNet50
 from utils.distributed import failing_together, is_first_here, print_once
 from utils.training import checkpoint, report
 from utils.training.modalities import Start
+from utils.training.same_data import Clips, check_no_overlap
 
 IMAGENET = {ResNet18: ResNet18_Weights.IMAGENET1K_V1, ResNet34: ResNet34_Weights.IMAGENET1K_V1,
             ResNet50: ResNet50_Weights.IMAGENET1K_V1}
@@ -21,16 +22,17 @@ IMAGENET = {ResNet18: ResNet18_Weights.IMAGENET1K_V1, ResNet34: ResNet34_Weights
 Origin = dict[str, object]  # file, pretrained_on, its epoch, and started_from: the Origin that its own run began with
 
 
-def load_pretrained(model: MultimodalClassifier, starts: Mapping[str, Start],
-                    settings: Mapping[str, object]) -> dict[str, Origin]:
-    """Loads the encoders that start from other weights -> {modality: origin}. settings: of this run.
+def load_pretrained(model: MultimodalClassifier, starts: Mapping[str, Start], settings: Mapping[str, object],
+                    clips: Clips) -> dict[str, Origin]:
+    """Loads the encoders that start from other weights -> {modality: origin}. settings, clips: of this run.
 
-    Raises InputError: weights that do not fit, a download that fails.
+    Raises InputError: weights that do not fit, that were trained on test clips of this run (unless --allow_overlap), a
+    download that fails.
     """
     origins = {}
     for modality, start in starts.items():
         encoder = model.encoder(modality)
-        origins[modality] = (load_file(encoder, modality, start, settings) if start.path else
+        origins[modality] = (load_file(encoder, modality, start, settings, clips) if start.path else
                              load_imagenet(encoder, modality, start.colours))
     return origins
 
@@ -94,12 +96,15 @@ def adapt_projection(state: dict[str, Tensor], own: Mapping[str, Tensor], modali
 
 
 @failing_together()
-def load_file(encoder: nn.Module, modality: str, start: Start, settings: Mapping[str, object]) -> Origin:
+def load_file(encoder: nn.Module, modality: str, start: Start, settings: Mapping[str, object],
+              clips: Clips) -> Origin:
     """Loads the encoder of a checkpoint -> what its settings say of it. Notes which inputs differ."""
     path = start.path
     content, head = load_encoder(encoder, modality, path)
     saved, facts = content.get("args"), content.get("facts")
     origin = {"file": str(path), "pretrained_on": None}
+    if clips and "clips" in content:
+        check_no_overlap(content, clips, path, bool(settings.get("allow_overlap")))
     if saved and facts:
         for flag in start.input_settings:
             if flag in saved and saved[flag] != settings[flag]:
@@ -117,8 +122,10 @@ def print_start(modality: str, origin: Origin, head: bool) -> None:
 
 
 def data_of(settings: Mapping[str, object], facts: Mapping[str, object]) -> str:
-    """`SSW60 images_inat + images_nabirds`, `CREMAD`: what a run with these settings and facts was trained on."""
-    return " ".join([str(settings.get("dataset")), " + ".join(report.parts_of(facts))]).strip()
+    """`SSW60 images_inat + images_nabirds`, `UCF101 split 2`: what a run with these settings and facts was trained
+    on."""
+    split = f"split {facts['split']}" if "split" in facts else ""
+    return " ".join(filter(None, [str(settings.get("dataset")), split, " + ".join(report.parts_of(facts))]))
 
 
 def describe(origin: Origin | None) -> str:

@@ -69,7 +69,7 @@ def check_no_overlap(content: Mapping, clips: Clips, path: Path, allow: bool) ->
         text = (f"{len(known)} of the {len(clips['test'])} test clips were in the training list of {path}: "
                 f"{first_few(known, 3)}")
         if not allow:
-            raise InputError(f"{text}. Give other data with --data_root, or evaluate on them nevertheless with "
+            raise InputError(f"{text}. Give other data or another checkpoint, or accept it with "
                              "--allow_overlap")
         print_once(f"note: {text} (--allow_overlap)")
 

@@ -62,7 +62,7 @@ def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None,
     """
     model, compute = task.model, task.compute
     warn_about_settings(model, lam)
-    origins = {} if resume else load_pretrained(model, starts, settings)
+    origins = {} if resume else load_pretrained(model, starts, settings, task.clips)
     for name in model.modalities:
         model.encoder(name).requires_grad_(not freeze_encoders)
     method = METHODS[modulation](model, **method_settings)
