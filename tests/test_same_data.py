@@ -130,7 +130,7 @@ def test_test_clips_that_chose_the_epoch_count_as_trained_on(copied_runs, tiny_d
 def test_allow_overlap_is_refused_in_training(train_argv, capsys):
     with pytest.raises(SystemExit):
         main([*train_argv, "--allow_overlap"])
-    assert "--allow_overlap is for the evaluation" in capsys.readouterr().err
+    assert "--allow_overlap is for checkpoints" in capsys.readouterr().err
 
 
 def test_runs_from_before_clips_were_recorded_still_open_with_a_note(copied_runs, tiny_data, capsys):

@@ -20,7 +20,7 @@ FREE_ON_RESUME = frozenset({"resume", "train", "epochs", "data_root", "num_worke
 NOT_COMPARED = (FREE_ON_RESUME - {"epochs"}) | {"command"}  # settings that say where a run ran, not what it computed
 # What an evaluation does not take over from the checkpoint's run.
 NOT_FROM_CHECKPOINT = frozenset({"train", "ckpt_path", "resume", "run_name", "num_workers", "device", "gpu_ids",
-                                 "compile", "command"})
+                                 "compile", "command", "allow_overlap"})
 # What an evaluation has no use for.
 OF_TRAINING = frozenset({"lam", "modulation", *METHOD_FLAGS, "freeze_encoders", "imagenet", "epochs", "optimizer",
                          "learning_rate", "weight_decay", "lr_decay_step", "lr_decay_ratio", "val_fraction",

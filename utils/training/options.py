@@ -40,8 +40,9 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
         if first.ckpt_path == parser.get_default("ckpt_path"):
             parser.error("nothing to do: give --train, or --ckpt_path FILE to evaluate a checkpoint")
         args = evaluated(parser, argv, first.ckpt_path, per_evaluation, fixed)
-    if args.train and getattr(args, "allow_overlap", False):
-        parser.error("--allow_overlap is for the evaluation of a checkpoint: leave it out with --train")
+    if args.train and getattr(args, "allow_overlap", False) and not any(
+            getattr(args, f"{modality.name}_pretrain") for modality in parser.declared):
+        parser.error("--allow_overlap is for checkpoints that are evaluated or that encoders start from: leave it out")
     check_method(parser, args)
     check_encoders(parser, args)
     check_frozen(parser, args)
