@@ -1,4 +1,6 @@
 # make demo: install, make data, train, in minutes. make test: the tests. Both need Python 3.11 or newer.
+# make hostile: hundreds of bad inputs, is each refused with a sentence? make soak: 45 kills with -9, is what was resumed
+# equal to what was not disturbed? (A quarter of an hour on two cores.)
 # make mutants: small bugs are put into copies of the code, one by one: does a test notice? (An hour on two cores.)
 PYTHON ?= python3
 VENV := .venv
@@ -9,6 +11,12 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/python -m pytest --numprocesses auto
+
+hostile: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pytest --numprocesses auto -m hostile tests/hostile
+
+soak: $(VENV)/installed-dev
+	$(VENV)/bin/python tests/soak.py --report docs/reliability.md
 
 mutants: $(VENV)/installed-dev
 	$(VENV)/bin/python tests/run_mutants.py --report runs/mutants.md
@@ -26,4 +34,4 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 clean:
 	rm -rf $(VENV) data/demo
 
-.PHONY: demo test mutants clean
+.PHONY: demo test hostile soak mutants clean

@@ -50,10 +50,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--flow", choices=ucf101.FLOWS, default="dis",
                         help="method of optical flow; tvl1 needs opencv-contrib-python")
     number = parser.add_mutually_exclusive_group()
-    number.add_argument("--num_frames", type=cli.number(int, 1), default=3, help="RGB frames per video")
-    number.add_argument("--fps", type=cli.number(float, 0, exclusive=True), help="RGB frames per second instead")
-    parser.add_argument("--flow_frames", type=cli.number(int, 1), default=16, help="flow fields per video")
-    parser.add_argument("--workers", type=cli.number(int, 1), default=os.cpu_count(), help="videos in parallel")
+    number.add_argument("--num_frames", type=cli.number(int, 1, 1000), default=3, help="RGB frames per video")
+    number.add_argument("--fps", type=cli.number(float, 0, 1000, exclusive=True), help="RGB frames per second instead")
+    parser.add_argument("--flow_frames", type=cli.number(int, 1, 1000), default=16, help="flow fields per video")
+    parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=os.cpu_count(), help="videos in parallel")
     return parser
 
 
