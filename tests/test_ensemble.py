@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from three_modalities import main, parse
 
 from dataset.errors import InputError
-from scripts.ensemble import combinations
+from scripts.ensemble import combinations, result
 from scripts.ensemble import main as ensemble
 from scripts.sweep import main as sweep
 from utils.experiments.finished_run import open_run
@@ -69,12 +70,25 @@ def test_the_three_combinations_clip_by_clip():
         np.testing.assert_allclose(found["mean of logits"][clip], together / together.sum())
 
 
+def test_the_row_of_the_ensemble_is_the_mean_of_softmaxes_where_the_combinations_differ():
+    generator = np.random.default_rng(1)
+    members = {name: generator.normal(size=(400, 4)) * scale for name, scale in (("rgb", 5), ("flow", 1))}
+    labels = generator.integers(4, size=400)
+    p = [np.exp(one) / np.exp(one).sum(1, keepdims=True) for one in members.values()]
+    run = SimpleNamespace(result={}, folder=Path("run"))
+    found = result([run, run], labels, members)
+    right = {"accuracy": (sum(p).argmax(1) == labels).mean(),
+             "accuracy_of_mean_logits": (sum(members.values()).argmax(1) == labels).mean()}
+    assert {name: found[name] for name in right} == right and len(set(right.values())) == 2
+    assert found["accuracy_weighted_by_certainty"] not in right.values()
+
+
 def test_a_joint_run_is_an_ensemble_of_its_modality_logits(runs):
     found = ensemble([str(runs / NAMES["all"]), *MACHINE])
-    result = json.loads((runs / NAMES["all"] / "result.json").read_text())
+    joint = json.loads((runs / NAMES["all"] / "result.json").read_text())
     assert found["modalities"] == ["rgb", "flow", "audio"]
-    assert found["accuracy_of_mean_logits"] == result["accuracy"]
-    assert [found[f"accuracy_{name}"] for name in ("rgb", "flow")] == [result[f"accuracy_{name}"]
+    assert found["accuracy_of_mean_logits"] == joint["accuracy"]
+    assert [found[f"accuracy_{name}"] for name in ("rgb", "flow")] == [joint[f"accuracy_{name}"]
                                                                        for name in ("rgb", "flow")]
 
 

@@ -3,9 +3,11 @@
 import copy
 import itertools
 import math
+import re
 
 import pytest
 import torch
+from conftest import REPO
 from one_step import (
     CLASSES,
     DIM,
@@ -32,6 +34,7 @@ from one_step import (
 from scipy.optimize import minimize_scalar
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import Dataset
 
 from dataset.errors import InputError
 from main_CD import parse
@@ -40,6 +43,8 @@ from utils.balancing import METHODS, opm, relearning
 from utils.balancing.method import Batch, Clips
 from utils.balancing.mmpareto import weights
 from utils.balancing.relearning import purity
+from utils.training.loading import Loaders
+from utils.training.trial import hold_out
 
 BOTH_HEADS = pytest.mark.parametrize("mmcosine", [False, True])
 TWO_OR_THREE = pytest.mark.parametrize("modalities", [2, 3])
@@ -759,3 +764,75 @@ def test_no_step_waits_for_the_device(name):
     mode = Synchronisations()
     take_steps(name, 2, torch.float32, mode)
     assert mode.count == 0
+
+
+def test_held_out_clips_are_a_seeded_tenth_that_is_not_trained_on_or_the_validation_clips():
+    class Numbers(Dataset):
+        """Item i: its number, and how it is seen."""
+
+        def __init__(self, first: int, seen: str = "in training"):
+            self.first, self.seen = first, seen
+
+        def __len__(self):
+            return 30
+
+        def __getitem__(self, i):
+            return {"number": self.first + i, "seen": self.seen}
+
+        def for_evaluation(self):
+            return Numbers(self.first, "in evaluation")
+
+    def seen(loader) -> tuple[list[int], set[str]]:
+        batches = list(loader)
+        numbers = [int(number) for batch in batches for number in batch["number"]]
+        return numbers, {how for batch in batches for how in batch["seen"]}
+
+    loaders = Loaders(7, 0, 0, torch.device("cpu"))
+    dataset, clips = hold_out(Numbers(0), None, loaders, seed=3)
+    (trained, how), (held_out, also) = seen(clips.trained), seen(clips.held_out)
+    assert len(held_out) == 3 and sorted(trained + held_out) == list(range(30)) and how == also == {"in evaluation"}
+    assert [dataset[i]["number"] for i in range(len(dataset))] == trained and dataset[0]["seen"] == "in training"
+    assert held_out == seen(hold_out(Numbers(0), None, loaders, seed=3)[1].held_out)[0]
+    assert held_out != seen(hold_out(Numbers(0), None, loaders, seed=4)[1].held_out)[0]
+    dataset, clips = hold_out(Numbers(0), Numbers(100, "as given"), loaders, seed=3)
+    assert len(dataset) == 30 and seen(clips.trained) == (list(range(30)), {"in evaluation"})
+    assert seen(clips.held_out) == (list(range(100, 130)), {"as given"})
+
+
+# ---- the documents
+
+
+def documented() -> dict[str, list[str]]:
+    """{name: cells} of docs/methods.md's table."""
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in
+            (REPO / "docs" / "methods.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    return {cells[0].strip("`| "): cells for cells in rows}
+
+
+def test_the_table_of_methods_names_each_with_its_flags_and_a_test_that_is_there():
+    table = documented()
+    assert table.keys() == METHODS.keys() - {"none"}
+    tests = "".join(path.read_text(encoding="utf-8") for path in (REPO / "tests").glob("test_*.py"))
+    for name, (_, _, _, flags, _, mmcosine, _, _, test) in table.items():
+        own = table[flags.split("`")[1]][3] if flags.startswith("as ") else flags
+        assert set(re.findall(r"--(\w+)", own)) == METHODS[name].uses(), name
+        for flag in METHODS[name].flags:
+            default = flag.default if isinstance(flag.default, str) else f"{flag.default:g}"
+            assert f"`--{flag.name}` ({default}" in own.replace("1e-4", "0.0001"), flag.name
+        assert mmcosine == ("refused" if "mmcosine" in METHODS[name].without else "yes"), name
+        assert f"def {test.strip('`| ')}(" in tests, name
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])
+def test_the_table_counts_the_backward_passes_of_a_step(name, monkeypatch):
+    counts = []
+    for owner, function in ((torch.autograd, "grad"), (torch.Tensor, "backward")):
+        run = getattr(owner, function)
+
+        def counted(*given, run=run, **named):
+            counts.append(1)
+            return run(*given, **named)
+
+        monkeypatch.setattr(owner, function, counted)
+    take_steps(name, 2, torch.float32)  # four of them
+    assert len(counts) / 4 == (2 if documented()[name][6] == "M" else int(documented()[name][6]))

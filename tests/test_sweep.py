@@ -18,7 +18,7 @@ from scipy import stats
 
 from dataset.errors import InputError
 from scripts.sweep import main
-from utils.balancing import METHOD_FLAGS
+from utils.balancing import METHOD_FLAGS, METHODS
 from utils.experiments import comparison, jobs
 from utils.experiments.jobs import Job, alone_in, run_jobs
 from utils.experiments.paper_results import paper_result
@@ -576,6 +576,36 @@ def test_recipes_take_further_flags_of_the_sweep_and_of_its_runs(path, recipe):
     r"^#? +(scripts/ablation_\w+\.sh.*?)(?:  +#|$)", path.read_text(), re.MULTILINE)])
 def test_commands_with_recipes_that_readers_see_are_accepted(line, recipe):
     assert recipe(line)
+
+
+def test_the_comparison_of_methods_has_every_method_and_every_plain_row(tmp_path, capsys):
+    told, python = tmp_path / "argv", tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {told}\n")
+    python.chmod(0o755)
+    command = ["scripts/compare_methods.sh", "--demo", "--dry_run", "--", "--epochs", "20"]
+    env = {**os.environ, "PYTHON": str(python), "SEEDS": "3 4", "OUTPUT": str(tmp_path / "out")}
+    subprocess.run(command, cwd=REPO, check=True, env=env)
+    lines = []
+    for line in told.read_text().splitlines():
+        assert not main(line.split()[1:])
+        lines += capsys.readouterr().out.splitlines()
+    assert len(set(lines)) == len(lines) and all("--demo" in line or "ensemble.py" in line for line in lines)
+
+    def runs(*parts: str, seed: int = 3) -> list[str]:
+        return [line for line in lines if all(f" {part} " in f"{line} " for part in (*parts, f"--random_seed {seed}"))]
+
+    for seed in (3, 4):
+        for name in METHODS:
+            both = {line.split("--mmcosine ")[1].split()[0] for line in runs(f"--modulation {name}", seed=seed)}
+            if name != "none":
+                assert both == ({"False"} if "mmcosine" in METHODS[name].without else {"False", "True"}), name
+        pretrained = [line for line in runs(seed=seed) if f"audio-plain-seed{seed}/best.pt" in line]
+        assert [f"visual-plain-seed{seed}/best.pt" in line for line in pretrained] == [True, True]
+        assert sum("--freeze_encoders True" in line for line in pretrained) == 1
+        assert [len(runs(f"--modality {name}", seed=seed)) for name in ("audio", "visual")] == [1, 1]
+    assert sum("scripts/ensemble.py" in line for line in lines) == 2
+    refused = subprocess.run([*command[:1], "--random_seed", "1"], cwd=REPO, env=env, capture_output=True, text=True)
+    assert refused.returncode == 2 and 'SEEDS="0 1 2"' in refused.stderr
 
 
 def test_a_recipe_runs_as_it_stands():

@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Every row of a comparison of balancing methods, for any data and any entry script that classifies: the plain rows
+# first (joint, each encoder alone, their ensemble, pretrained encoders), then all methods, with and without MMCosine.
+#
+#   scripts/compare_methods.sh                                        # CREMA-D, in data/CREMAD
+#   scripts/compare_methods.sh --demo --dry_run                       # print the commands only
+#   scripts/compare_methods.sh --workers 4 -- --epochs 100 --lr_decay_step 70 --val_fraction 0.1
+#   MODALITIES="rgb flow" scripts/compare_methods.sh --script main_UCF.py
+#   OUTPUT=runs/mine SEEDS="0 1 2" scripts/compare_methods.sh --scaling 20
+#
+# Start the same command again to continue: finished runs are not repeated. The table is <OUTPUT>/table.md: mean +- std
+# over the seeds, paired differences to joint training with their intervals, and what an epoch costs. Further flags of
+# scripts/sweep.py may follow; flags after -- go to every run. What each method does: docs/methods.md.
+set -euo pipefail
+python=${PYTHON:-python}
+output=${OUTPUT:-runs/compare_methods}
+seeds=${SEEDS:-0 1 2 3 4}
+modalities=${MODALITIES:-audio visual}
+fail() { echo "compare_methods.sh: error: $1" >&2; exit 2; }
+[[ " $* " != *" --output"* ]] || fail "name the output folder with OUTPUT=DIR scripts/compare_methods.sh ..., not with --output"
+[[ " $* " != *" --random_seed"* ]] || fail "name the seeds with SEEDS=\"0 1 2\" scripts/compare_methods.sh ..., not with --random_seed"
+[[ " $* " != *"main_Vox.py "* ]] || fail "only classification has all of these rows: use another --script"
+sweep() { "$python" "$(dirname "$0")/sweep.py" --output "$output" "$@"; }
+
+# Joint training as it is and with MMCosine, and each encoder alone with their ensemble
+# shellcheck disable=SC2086  # the lists are words
+sweep --random_seed $seeds --mmcosine False True "$@"
+sweep --random_seed $seeds --mmcosine False --modality $modalities ensemble "$@"
+
+# Joint networks that start from the encoders trained alone: fine-tuned, and with the encoders frozen
+for seed in $seeds; do
+    pretrained=()
+    for modality in $modalities; do
+        files=("$output"/*-"$modality"-plain-seed"$seed"/best.pt)
+        pretrained+=("--${modality}_pretrain" "${files[0]}")
+    done
+    sweep --random_seed "$seed" --mmcosine False --freeze_encoders False True "${pretrained[@]}" "$@"
+done
+
+# Balancing methods, with and without MMCosine; ReconBoost and MLA need the classifier's layers apart (sum), and MLA's
+# head is not MMCosine's
+sweep --random_seed $seeds --mmcosine False True \
+    --modulation ogm ogm_ge gblend pmr multiloss mmpareto agm lfm dnr mcr dgl opm inforeg mslr "$@"
+sweep --random_seed $seeds --mmcosine False True --fusion_method sum --modulation none reconboost "$@"
+sweep --random_seed $seeds --mmcosine False --fusion_method sum --modulation mla "$@"
