@@ -98,8 +98,9 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
 def test_the_first_process_that_fails_speaks_for_all(tmp_path):
     store = dist.FileStore(str(tmp_path / "store"), 2)
     store.set_timeout(timedelta(seconds=5))
-    found = {rank: failures.report_failure(store, rank, "error: the same text\n") for rank in (1, 0)}
-    assert found == {1: (True, "error: the same text\n"), 0: (False, "error: the same text\n")}
+    said = {1: "error: a.wav\n", 0: "error: a.wav\n", 2: "the connection is closed\n"}
+    found = {rank: failures.report_failure(store, rank, text) for rank, text in said.items()}
+    assert found == {rank: (rank == 1, "error: a.wav\n") for rank in said}
 
 
 def test_an_error_of_one_process_in_an_epoch_is_told_once_and_logged(tiny_data, tmp_path):
