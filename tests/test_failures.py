@@ -95,6 +95,12 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
         cli.run(main)
 
 
+def test_of_two_errors_about_a_loader_process_the_one_with_the_reason_counts():
+    error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    error.__context__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. ")
+    assert "/dev/shm" in str(machine_error(error))
+
+
 def test_the_first_process_that_fails_speaks_for_all(tmp_path):
     store = dist.FileStore(str(tmp_path / "store"), 2)
     store.set_timeout(timedelta(seconds=5))

@@ -39,8 +39,10 @@ def machine_error(error: BaseException) -> InputError | None:
 
 
 def settled(error: BaseException) -> BaseException:
-    """The error that says more: a loader process that dies breaks its connection, and a moment later torch's signal
-    handler raises why it died, wherever this process is then."""
+    """The error that says more: a loader process that dies breaks its connection, and a moment before or after torch's
+    signal handler raises why it died, wherever this process is then."""
+    if "is killed by signal" in str(error.__context__):
+        return error.__context__
     try:
         time.sleep(WAIT if isinstance(error, LOST) else 0)
     except RuntimeError as reason:
