@@ -137,6 +137,13 @@ def test_an_imagenet_start_is_an_axis_beside_modalities_that_it_does_not_start(c
         "CREMAD-visual-plain-seed0", "CREMAD-visual-plain-imagenetTrue-seed0", "CREMAD-audio-plain-seed0"]
 
 
+def test_an_ensemble_has_its_row_whatever_the_data_set_is_called(capsys):
+    main(["--dry_run", "--output", "runs/nowhere", "--modality", "audio", "visual", "ensemble", "--", "--dataset",
+          "my-audio-set"])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "scripts/ensemble.py" in last and "runs/nowhere/my-audio-set-ensemble-plain-seed0" in last
+
+
 def test_a_run_from_before_encoders_were_recorded_had_the_default_ones(sweep, out):
     sweep()
     path = out / "fake-concat-plain-seed0" / "args.json"

@@ -51,7 +51,8 @@ def ensembles(runs: Sequence[PlannedRun]) -> list[Ensemble]:
     for run in runs:
         modality = run.settings["modality"]
         if not is_joint(modality):
-            name = run.name.replace(f"-{modality}-", f"-{ENSEMBLE}-", 1)
+            start = f"{run.settings['dataset']}-"
+            name = f"{start}{ENSEMBLE}-{run.name.removeprefix(f'{start}{modality}-')}"
             alone.setdefault(run.folder.with_name(name), []).append(run)
     found = []
     for folder, members in alone.items():
