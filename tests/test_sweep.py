@@ -27,6 +27,7 @@ from utils.training.experiment import without_meaning
 
 FAKE = str(REPO / "tests" / "fake_entry.py")
 GRID = ["--mmcosine", "False", "True", "--random_seed", "0", "1"]
+PRETRAINED = {"audio_pretrain": "runs/audio/best.pt", "visual_pretrain": "runs/visual/best.pt"}
 RECIPES = sorted(REPO.glob("scripts/ablation_*.sh"))
 
 
@@ -271,7 +272,7 @@ def test_other_settings_under_the_same_name_are_refused_before_anything_runs(swe
 def test_a_dataset_that_is_no_name_is_refused_before_anything_runs(sweep, out, argv, capsys):
     with pytest.raises(SystemExit) as exit:
         sweep(*argv)
-    assert exit.value.code == 2 and "not the name of one file or folder" in capsys.readouterr().err
+    assert exit.value.code == 2 and "is not a plain name" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -414,7 +415,8 @@ def test_std_is_over_n_minus_1_and_none_for_one_seed():
     ({"dataset": "UCF101", "modality": "all"}, 3734, None), ({"dataset": "UCF101", "modality": "flow"}, 3783, None),
     ({"dataset": "VoxCeleb", "fusion_method": "film"}, 27270, 11.50),
     ({"dataset": "VoxCeleb", "mmcosine": True, "scaling": 40.0}, 9822, 5.91),
-    ({"dataset": "SSW60", "mmcosine": True, "scaling": 20.0, "fusion_method": "gated"}, 1938, 75.70)])
+    ({"dataset": "SSW60", "mmcosine": True, "scaling": 20.0, "fusion_method": "gated", **PRETRAINED}, 1938, 75.70),
+    ({"val_fraction": 0.1}, 744, None)])
 def test_published_figures_stand_beside_the_same_settings_and_test_set_only(changes, size, figure):
     plain = {"dataset": "CREMAD", "modality": "both", "modulation": "none", "lam": 0.0, "fusion_method": "concat",
              "mmcosine": False, "scaling": 10.0}
@@ -424,7 +426,8 @@ def test_published_figures_stand_beside_the_same_settings_and_test_set_only(chan
 @pytest.mark.parametrize(("dataset", "size", "changes", "score"), [
     ("CREMAD", 744, {"visual_encoder": "resnet18"}, 60.08), ("CREMAD", 744, {"visual_encoder": "resnet50"}, None),
     ("CREMAD", 744, {"imagenet": True}, None), ("CREMAD", 744, {"audio_frontend": "ogm_ge"}, None),
-    ("CREMAD", 744, {"audio_pretrain": "runs/a/best.pt"}, None), ("SSW60", 1938, {"imagenet": True}, 73.32),
+    ("CREMAD", 744, {"audio_pretrain": "runs/a/best.pt"}, None), ("SSW60", 1938, {"imagenet": True}, None),
+    ("SSW60", 1938, {"imagenet": True, **PRETRAINED}, 73.32),
     ("VoxCeleb", 27270, {"audio_encoder": "se_resnet34", "visual_encoder": "resnet34"}, 6.81),
     ("VoxCeleb", 27270, {"audio_encoder": "resnet18", "visual_encoder": "resnet34"}, None)])
 def test_the_papers_result_is_of_its_own_encoders_and_inputs(dataset, size, changes, score):
