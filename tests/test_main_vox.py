@@ -83,7 +83,7 @@ def test_several_lists_are_scored_in_one_run_each_with_its_name(train_argv, tmp_
     assert alone["trials"] == {"official": 8}
     with pytest.raises(InputError, match="two lists named official"):
         load(train_argv, tiny_voices, "--trials", str(official), f"official={official}")
-    with pytest.raises(InputError, match=r"NAME: '\.\./x' is not a plain name"):
+    with pytest.raises(InputError, match=r"NAME: '\.\./x' is not the name of one file"):
         load(train_argv, tiny_voices, "--trials", f"../x={official}")
     with pytest.raises(InputError, match=r"--trials lost\.txt: there is neither .*voices/lost\.txt nor /.*lost\.txt"):
         load(train_argv, tiny_voices, "--trials", "lost.txt")
