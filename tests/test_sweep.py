@@ -371,7 +371,7 @@ def test_cards_are_counted_through_what_the_sweep_itself_may_see(monkeypatch):
 
 
 def test_workers_that_end_at_the_same_moment_share_what_is_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "POLL", 3.0)  # so that the first two end between two checks
+    monkeypatch.setattr(jobs, "POLL", 1.0)  # so that the first two end between two checks
     script = tmp_path / "quick.py"
     script.write_text("")
     with alone_in(tmp_path) as lock:

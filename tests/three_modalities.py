@@ -58,11 +58,16 @@ NOISE = 0.3
 
 
 class TinyEncoder(nn.Sequential):
-    """Images (B, K, H, W) -> features (B, 512)."""
+    """Images (B, K, H, W), or clips of T frames (B, K, T, H, W) -> features (B, 512)."""
 
     def __init__(self, in_channels: int):
         super().__init__(nn.Conv2d(in_channels, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(),
                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 512))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            return super().forward(x)
+        return torch.stack([super(TinyEncoder, self).forward(frame) for frame in x.unbind(2)]).mean(0)
 
 
 ENCODERS["tiny"] = TinyEncoder
