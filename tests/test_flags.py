@@ -262,7 +262,7 @@ def test_every_flag_has_an_entry_and_every_entry_a_flag(script):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_flag_changes_what_it_names_and_nothing_else(script, roots, monkeypatch, tmp_path):
+def test_a_flag_changes_what_it_names_and_nothing_else(script, roots, monkeypatch, tmp_path, tiny_encoders):
     places = {"data": tmp_path, "other": roots["other"]}
     (tmp_path / "some.pt").touch()
     base = [*BASE, *OWN_BASE[script], "--data_root", str(roots[script]), "--ckpt_path", str(tmp_path / "runs")]

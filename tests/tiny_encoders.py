@@ -33,6 +33,18 @@ class TinyImages(nn.Module):
         return self.projection(x.mean((2, 3)))
 
 
+class TinyImages34(TinyImages):
+    """The same with other first weights and another name, by which tests see that it was chosen."""
+
+    def __init__(self, in_channels: int = 3):
+        torch.rand(1)
+        super().__init__(in_channels)
+
+
+class TinyImages50(TinyImages34):
+    """The same by a third name."""
+
+
 class TinyVoice(nn.Module):
     """Waveforms (B, N) -> features (B, 512)."""
 
@@ -45,7 +57,7 @@ class TinyVoice(nn.Module):
         return self.images((spectra + 1e-3).log()[:, None])
 
 
-TINY = {"resnet18": TinyImages, "resnet34": TinyImages, "se_resnet34": TinyVoice}
+TINY = {"resnet18": TinyImages, "resnet34": TinyImages34, "resnet50": TinyImages50, "se_resnet34": TinyVoice}
 
 
 @contextmanager
