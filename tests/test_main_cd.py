@@ -160,6 +160,8 @@ def test_an_encoder_that_was_trained_on_the_test_clips_is_refused(train_argv, ti
         main(argv)
     main([*argv, "--allow_overlap"])
     assert "note: 24 of the 24 test clips were in the training list" in capsys.readouterr().out
+    with pytest.raises(InputError, match="12 of the 12 test clips were in the training list"):  # what a run was allowed
+        main(["--ckpt_path", str(tmp_path / "joint/best.pt"), "--data_root", str(tiny_data), "--num_workers", "0"])
 
 
 def test_demo_makes_its_data_says_so_and_can_be_evaluated(tmp_path, monkeypatch, capsys):

@@ -17,7 +17,7 @@ from utils import distributed
 from utils.distributed import print_once
 
 LOG = "train.log"
-OF_A_START = ("args.json", LOG, "events.out.tfevents.*", ".[0-9]*.*")  # all that a run has before its first last.pt
+START_FILES = ("args.json", LOG, "events.out.tfevents.*", ".[0-9]*.*")  # all that a run has before its first last.pt
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def is_start(folder: Path) -> bool:
 def others(folder: Path) -> list[str]:
     """The names of the files in a folder that a start does not write."""
     return sorted({path.name for path in folder.iterdir()} - {
-        path.name for pattern in OF_A_START for path in folder.glob(pattern)})
+        path.name for pattern in START_FILES for path in folder.glob(pattern)})
 
 
 def check_is_start(folder: Path) -> None:
