@@ -98,7 +98,7 @@ def build(args: Namespace, device: torch.device) -> Classification:
     front_ends = {"rgb": NormaliseFrames(), "flow": NormaliseFlow(), "difference": NormaliseDifference()}
     compute = Compute(device, choose_precision(args.amp, device),
                       {name: front_ends[name].to(device) for name in model.modalities})
-    loaders = Loaders(args.batch_size, args.random_seed, args.num_workers, device)
+    loaders = Loaders(args.batch_size, args.random_seed, args.num_workers, device, args.cache, args.cache_size)
     return Classification(data, model, compute, loaders, confusions=True)
 
 

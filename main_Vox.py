@@ -94,7 +94,7 @@ def build(args: Namespace, device: torch.device) -> Verification:
     front_ends = {"audio": torch.nn.Identity(), "visual": NormaliseFrames()}  # the voice's encoder takes waveforms
     compute = Compute(device, choose_precision(args.amp, device),
                       {name: front_ends[name].to(device) for name in model.modalities})
-    loaders = Loaders(args.batch_size, args.random_seed, args.num_workers, device)
+    loaders = Loaders(args.batch_size, args.random_seed, args.num_workers, device, args.cache, args.cache_size)
     return Verification(data, model, compute, loaders, args.score, args.scores_path)
 
 

@@ -3,7 +3,7 @@
 Shapes: N samples, T frames of H x W pixels, S the side of the square network input.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dataset.crops import cut
 from dataset.errors import InputError
 from dataset.files import read_audio
-from dataset.frames import frame_indices, image_transform, read_frames
+from dataset.frames import CROP_AREA, CROP_RATIO, frame_indices, image_transform, read_frames
+from dataset.packed import Media, Packed, to_float
 
 MODALITIES = ("audio", "visual")
 Listed = TypeVar("Listed")  # a clip as a list names it; has a `name`
@@ -86,3 +88,53 @@ class ClipDataset(Dataset):
     def read_frames(self, clip: ClipFiles) -> Tensor:  # (T, 3, S, S)
         chosen = frame_indices(len(clip.frames), self.num_frames, self.train)
         return self.transform(read_frames([clip.frames[i] for i in chosen]))
+
+    # What follows makes training batches out of clips that were decoded once: see `Packable`.
+
+    @property
+    def decoding(self) -> dict[str, object]:
+        sound = {"sample_rate": self.sample_rate, "samples": None if self.move_sound else self.audio_samples}
+        return {"modalities": list(self.modalities), **(sound if "audio" in self.modalities else {})}
+
+    def files(self, index: int) -> list[Path]:
+        clip = self.clips[index]
+        sound = [clip.audio] if clip.audio and "audio" in self.modalities else []
+        return [*sound, *(clip.frames if "visual" in self.modalities else ())]
+
+    def media(self, index: int) -> Media:
+        clip, sound = self.clips[index], {}
+        if "audio" in self.modalities:
+            wave = read_audio(clip.audio, self.sample_rate) if clip.audio else np.zeros(1, np.float32)
+            sound["audio"] = wave if self.move_sound else np.resize(wave, self.audio_samples)
+        return Media(sound, {"visual": list(read_frames(clip.frames).numpy())} if "visual" in self.modalities else {})
+
+    def plan(self, packed: Packed, random: np.random.Generator) -> dict[str, Tensor]:
+        """sound (N,): where the sound begins. frames (N, T): images. boxes (N, 4), flips (N,): one of each a clip."""
+        plan = {}
+        if "audio" in self.modalities:
+            plan["sound"] = packed.sound["audio"].random_starts(self.audio_samples, random)
+        if "visual" in self.modalities:
+            images = packed.images["visual"]
+            plan["frames"] = images.random_frames(self.num_frames, random)
+            plan["boxes"] = images.random_boxes(plan["frames"][:, 0], CROP_AREA, CROP_RATIO, random)
+            plan["flips"] = random.random(len(self)) < 0.5
+        return {name: torch.from_numpy(drawn) for name, drawn in plan.items()}
+
+    def gather(self, packed: Packed, plan: Mapping[str, Tensor], clips: Tensor) -> dict[str, Tensor]:
+        gathered = {}
+        if "audio" in self.modalities:
+            gathered["audio"] = packed.sound["audio"].excerpts(clips, plan["sound"][clips], self.audio_samples)
+        if "visual" in self.modalities:
+            gathered["visual"] = packed.images["visual"].pixels[plan["frames"][clips]]  # (B, T, 3, h, w)
+            gathered |= {name: plan[name][clips] for name in ("boxes", "flips")}
+        return gathered
+
+    def finish(self, gathered: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        batch = {}
+        if "audio" in self.modalities:
+            batch["audio"] = to_float(gathered["audio"])
+        if "visual" in self.modalities:
+            frames = gathered["visual"]  # of a clip all are cut alike, as if they were channels of one image
+            cropped = cut(frames.flatten(1, 2), gathered["boxes"], gathered["flips"], self.image_size)
+            batch["visual"] = cropped.unflatten(1, frames.shape[1:3])
+        return batch

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from dataset.errors import InputError
 from dataset.files import check_image, read_image
 
+CROP_AREA, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of training crops; torchvision's defaults
+
 
 def find_frames(folder: Path) -> tuple[Path, ...]:
     """The images of a folder, sorted by name, checked for truncation; () if there are none. Raises InputError."""
@@ -27,11 +29,11 @@ def frame_indices(available: int, wanted: int, train: bool) -> list[int]:
     return places.long().clamp(max=available - 1).tolist()
 
 
-def image_transform(image_size: int, train: bool, area: tuple[float, float] = (0.08, 1.0),
-                    ratio: tuple[float, float] = (3 / 4, 4 / 3), flip: bool = True) -> nn.Module:
+def image_transform(image_size: int, train: bool, area: tuple[float, float] = CROP_AREA,
+                    ratio: tuple[float, float] = CROP_RATIO, flip: bool = True) -> nn.Module:
     """(..., C, H, W) uint8 -> (..., C, S, S) uint8. All frames of a clip get the same crop and flip.
 
-    area, ratio: of training crops, relative area and width over height; the defaults are torchvision's. flip: whether
+    area, ratio: of training crops, relative area and width over height. flip: whether
     half of the training clips are mirrored.
     """
     from torchvision.transforms import v2  # here, because it takes a second that --help need not wait for

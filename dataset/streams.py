@@ -8,12 +8,15 @@ from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dataset.crops import cut
 from dataset.errors import InputError
-from dataset.frames import frame_indices, image_transform, read_frames
+from dataset.frames import CROP_AREA, CROP_RATIO, frame_indices, image_transform, read_frames
+from dataset.packed import Media, Packed
 
 FLOW_BOUND = 20  # pixels from one frame to the next that the 8 bits of a flow image reach in either direction
 STILL = 128  # the 8-bit value of no motion
@@ -63,32 +66,87 @@ class MotionDataset(Dataset):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        images = self.read_images(self.clips[index])
+        clip, chosen = self.clips[index], {}
+        for first, names in self.streams().items():
+            places = frame_indices(len(getattr(clip, first)), self.wanted(first), self.train)
+            chosen |= {name: [getattr(clip, name)[i] for i in places] for name in names}
+        images = move_together(self.read_images(clip, chosen), self.image_size, self.train)
+        return {**self.modalities_of(images), "label": self.labels[index]}
+
+    def streams(self) -> dict[str, tuple[str, ...]]:
+        """The images that the modalities need, those of the same frames together, under the name of the first."""
+        streams = {}
+        if {"rgb", "difference"} & set(self.modalities):
+            streams["rgb"] = ("rgb", "next") if "difference" in self.modalities else ("rgb",)
+        if "flow" in self.modalities:
+            streams["u"] = ("u", "v")
+        return streams
+
+    def wanted(self, stream: str) -> int:
+        """Images of a clip."""
+        return self.flow_frames if stream in ("u", "v") else self.num_frames
+
+    def read_images(self, clip: MotionFiles, paths: Mapping[str, Sequence[Path]]) -> dict[str, Tensor]:
+        """{"rgb", "next": (T, 3, H, W), "u", "v": (K, H, W)} uint8, those in `paths`. Raises InputError."""
+        images = {name: read_frames(files) for name, files in paths.items()}
         sizes = {tuple(image.shape[-2:]) for image in images.values()}
         if len(sizes) > 1:
-            raise InputError(f"the frames and the flow of {self.clips[index].name} differ in size ({sizes}): remove "
-                             "them and run scripts/prepare_ucf101.py again")
-        images = move_together(images, self.image_size, self.train)
-        item = {}
-        if "rgb" in self.modalities:
-            item["rgb"] = images["rgb"]
-        if "flow" in self.modalities:
-            item["flow"] = torch.stack([images["u"], images["v"]], 1).flatten(0, 1)  # (2 K, S, S)
-        if "difference" in self.modalities:
-            item["difference"] = images["next"].short() - images["rgb"].short()
-        return {**item, "label": self.labels[index]}
+            raise InputError(f"the frames and the flow of {clip.name} differ in size ({sizes}): remove them and run "
+                             "scripts/prepare_ucf101.py again")
+        return {name: image[:, 0] if name in ("u", "v") else image for name, image in images.items()}
 
-    def read_images(self, clip: MotionFiles) -> dict[str, Tensor]:
-        """{"rgb", "next": (T, 3, H, W), "u", "v": (K, H, W)} uint8, those that the modalities need."""
-        images = {}
-        if {"rgb", "difference"} & set(self.modalities):
-            chosen = frame_indices(len(clip.rgb), self.num_frames, self.train)
-            names = ("rgb", "next") if "difference" in self.modalities else ("rgb",)
-            images |= {name: read_frames([getattr(clip, name)[i] for i in chosen]) for name in names}
+    def modalities_of(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The chosen modalities, from cropped images (..., T, 3, S, S) or (..., K, S, S)."""
+        made = {}
+        if "rgb" in self.modalities:
+            made["rgb"] = images["rgb"]
         if "flow" in self.modalities:
-            chosen = frame_indices(len(clip.u), self.flow_frames, self.train)
-            images |= {name: read_frames([getattr(clip, name)[i] for i in chosen])[:, 0] for name in ("u", "v")}
-        return images
+            made["flow"] = torch.stack([images["u"], images["v"]], -3).flatten(-4, -3)  # (..., 2 K, S, S)
+        if "difference" in self.modalities:
+            made["difference"] = images["next"].short() - images["rgb"].short()
+        return made
+
+    # What follows makes training batches out of clips that were decoded once: see `Packable`.
+
+    @property
+    def decoding(self) -> dict[str, object]:
+        return {"modalities": list(self.modalities)}
+
+    def files(self, index: int) -> list[Path]:
+        clip = self.clips[index]
+        return [path for names in self.streams().values() for name in names for path in getattr(clip, name)]
+
+    def media(self, index: int) -> Media:
+        clip = self.clips[index]
+        paths = {name: getattr(clip, name) for names in self.streams().values() for name in names}
+        images = self.read_images(clip, paths)
+        return Media({}, {name: list((image if image.ndim == 4 else image.unsqueeze(1)).numpy())
+                          for name, image in images.items()})
+
+    def plan(self, packed: Packed, random: np.random.Generator) -> dict[str, Tensor]:
+        """rgb (N, T), u (N, K): images, also of the streams that go with them. boxes (N, 4), flips (N,)."""
+        plan = {}
+        for name in self.streams():
+            images = packed.images[name]
+            plan[name] = images.random_frames(self.wanted(name), random)
+        plan["boxes"] = images.random_boxes(plan[name][:, 0], CROP_AREA, CROP_RATIO, random)
+        plan["flips"] = random.random(len(self)) < 0.5
+        return {name: torch.from_numpy(drawn) for name, drawn in plan.items()}
+
+    def gather(self, packed: Packed, plan: Mapping[str, Tensor], clips: Tensor) -> dict[str, Tensor]:
+        images = {name: packed.images[name].pixels[plan[first][clips]]  # (B, T, 3, h, w) or (B, K, 1, h, w)
+                  for first, names in self.streams().items() for name in names}
+        return {**images, **{name: plan[name][clips] for name in ("boxes", "flips")}}
+
+    def finish(self, gathered: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        boxes, flips = gathered["boxes"], gathered["flips"]
+        images = {}
+        for name in (name for names in self.streams().values() for name in names):
+            cropped = cut(gathered[name].flatten(1, 2), boxes, flips, self.image_size)  # (B, T * 3 or K, S, S)
+            images[name] = cropped if name in ("u", "v") else cropped.unflatten(1, (-1, 3))
+        if "u" in images:
+            images["u"] = torch.where(flips.view(-1, 1, 1, 1), opposite(images["u"]), images["u"])
+        return self.modalities_of(images)
 
 
 def move_together(images: Mapping[str, Tensor], image_size: int, train: bool) -> dict[str, Tensor]:

@@ -11,19 +11,22 @@ with a slash. Shapes: U utterances, C identities, N samples, T frames, S pixels 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from dataset.crops import cut
 from dataset.errors import InputError
-from dataset.files import check_audio, check_image, read_excerpt
+from dataset.files import check_audio, check_image, read_audio, read_excerpt
 from dataset.frames import frame_indices, image_transform, read_frames
+from dataset.packed import Media, Packed, to_float
 
 SAMPLE_RATE = 16000  # Hz
 TEST_FRAME = 2  # the frame that is evaluated, or the last one of fewer
@@ -132,3 +135,55 @@ class UtteranceDataset(Dataset):
         paths = find_faces(self.root / "faces", utterance.faces)
         chosen = frame_indices(len(paths), self.num_frames, True) if self.train else [min(TEST_FRAME, len(paths) - 1)]
         return torch.stack([self.transform(read_frames([paths[i]])[0]) for i in chosen])  # sizes may differ
+
+    # What follows makes training batches out of utterances that were decoded once: see `Packable`.
+
+    @property
+    def labels(self) -> list[int]:
+        return [self.utterances[index].label for index in range(len(self))]
+
+    @property
+    def decoding(self) -> dict[str, object]:
+        return {"modalities": list(self.modalities)}
+
+    def files(self, index: int) -> list[Path]:
+        utterance = self.utterances[index]
+        sound = [self.root / "wav" / utterance.wav] if "audio" in self.modalities else []
+        return [*sound, *(find_faces(self.root / "faces", utterance.faces) if "visual" in self.modalities else ())]
+
+    def media(self, index: int) -> Media:
+        files = self.files(index)
+        sound = {"audio": read_audio(files.pop(0), SAMPLE_RATE)} if "audio" in self.modalities else {}
+        faces = [read_frames([path])[0].numpy() for path in files]
+        return Media(sound, {"visual": faces} if faces else {})
+
+    def plan(self, packed: Packed, random: np.random.Generator) -> dict[str, Tensor]:
+        """sound (N,): where the excerpt begins. faces (N, T): images. boxes (N, T, 4), flips (N, T): one of each a
+        face."""
+        plan = {}
+        if "audio" in self.modalities:
+            plan["sound"] = packed.sound["audio"].random_starts(self.audio_samples, random)
+        if "visual" in self.modalities:
+            images = packed.images["visual"]
+            plan["faces"] = images.random_frames(self.num_frames, random)
+            plan["boxes"] = images.random_boxes(plan["faces"], CROP_AREA, CROP_RATIO, random)
+            plan["flips"] = random.random(plan["faces"].shape) < 0.5
+        return {name: torch.from_numpy(drawn) for name, drawn in plan.items()}
+
+    def gather(self, packed: Packed, plan: Mapping[str, Tensor], clips: Tensor) -> dict[str, Tensor]:
+        gathered = {}
+        if "audio" in self.modalities:
+            gathered["audio"] = packed.sound["audio"].excerpts(clips, plan["sound"][clips], self.audio_samples)
+        if "visual" in self.modalities:
+            gathered["visual"] = packed.images["visual"].pixels[plan["faces"][clips]]  # (B, T, 3, h, w)
+            gathered |= {name: plan[name][clips] for name in ("boxes", "flips")}
+        return gathered
+
+    def finish(self, gathered: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        batch = {}
+        if "audio" in self.modalities:
+            batch["audio"] = to_float(gathered["audio"])
+        if "visual" in self.modalities:
+            one_by_one = (gathered[name].flatten(0, 1) for name in ("visual", "boxes", "flips"))
+            batch["visual"] = cut(*one_by_one, self.image_size).unflatten(0, gathered["visual"].shape[:2])
+        return batch

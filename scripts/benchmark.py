@@ -1,72 +1,64 @@
-"""How fast training is on this machine: loader, bare step, evaluation and whole epoch, plain float32 against default.
+"""How fast an entry script trains on this machine: bare steps, evaluation, whole epochs with and without --cache.
 
-    python scripts/benchmark.py                       # the paper's sizes: batch 32, 3 s of sound, 224 px
-    python scripts/benchmark.py --device cuda --amp fp16 --batch_size 128 --clips 2048
+    python scripts/benchmark.py                                                    # main_CD.py at the paper's sizes
+    python scripts/benchmark.py --script main_SSW.py --cache off ram
+    python scripts/benchmark.py --device cuda --batch_size 256 --clips 6698 --amp off bf16 fp16 --cache off device
     python scripts/benchmark.py --task voxceleb --batch_size 16     # what a million utterances and 5,994 classes cost
 
-Data is made in a temporary folder: 480x360 JPEGs and wavs of 2.5 s, CREMA-D's sizes. Everything is measured in turns
-within one run, because machines are noisy: hold ratios, not clips/s, against another machine's.
+Data of the data set's sizes is made in a temporary folder. Flags of the entry script may follow after --. A bare step
+is forward, backward and update of a batch that is on the device; an epoch adds loading, cropping, front ends and
+metrics. Everything takes its turn within one run, because machines are noisy: hold ratios, not clips/s, against another
+machine's. The share of the peak is of a large matrix product of the same precision, measured here.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import cv2
-import numpy as np
-import soundfile
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
-from dataset.clips import ClipDataset
-from dataset.cremad import audio_path, find_clips, frames_folder
-from dataset.frontends import NormaliseFrames, Spectrogram
-from dataset.lists import Clip
-from models import AVClassifier
-from utils import cli
+from dataset.whole_files import write_csv
+from utils import cli, distributed
 from utils.balancing.method import Batch
 from utils.distributed import choose_device
-from utils.experiments import voxceleb_scale
+from utils.experiments import benchmark_data, entry_script, voxceleb_scale
 from utils.training import report
-from utils.training.engine import Compute, Learner, evaluate, train_one_epoch
-from utils.training.loading import Loaders, make_loader
+from utils.training.engine import Learner, outputs, train_one_epoch
+from utils.training.loading import check_batch
 from utils.training.precision import PRECISIONS, choose_precision
-from utils.training.train import place
+from utils.training.train import Task, place
 
-CLASSES = 6
-FILES = 64  # different clips on disk; the list repeats them
+COPIED = {"cuda": 2**30, "cpu": 2**27}  # bytes of the copy that gives the bandwidth
+MATRIX = {"cuda": 8192, "cpu": 3072}  # rows and columns of the product that gives the peak
 
 
 class Setting(NamedTuple):
-    """A way to compute, and a network that is trained so."""
+    """A way to compute, and the network that is trained so. loaders: {--cache: its training loader}."""
 
-    compute: Compute
+    name: str
+    task: Task
     learner: Learner
-    train: DataLoader
-    test: DataLoader
-    batch: tuple[list[torch.Tensor], torch.Tensor]
-
-
-class Contiguous(nn.Module):
-    """Frames as a program that knows nothing of channels_last would hand them over."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.contiguous()
+    loaders: dict[str, DataLoader]
+    batch: Batch
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     usage="%(prog)s [options] [-- FLAGS OF THE ENTRY SCRIPT]",
                                      formatter_class=cli.DocstringHelpFormatter)
-    parser.add_argument("--task", choices=("cremad", "voxceleb"), default="cremad", help="voxceleb: its size, see "
-                        "utils/experiments/voxceleb_scale.py")
+    parser.add_argument("--script", choices=list(benchmark_data.WRITERS), default="main_CD.py", help="entry script")
+    parser.add_argument("--task", choices=("training", "voxceleb"), default="training", help="voxceleb: what its size "
+                        "costs, see utils/experiments/voxceleb_scale.py")
     parser.add_argument("--batch_size", type=cli.number(int, 1, 100_000), default=32, help="clips a step")
     parser.add_argument("--image_size", type=cli.number(int, 64, 4096), default=224, help="pixels a side")
     parser.add_argument("--clips", type=cli.number(int, 1, 1_000_000), default=128, help="clips an epoch")
@@ -74,52 +66,41 @@ def get_args_parser() -> argparse.ArgumentParser:
                         help="epochs of each kind; medians are shown")
     parser.add_argument("--num_workers", type=cli.number(int, 0, 1024), default=2, help="loader processes")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
-    parser.add_argument("--amp", choices=["auto", *PRECISIONS], default="auto", help="of the default column")
+    parser.add_argument("--amp", choices=["auto", *PRECISIONS], nargs="+", default=["off", "auto"], help="precisions")
+    parser.add_argument("--compile", type=cli.boolean, nargs="+", default=[False], metavar="True|False",
+                        help="without and with torch.compile")
+    parser.add_argument("--cache", nargs="+", default=["off", "ram"], metavar="WHERE", help="off, ram, device, ...")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows to this file too")
     return parser
 
 
-def make_clips(root: Path, count: int) -> list[Clip]:
-    """Pictures with detail at every scale, as photographs have, and noise for sound."""
-    rng = np.random.default_rng(0)
-    clips = [Clip(f"clip{i}", str(i % CLASSES)) for i in range(count)]
-    for clip in clips:
-        coarse = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        picture = cv2.resize(coarse, (480, 360), interpolation=cv2.INTER_CUBIC) + rng.normal(0, 8, (360, 480, 3))
-        folder, wav = frames_folder(root) / clip.name, audio_path(root, clip.name)
-        folder.mkdir(parents=True)
-        wav.parent.mkdir(exist_ok=True)
-        cv2.imwrite(str(folder / "frame_00001.jpg"), picture.clip(0, 255).astype(np.uint8))
-        soundfile.write(wav, rng.normal(0, 0.1, 40000), 16000)
-    return clips
-
-
-def make_setting(args: argparse.Namespace, root: Path, clips: list[Clip], amp: str, channels_last: bool) -> Setting:
+def make_setting(args: argparse.Namespace, argv: Sequence[str], amp: str, compiled: bool, precision: str) -> Setting:
+    """One network; a data set and a loader for each --cache."""
+    script = entry_script.load(Path(args.script), ("parse", "build"))
     device = choose_device(args.device, [], 0)
-    layout = nn.Identity() if channels_last else Contiguous()
-    front_ends = {"audio": Spectrogram().to(device), "visual": nn.Sequential(NormaliseFrames(), layout).to(device)}
-    compute = Compute(device, choose_precision(amp, device), front_ends)
-    model = place(AVClassifier(CLASSES, "concat", mmcosine=True), compute, compiled=False)
-    if not channels_last:
-        model.to(memory_format=torch.contiguous_format)
-    learner = Learner(model, compute, "sgd", 1e-3, 1e-4, 100, 0.1)
-    files = (find_clips(root, clips)[0] * (args.clips // len(clips) + 1))[:args.clips]
-    classes = [str(i) for i in range(CLASSES)]
-    loaders = Loaders(args.batch_size, 0, args.num_workers, device)
-    train = loaders.training(ClipDataset(files, classes, train=True, image_size=args.image_size))
-    test = loaders.evaluation(ClipDataset(files, classes, train=False, image_size=args.image_size))
-    return Setting(compute, learner, train, test, compute.prepare(next(iter(train))))
+    tasks = {cache: script.build(script.parse([*argv, "--amp", amp, "--cache", cache]), device) for cache in args.cache}
+    task = next(iter(tasks.values()))
+    learner = Learner(place(task.model, task.compute, compiled), task.compute, "sgd", 1e-3, 1e-4, 100, 0.1)
+    loaders = {cache: one.loaders.training(one.train) for cache, one in tasks.items()}
+    inputs, labels = task.compute.prepare(check_batch(next(iter(next(iter(loaders.values()))))))
+    return Setting(f"{precision}{', compiled' * compiled}", task, learner, loaders, Batch(inputs, labels, 1.0, 0.0))
 
 
 def bare_steps(setting: Setting, steps: int) -> None:
-    """Forward, backward, update on one batch that is on the device already: no loading, front end or metrics."""
-    setting.learner.model.train()
-    batch = Batch(*setting.batch, share=1.0, lam=0.0)
+    """On one batch that is on the device already: no loading, front end or metrics."""
+    setting.learner.train()
     for _ in range(steps):
-        setting.learner.step(batch)
+        setting.learner.step(setting.batch)
 
 
-def one_epoch(setting: Setting) -> None:
-    train_one_epoch(setting.learner, setting.train, lam=0)
+@torch.inference_mode()
+def evaluation(setting: Setting, loader: DataLoader) -> None:
+    for _ in outputs(setting.task.model, loader, setting.task.compute):
+        pass
+
+
+def one_epoch(setting: Setting, cache: str) -> None:
+    train_one_epoch(setting.learner, setting.loaders[cache], lam=0)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -130,53 +111,107 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def measure(settings: dict[str, Setting], clips: int, rounds: int) -> dict[str, dict[str, float]]:
-    """{what: {setting: clips/s}}: medians over rounds in which everything takes its turn; a first round is dropped."""
-    works = {"bare step": lambda s: bare_steps(s, len(s.train)), "whole epoch": one_epoch,
-             "evaluation": lambda s: evaluate(s.learner.model, s.test, s.compute)}
-    times = {what: {name: [] for name in settings} for what in works}
+def measure(setting: Setting, rounds: int) -> dict[str, float]:
+    """{what: clips/s}: medians over rounds in which everything takes its turn; a first round is dropped."""
+    clips, batch = len(setting.task.train), len(setting.batch.labels)
+    steps, test = max(1, clips // batch), setting.task.loaders.evaluation(setting.task.train.for_evaluation())
+    works = {"bare step": (steps * batch, lambda: bare_steps(setting, steps)),
+             "evaluation": (clips, lambda: evaluation(setting, test)),
+             **{f"epoch, cache {cache}": (clips, lambda cache=cache: one_epoch(setting, cache))
+                for cache in setting.loaders}}
+    times = {what: [] for what in works}
     for _ in range(rounds + 1):
-        for what, work in works.items():
-            for name, setting in settings.items():
-                times[what][name].append(seconds(lambda w=work, s=setting: w(s), setting.compute.device))
-    return {what: {name: clips / statistics.median(taken[1:]) for name, taken in row.items()}
-            for what, row in times.items()}
+        for what, (_, work) in works.items():
+            times[what].append(seconds(work, setting.task.compute.device))
+    return {what: count / statistics.median(times[what][1:]) for what, (count, _) in works.items()}
 
 
-def loader_speed(setting: Setting, clips: int) -> float:
-    """Clips/s of one core that only loads: decoding, cropping, stacking."""
-    alone = make_loader(setting.train.dataset.dataset, setting.train.batch_sampler, 0, 0, torch.device("cpu"))
-    start = time.perf_counter()
-    for _ in alone:
-        pass
-    return clips / (time.perf_counter() - start)
+def loading(setting: Setting) -> dict[str, float]:
+    """{what: clips/s} of loading alone: in this process, and what the loaders' processes give together; with a cache up
+    to the transfer to the device."""
+    found = {}
+    for cache, loader in setting.loaders.items():
+        passes = loader if cache == "off" else loader.gathered()
+        start = time.perf_counter()
+        for _ in passes:
+            pass
+        found[f"loading, cache {cache}"] = len(loader.dataset) / (time.perf_counter() - start)
+    return found
 
 
-def main(argv: list[str]) -> dict[str, dict[str, float]]:
-    """{what: {setting: clips/s}}, printed as a table."""
-    parser = get_args_parser()
-    args = parser.parse_args(argv)
+def operations(setting: Setting) -> float:
+    """GFLOP of a training step, per clip."""
+    setting.learner.train()
+    counter = FlopCounterMode(display=False)
+    with counter:
+        output, loss = setting.learner.forward(setting.batch)
+        loss.backward()
+    return counter.get_total_flops() / len(output.logits) / 1e9
+
+
+def peak(device: torch.device, precision: torch.dtype) -> float:
+    """GFLOP/s of a large matrix product."""
+    size = MATRIX[device.type]
+    a, b = (torch.randn(size, size, device=device, dtype=precision) for _ in range(2))
+    taken = [seconds(lambda: a @ b, device) for _ in range(12)]
+    return 2 * size**3 / statistics.median(taken[2:]) / 1e9
+
+
+def bandwidth(device: torch.device) -> float:
+    """GB/s of a large copy, read and written bytes together."""
+    source = torch.ones(COPIED[device.type], device=device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    taken = [seconds(lambda: target.copy_(source), device) for _ in range(12)]
+    return 2 * len(source) / statistics.median(taken[2:]) / 1e9
+
+
+def rows(args: argparse.Namespace, argv: Sequence[str], device: torch.device) -> Iterator[dict[str, object]]:
+    """One for each precision, without and with torch.compile."""
+    for amp, compiled in itertools.product(args.amp, args.compile):
+        precision = choose_precision(amp, device)
+        setting = make_setting(args, argv, amp, compiled, str(precision).removeprefix("torch."))
+        clip = operations(setting) if not compiled else None
+        speeds = {**measure(setting, args.rounds), **loading(setting)}
+        share = {} if clip is None else {"GFLOP a clip": clip, "share of peak":
+                                         speeds["bare step"] * clip / peak(device, precision)}
+        memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
+        yield {"setting": setting.name, **speeds, **share, "GPU memory, GB": memory}
+
+
+def show(row: dict[str, object]) -> None:
+    """Speeds, and for an epoch how much longer it takes than its bare steps."""
+    print(f"\n{row['setting']}")
+    for what, value in row.items():
+        if what == "setting" or value is None:
+            continue
+        over = f"   {row['bare step'] / value - 1:+.1%} over the bare steps" if what.startswith("epoch") else ""
+        text = f"{value:10.1%}" if what == "share of peak" else f"{value:10,.1f}"
+        print(f"  {what:24}{text}{over}", flush=True)
+
+
+def main(argv: list[str]) -> list[dict[str, object]]:
+    """The rows, which are printed."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    args = get_args_parser().parse_args(argv[:end])
+    device = choose_device(args.device, [], 0)
     if args.task == "voxceleb":
-        device = choose_device(args.device, [], 0)
-        return voxceleb_scale.measure(device, choose_precision(args.amp, device), args.batch_size, args.image_size,
-                                      args.rounds)
-    if args.clips % args.batch_size:
-        parser.error(f"--clips {args.clips} is not a multiple of --batch_size {args.batch_size}")
-    with tempfile.TemporaryDirectory() as folder:
-        clips = make_clips(Path(folder), FILES)
-        settings = {"plain float32": make_setting(args, Path(folder), clips, "off", channels_last=False),
-                    "default": make_setting(args, Path(folder), clips, args.amp, channels_last=True)}
-        speeds = measure(settings, args.clips, args.rounds)
-        loader = loader_speed(settings["default"], args.clips)
-    default = settings["default"].compute
-    print(f"{report.device_name(default.device)}, torch {torch.__version__}, batch {args.batch_size}, "
-          f"{args.image_size} px, default = {default.precision} channels_last; clips/s:")
-    for what, row in speeds.items():
-        plain, fast = row.values()
-        print(f"{what:12} {plain:10.1f} plain float32 {fast:10.1f} default   ratio {fast / plain:.2f}")
-    slower = speeds["bare step"]["default"] / speeds["whole epoch"]["default"] - 1
-    print(f"a whole epoch takes {slower:+.1%} over the bare steps; the loader alone gives {loader:.0f} clips/s a core")
-    return {**speeds, "loader": {"one core": loader}}
+        return voxceleb_scale.measure(device, choose_precision(args.amp[-1], device), args.batch_size,
+                                      args.image_size, args.rounds)
+    print(f"{args.script} on {report.device_name(device)}, torch {torch.__version__}, batch {args.batch_size}, "
+          f"{args.image_size} px, {args.clips} clips an epoch, {args.num_workers} workers; "
+          f"copies {bandwidth(device):,.0f} GB/s; clips/s:")
+    found = []
+    with tempfile.TemporaryDirectory() as folder, distributed.session(args.device, []):
+        flags = benchmark_data.make_data(args.script, Path(folder), args.clips)
+        flags += ["--train", "--mmcosine", "--device", args.device, *argv[end + 1:]]
+        for name in ("batch_size", "image_size", "num_workers"):
+            flags += [f"--{name}", str(getattr(args, name))]
+        for row in rows(args, flags, device):
+            show(row)
+            found.append(row)
+    if args.csv:
+        write_csv(args.csv, found)
+    return found
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import main_CD
 import main_SSW
@@ -67,6 +68,8 @@ from scripts import (
     score,
     sweep,
 )
+from utils.balancing.method import Batch
+from utils.training.engine import Compute, Learner
 
 MACHINE = ["--device", "cpu", "--num_workers", "0"]
 SMALL = ["--image_size", "64", "--audio_seconds", "0.6", "--batch_size", "3", "--amp", "off", *MACHINE]
@@ -1345,7 +1348,8 @@ def test_prepare_voxceleb_makes_each_sides_own_list_with_the_voices_of_the_audio
 # ---- the benchmark
 
 
-def test_benchmark_divides_the_clips_it_has_computed_by_the_time_that_takes(monkeypatch, capsys):
+def test_benchmark_divides_the_clips_it_has_computed_by_the_time_that_takes(monkeypatch, capsys, tmp_path,
+                                                                            tiny_encoders):
     with watched() as borders:
         def clock() -> float:  # a second a training pass, a tenth one of evaluation, hardly any for a look
             clock.looks += 1
@@ -1353,15 +1357,26 @@ def test_benchmark_divides_the_clips_it_has_computed_by_the_time_that_takes(monk
 
         clock.looks = 0
         monkeypatch.setattr("time.perf_counter", clock)
-        found = benchmark.main(["--batch_size", "2", "--clips", "2", "--rounds", "1", "--image_size", "64",
-                                "--amp", "off", *MACHINE])
+        monkeypatch.setattr(benchmark, "MATRIX", {"cpu": 8})
+        monkeypatch.setattr(benchmark, "COPIED", {"cpu": 8})
+        found, = benchmark.main(["--batch_size", "2", "--clips", "4", "--rounds", "1", "--image_size", "64",
+                                 "--amp", "off", "--csv", str(tmp_path / "rows.csv"), *MACHINE])
     monkeypatch.undo()
-    for row, expected in (("bare step", 2), ("whole epoch", 2), ("evaluation", 20)):
-        assert list(found[row].values()) == pytest.approx([expected] * 2, rel=1e-3), row
-    passes = [*borders.training, *borders.evaluation]
-    assert {one.inputs["visual"].shape for one in passes} == {(2, 3, 1, 64, 64)}
-    assert (len(borders.training), len(borders.evaluation)) == (8, 4)  # two settings, two rounds
-    assert not any(torch.equal(seen.inputs["visual"], trained.inputs["visual"])
-                   for seen in borders.evaluation for trained in borders.training), "evaluation crops nothing"
-    printed = capsys.readouterr().out
-    assert re.search(r"evaluation +20\.0 plain float32 +20\.0 default +ratio 1\.00", printed)
+    for what, expected in (("bare step", 2), ("epoch, cache off", 2), ("epoch, cache ram", 2), ("evaluation", 20)):
+        assert found[what] == pytest.approx(expected, rel=1e-3), what
+    assert (len(borders.training), len(borders.evaluation)) == (13, 4)  # one counts operations; two rounds
+    crops = [tuple(seen.inputs["visual"].flatten().tolist()) for seen in borders.training[1:]]
+    assert len(set(crops)) == 4, "two batches of either loader; bare steps take the first of them again and again"
+    lines = capsys.readouterr().out.splitlines()
+    assert any(re.search(r"epoch, cache ram +2\.0 +[+-]0\.0% over the bare steps", line) for line in lines)
+    with (tmp_path / "rows.csv").open() as file:
+        assert float(next(csv.DictReader(file))["evaluation"]) == pytest.approx(20, rel=1e-3)
+
+
+def test_the_benchmark_counts_the_operations_of_a_training_step(tiny_encoders):
+    with FakeTensorMode():
+        network = AVClassifier(6, mmcosine=True)  # two ResNet-18
+        learner = Learner(network, Compute(torch.device("cpu"), torch.float32, {}), "sgd", 0.1, 0, 10, 0.1)
+        inputs = [torch.randn(2, 1, 257, 299), torch.randn(2, 3, 1, 224, 224)]
+        batch = Batch(inputs, torch.zeros(2, dtype=torch.int64), 1.0, 0.0)
+        assert benchmark.operations(benchmark.Setting("", None, learner, {}, batch)) == pytest.approx(27.7, rel=0.01)

@@ -78,7 +78,7 @@ def test_a_preparation_extracts_frames_with_damage_again(tmp_path):
 
 @pytest.fixture
 def copied(tiny_data, tmp_path) -> Path:
-    return Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    return Path(shutil.copytree(tiny_data, tmp_path / "data", ignore=shutil.ignore_patterns(damage.DECODED)))
 
 
 def flags(root: Path, *more: str) -> list[str]:

@@ -44,7 +44,8 @@ def train_and_evaluate(rank: int, processes: int) -> tuple[torch.Tensor, dict, d
         torch.manual_seed(0)
         model = MultimodalClassifier({"audio": encoder(), "visual": encoder()}, CLASSES, (*kind.fusions, "concat")[0],
                                      mmcosine="mmcosine" not in kind.without, dim=8)
-        learner = Learner(model, compute, "sgd", 0.1, 1e-4, 100, 0.1, kind(model, **SETTINGS[name]))
+        learner = Learner(model, compute, "sgd", 0.1, 1e-4, 100, 0.1, kind(model, **SETTINGS[name]),
+                          accumulate=2 if name == "none" else 1)
         loader = make_loader(Vectors(), TrainBatches(CLIPS, 4, 0, rank, processes), 0, 0, CPU)
         learner.method.prepare(learner, 1, Unsaved(learner, Vectors(), Loaders(3, 3, 0, CPU), 3, 0.0, None))
         found = learner.method.state_dict()

@@ -5,12 +5,14 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from one_step import SETTINGS
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
 
 import utils.training.engine
 from models import MultimodalClassifier, contrastive_loss
+from utils.balancing import METHODS
 from utils.training import flags
 from utils.training.engine import OPTIMIZERS, Compute, Learner, evaluate, train_one_epoch
 from utils.training.loading import EvaluationBatches, TrainBatches, make_loader
@@ -175,3 +177,27 @@ def test_each_optimizer_is_the_one_of_its_name_with_the_given_rate_and_decay(mod
 
 def test_optimizers_that_can_be_chosen_are_those_that_are_there():
     assert tuple(OPTIMIZERS) == flags.OPTIMIZERS
+
+
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items()
+                                  if not (kind.has_own_step() or kind.whole_batches) and name != "mcr"])
+def test_a_batch_computed_in_parts_is_descended_as_a_whole(name, model, compute):
+    """Without BatchNorm, and for methods that do not compare clips."""
+    ended = []
+    for accumulate in (1, 3):
+        same = copy.deepcopy(model)
+        torch.manual_seed(0)  # of heads that a method has
+        learner = Learner(same, compute, "sgd", 0.1, 1e-4, 100, 0.1, METHODS[name](same, **SETTINGS[name]), accumulate)
+        learner.method.begin_epoch(1, learner, None)
+        figures = train_one_epoch(learner, train_batches(5), lam=0)  # the last batch has a single clip
+        ended.append((learner.state_dict()["model"], figures))
+    for key, value in ended[0][0].items():
+        torch.testing.assert_close(ended[1][0][key], value, rtol=1e-5, atol=1e-6)
+    assert ended[1][1] == pytest.approx(ended[0][1], rel=1e-5)
+
+
+def test_a_part_of_a_batch_is_all_that_is_computed_at_a_time(model, compute):
+    sizes = []
+    model.encoder("audio").register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    train_one_epoch(Learner(model, compute, "sgd", 0.1, 0, 100, 0.1, accumulate=2), train_batches(7), lam=0)
+    assert sizes == [4, 3, 2, 2]

@@ -80,7 +80,10 @@ SHARED: dict[str, Effect] = {
     "random_seed": (["1"], [], {"random_seed", "loader seed", "weights"}),
     "amp": (["bf16"], [], {"precision"}),
     "compile": ([], [], {"compile"}),
+    "accumulate": (["2"], [], {"accumulate"}),
     "num_workers": (["1"], [], {"workers"}),
+    "cache": (["ram"], [], {"cache"}),
+    "cache_size": (["80"], ["--cache", "ram"], {"cache"}),
     "image_size": (["72"], [], ITEMS),
 }
 AUDIO_VISUAL: dict[str, Effect] = {
@@ -218,7 +221,9 @@ def of_task(task) -> dict[str, object]:
             "mmcosine": model.mmcosine, "scaling": model.scaling, "weights": digest(first_weights(model)),
             "classes": model.class_weights().shape[1], "front ends": list(map(repr, task.compute.front_ends.items())),
             "precision": task.compute.precision, "batch size": task.loaders.batch_size,
-            "loader seed": task.loaders.seed, "workers": task.loaders.num_workers, "split": task.split,
+            "loader seed": task.loaders.seed,
+            "cache": task.loaders.cache and (task.loaders.cache.kind, task.loaders.cache.size),
+            "workers": task.loaders.num_workers, "split": task.split,
             "metrics": task.shown, "facts": facts, "score": getattr(task, "kind", None),
             "scores_path": getattr(task, "scores_path", None),
             "held-out trials": {name: len(one.labels) for name, one in getattr(held_out, "lists", {}).items()},

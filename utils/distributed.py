@@ -60,6 +60,14 @@ def size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def worker_context(workers: int) -> str | None:
+    """How a DataLoader starts its workers.
+
+    Among several processes they come from a fork server, some seconds slower: a fork of this process, with the threads
+    of gloo or NCCL, may inherit a lock that nobody ever opens (seen under torchrun)."""
+    return "forkserver" if workers and size() > 1 else None
+
+
 def is_main() -> bool:
     return rank() == 0
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # slow to import
 
 LOST = (ConnectionResetError, EOFError)
 WAIT = 1.0  # seconds
-LESS = "choose a smaller --batch_size, --image_size or --num_frames"
+LESS = "choose a smaller --batch_size, --image_size or --num_frames, or compute batches in parts with --accumulate"
 HOST_MEMORY = f"the memory of this machine is not enough: {LESS}, or fewer --num_workers"
 LOADER = ("a loader process was ended from outside, probably by the system because memory ran out: choose fewer "
           f"--num_workers, or {LESS}")

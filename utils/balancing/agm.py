@@ -43,6 +43,7 @@ class Agm(Method):
     title = "adaptive gradient modulation by Shapley values"
     flags: ClassVar[tuple[Flag, ...]] = (Flag("agm_alpha", number(float, 0), 1.0, "strength alpha of agm"),)
     without = REPLACES_LOSS
+    whole_batches = True  # of which the running means are
 
     def __init__(self, model: MultimodalClassifier, agm_alpha: float):
         super().__init__(model)

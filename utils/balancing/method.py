@@ -39,6 +39,13 @@ class Batch(NamedTuple):
     lam: float
     elapsed: float = 0.0
 
+    def parts(self, count: int) -> list[Batch]:
+        """The same clips in up to `count` batches of about the same size, whose shares add up to this one's."""
+        clips = len(self.labels)
+        split = [x.tensor_split(min(count, clips)) for x in (*self.inputs, self.labels)]
+        return [self._replace(inputs=inputs, labels=labels, share=self.share * len(labels) / clips)
+                for *inputs, labels in zip(*split, strict=True)]
+
 
 class Clips(NamedTuple):
     """Loaders of the clips that are trained on and of those held out from them, as evaluation sees them."""
@@ -87,6 +94,7 @@ class Method(nn.Module):
     fusions: ClassVar[tuple[str, ...]] = ()  # that it is defined for; (): all
     without: ClassVar[Mapping[str, str]] = {}  # {flag that it cannot be combined with: why}
     needs_held_out: ClassVar[bool] = False  # whether its hooks get `Clips`
+    whole_batches: ClassVar[bool] = False  # whether its loss cannot be computed on parts of a batch
     rate_per_encoder: ClassVar[bool] = False  # whether encoders have optimiser groups of their own, after group 0
 
     def __init__(self, model: MultimodalClassifier):
@@ -100,6 +108,10 @@ class Method(nn.Module):
     @classmethod
     def check(cls, epochs: int, **settings: object) -> None:
         """Raises ValueError for settings that cannot be meant so in a run of `epochs`, told to the user."""
+
+    @classmethod
+    def has_own_step(cls) -> bool:
+        return cls.step is not Method.step
 
     def parameter_groups(self, model: MultimodalClassifier) -> list[list[nn.Parameter]]:
         """The optimiser's groups: one of all trained parameters, or with `rate_per_encoder` one of the fusion's and

@@ -52,7 +52,7 @@ class Opm(Method):
         deals them out): a clip is dropped alike whatever the number of processes."""
         clips = round(len(batch.labels) * distributed.size() / batch.share)
         draws = torch.rand(clips, len(batch.inputs))[distributed.rank()::distributed.size()]  # (B, M)
-        self.draws, self.coin = (drawn.to(batch.labels.device) for drawn in (draws, torch.rand(())))
+        self.draws, self.coin = (drawn.to(batch.labels.device, non_blocking=True) for drawn in (draws, torch.rand(())))
         return learner.step(batch)
 
     def loss(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:

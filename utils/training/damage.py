@@ -75,8 +75,9 @@ def name_of(path: Path, root: Path) -> str:
 def find_damaged(paths: Sequence[Path], workers: int) -> dict[Path, str]:
     """{image: what is wrong}, decoded in `workers` processes when there are many."""
     several = workers > 0 and len(paths) >= WORTH_WORKERS
-    loader = DataLoader(Images(paths), batch_size=50, collate_fn=list, num_workers=workers if several else 0,
-                        multiprocessing_context="forkserver" if several and distributed.size() > 1 else None)
+    workers = workers if several else 0
+    loader = DataLoader(Images(paths), batch_size=50, collate_fn=list, num_workers=workers,
+                        multiprocessing_context=distributed.worker_context(workers))
     bar = tqdm(loader, desc="decoding each image once", unit=" x 50 images", leave=False,
                disable=None if distributed.is_main() else True)
     reasons = [reason for batch in bar for reason in batch]

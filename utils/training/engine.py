@@ -1,7 +1,7 @@
 """Training and evaluation, shared by every entry script. B clips, M modalities."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -47,16 +47,17 @@ class Learner:
 
     method: how the modalities are balanced in training; its parameters are trained with the network's. One with steps
     of its own combines gradients that are averaged over the processes here: DistributedDataParallel would average them
-    too early.
+    too early. accumulate: parts that the plain step computes a batch in, to need less memory.
     """
 
     def __init__(self, model: MultimodalClassifier, compute: Compute, optimizer: str, learning_rate: float,
-                 weight_decay: float, lr_decay_step: int, lr_decay_ratio: float, method: Method | None = None):
-        self.model, self.compute = model, compute
+                 weight_decay: float, lr_decay_step: int, lr_decay_ratio: float, method: Method | None = None,
+                 accumulate: int = 1):
+        self.model, self.compute, self.accumulate = model, compute, accumulate
         self.method = (method or Method(model)).to(compute.device)
         for module in (model, self.method):
             distributed.broadcast_model(module)
-        parallel = distributed.size() > 1 and type(self.method).step is Method.step
+        parallel = distributed.size() > 1 and not self.method.has_own_step()
         self.network = DistributedDataParallel(model) if parallel else model
         fused = compute.device.type == "cuda"  # on a GPU the scaler then skips steps without asking the host
         groups = [{"params": group} for group in self.method.parameter_groups(model)]
@@ -73,9 +74,28 @@ class Learner:
 
     def step(self, batch: Batch) -> tuple[ClassifierOutput, Tensor]:
         """The plain step: one forward, one backward, one update -> (output, the loss that was descended)."""
+        if self.accumulate > 1:
+            return self.step_in_parts(batch)
         output, loss = self.forward(batch)
         self.descend(batch, output, loss)
         return output, loss
+
+    def step_in_parts(self, batch: Batch) -> tuple[ClassifierOutput, Tensor]:
+        """The plain step with the gradients of several parts of the batch added up. BatchNorm normalises each part by
+        its own statistics, and losses that compare clips compare those of a part."""
+        self.optimizer.zero_grad()
+        made, losses = [], []
+        parts = batch.parts(self.accumulate)
+        for number, part in enumerate(parts, 1):
+            wait = number < len(parts) and isinstance(self.network, DistributedDataParallel)
+            with self.network.no_sync() if wait else nullcontext():  # the processes average their gradients once
+                output, loss = self.forward(part)
+                self.scaler.scale(loss * part.share).backward()
+            made.append(output)
+            losses.append(loss.detach() * (len(part.labels) / len(batch.labels)))
+        output = joined(made)
+        self.average_and_update(batch, output)
+        return output, torch.stack(losses).sum()
 
     def forward(self, batch: Batch) -> tuple[ClassifierOutput, Tensor]:
         """(output, loss): the cross-entropy of the joint logits, plus lam times the contrastive loss (not computed for
@@ -91,6 +111,10 @@ class Learner:
         """One update along the gradients of `loss`, of all parameters."""
         self.optimizer.zero_grad()
         self.scaler.scale(loss * batch.share).backward()
+        self.average_and_update(batch, output)
+
+    def average_and_update(self, batch: Batch, output: ClassifierOutput) -> None:
+        """One update along the gradients of each process, where DistributedDataParallel has not averaged them yet."""
         distributed.average_gradients(self.method)
         if self.network is self.model:
             distributed.average_gradients(self.model)
@@ -132,6 +156,12 @@ class Learner:
     def load_state_dict(self, state: Mapping) -> None:
         for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
+
+
+def joined(outputs: Sequence[ClassifierOutput]) -> ClassifierOutput:
+    """The outputs of several batches as that of one, without their graphs."""
+    logits, *rest = zip(*outputs, strict=True)
+    return ClassifierOutput(torch.cat(logits).detach(), *(torch.cat(part, dim=1).detach() for part in rest))
 
 
 def train_one_epoch(learner: Learner, loader: DataLoader, lam: float, run: Run | None = None,

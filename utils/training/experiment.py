@@ -20,14 +20,14 @@ FREE_ON_RESUME = frozenset({"resume", "train", "epochs", "data_root", "num_worke
 NOT_COMPARED = (FREE_ON_RESUME - {"epochs"}) | {"command"}  # settings that say where a run ran, not what it computed
 # What an evaluation does not take over from the checkpoint's run.
 NOT_FROM_CHECKPOINT = frozenset({"train", "ckpt_path", "resume", "run_name", "num_workers", "device", "gpu_ids",
-                                 "compile", "command", "allow_overlap"})
+                                 "compile", "command", "allow_overlap", "cache", "cache_size"})
 # What an evaluation has no use for.
-OF_TRAINING = frozenset({"lam", "modulation", *METHOD_FLAGS, "freeze_encoders", "imagenet", "epochs", "optimizer",
-                         "learning_rate", "weight_decay", "lr_decay_step", "lr_decay_ratio", "val_fraction",
-                         "val_by_speaker", "random_seed"})
+OF_TRAINING = frozenset({"accumulate", "lam", "modulation", *METHOD_FLAGS, "freeze_encoders", "imagenet", "epochs",
+                         "optimizer", "learning_rate", "weight_decay", "lr_decay_step", "lr_decay_ratio",
+                         "val_fraction", "val_by_speaker", "random_seed"})
 # What an evaluation may do otherwise than the training did without a note.
 FREE_IN_EVALUATION = FREE_ON_RESUME | {"allow_overlap", "batch_size", "skip_missing", "demo", "dataset", "trials",
-                                       "score"}
+                                       "score", "cache", "cache_size"}
 
 
 def without_meaning(settings: Mapping[str, object]) -> set[str]:
@@ -39,6 +39,8 @@ def without_meaning(settings: Mapping[str, object]) -> set[str]:
                  and name.rpartition("_")[0] not in settings["modality"].split("+")}
     if not settings["mmcosine"]:
         idle.add("scaling")
+    if settings.get("cache", "off") == "off":
+        idle.add("cache_size")
     return idle | {flag for flag in METHOD_FLAGS if alone or flag not in METHODS[settings["modulation"]].uses()}
 
 

@@ -17,6 +17,7 @@ from utils.cli import HelpFormatter, add_boolean, boolean, number
 from utils.training import modalities
 from utils.training.modalities import Modality
 
+CACHES = ("auto", "ram", "device")  # kinds of --cache beside a folder
 OPTIMIZERS = ("sgd", "adam", "adamw")
 PRECISIONS = ("off", "bf16", "fp16")
 
@@ -84,6 +85,13 @@ def folder_name(text: str) -> str:
     return text
 
 
+def cache_place(text: str) -> str:
+    if text not in ("off", *CACHES) and "/" not in text:
+        raise ArgumentTypeError(f"{text!r} is none of off, {', '.join(CACHES)}: write a folder with a slash, such as "
+                                f"./{text}")
+    return text
+
+
 def checked(kind: Callable[[str], object], text: str, flag: str) -> object:
     """kind(text) for a part of a flag's value. Raises InputError where an argparse type raises its own error."""
     try:
@@ -124,6 +132,11 @@ def add_data_flags(parser: ArgumentParser) -> None:
     group.add_argument("--val_fraction", type=number(float, 0, 0.9), default=0.0,
                        help="part of the training clips (main_Vox.py: identities) held out to choose the epoch; 0: "
                             "the paper's protocol, the best test epoch is reported")
+    group.add_argument("--cache", type=cache_place, default="off", metavar="WHERE",
+                       help="off, or where clips that are decoded once are kept: device (the GPU), ram, auto (one of "
+                       "both), or a folder, which later runs use too")
+    group.add_argument("--cache_size", type=number(int, 64, 4096), default=256,
+                       help="shorter side of images in the --cache, in pixels; smaller images stay as they are")
     add_boolean(group, "--skip_missing", False, "go on without the clips whose files are missing, empty or damaged")
 
 
@@ -197,6 +210,9 @@ def add_optimisation_flags(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("optimisation")
     group.add_argument("--batch_size", type=number(int, 1, 100_000), default=32,
                        help="clips, over all processes together")
+    group.add_argument("--accumulate", type=number(int, 1, 100_000), default=1,
+                       help="parts that each batch is computed in, one after the other, to need less memory; "
+                            "BatchNorm's statistics are those of a part")
     group.add_argument("--epochs", type=number(int, 1, 1_000_000), default=200, help="passes over the training clips")
     group.add_argument("--optimizer", choices=list(OPTIMIZERS), default="sgd", help="sgd has momentum 0.9")
     group.add_argument("--learning_rate", type=number(float, 0, exclusive=True), default=1e-3,

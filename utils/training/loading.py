@@ -4,7 +4,6 @@ That is what makes a resumed run equal the uninterrupted one: there is no state 
 """
 
 from collections.abc import Iterator, Sequence, Sized
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from dataset.errors import InputError
 from utils import distributed
+from utils.training.cached import Cache, CachedTraining, KeptBatches
 
 Key = tuple[int, int]  # (epoch, index of the clip)
 
@@ -98,34 +98,34 @@ def collate(items: Sequence[object]) -> object:
 
 
 def make_loader(dataset: Dataset, batches: Sized, seed: int, workers: int, device: torch.device) -> DataLoader:
-    """`batches` (TrainBatches or EvaluationBatches) of `dataset`, made in `workers` processes (0: in this one).
-
-    Among several processes workers come from a fork server, some seconds slower to start: a fork of this process, with
-    the threads of gloo or NCCL in it, may inherit a lock that nobody ever opens (seen under torchrun).
-    """
+    """`batches` (TrainBatches or EvaluationBatches) of `dataset`, made in `workers` processes (0: in this one)."""
     return DataLoader(SeededDataset(dataset, seed), batch_sampler=batches, collate_fn=collate, num_workers=workers,
                       pin_memory=device.type == "cuda", persistent_workers=workers > 0,
-                      multiprocessing_context="forkserver" if workers and distributed.size() > 1 else None,
+                      multiprocessing_context=distributed.worker_context(workers),
                       generator=torch.Generator().manual_seed(seed))
 
 
-class Loaders(NamedTuple):
-    """How clips become batches in this process; `batch_size` is over all processes together."""
+class Loaders:
+    """How clips become batches in this process; batch_size: over all processes together. cache, cache_size: as the
+    flags."""
 
-    batch_size: int
-    seed: int
-    num_workers: int
-    device: torch.device
+    def __init__(self, batch_size: int, seed: int, num_workers: int, device: torch.device, cache: str = "off",
+                 cache_size: int = 256):
+        self.batch_size, self.seed, self.num_workers, self.device = batch_size, seed, num_workers, device
+        self.cache = None if cache == "off" else Cache(cache, cache_size, num_workers, device)
 
-    def training(self, dataset: Dataset) -> DataLoader:
+    def training(self, dataset: Dataset) -> DataLoader | CachedTraining:
         """Shuffled; set `batch_sampler.epoch` before iterating."""
         batches = TrainBatches(len(dataset), self.batch_size, self.seed, distributed.rank(), distributed.size())
+        if self.cache:
+            return self.cache.training(dataset, batches, self.seed)
         return make_loader(dataset, batches, self.seed, self.num_workers, self.device)
 
-    def evaluation(self, dataset: Dataset) -> DataLoader:
+    def evaluation(self, dataset: Dataset) -> DataLoader | KeptBatches:
         """Every clip once, in order."""
         batches = EvaluationBatches(len(dataset), self.batch_size, distributed.rank(), distributed.size())
-        return make_loader(dataset, batches, self.seed, self.num_workers, self.device)
+        loader = make_loader(dataset, batches, self.seed, self.num_workers, self.device)
+        return self.cache.evaluation(loader) if self.cache else loader
 
 
 def check_batch(batch: object) -> dict[str, torch.Tensor]:

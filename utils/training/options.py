@@ -61,6 +61,11 @@ def check_method(parser: Parser, args: Namespace) -> None:
     for flag, off in (("lam", 0), ("modulation", "none")):
         if not modalities.is_joint(args.modality) and getattr(args, flag) != off:
             parser.error(f"--{flag} compares the modalities: leave it out with --modality {args.modality}")
+    if args.accumulate > args.batch_size:
+        parser.error(f"--accumulate {args.accumulate} is more than --batch_size {args.batch_size}: a part needs a clip")
+    if args.accumulate > 1 and (method.has_own_step() or method.whole_batches):
+        parser.error(f"--accumulate cannot be combined with --modulation {args.modulation}, whose step needs the whole "
+                     "batch: use a smaller --batch_size")
     for flag, why in method.without.items():
         if getattr(args, flag):
             parser.error(f"--{flag} cannot be combined with --modulation {args.modulation}: {why}")
@@ -230,7 +235,7 @@ def training(args: Namespace, declared: Sequence[Modality], parts: Sequence[str]
     folder = run_folder(args, parts)
     events = experiment.events_folder(folder, args.tensorboard_path) if args.use_tensorboard else None
     same = ("modulation", "optimizer", "learning_rate", "weight_decay", "lr_decay_step", "lr_decay_ratio", "epochs",
-            "random_seed", "lam", "compile", "freeze_encoders")
+            "random_seed", "lam", "compile", "accumulate", "freeze_encoders")
     return {"folder": folder, "resume": bool(args.resume), "events_folder": events, "settings": settings(args),
             "starts": starts(args, declared), "method_settings": method_settings(args),
             **{name: getattr(args, name) for name in same}}

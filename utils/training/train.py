@@ -54,7 +54,7 @@ class Task(Protocol):
 def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None, settings: Mapping[str, object],
           starts: Mapping[str, Start], modulation: str, method_settings: Mapping[str, object], optimizer: str,
           learning_rate: float, weight_decay: float, lr_decay_step: int, lr_decay_ratio: float, epochs: int,
-          random_seed: int, lam: float, compile: bool, freeze_encoders: bool) -> dict:
+          random_seed: int, lam: float, compile: bool, accumulate: int, freeze_encoders: bool) -> dict:
     """Trains the task's network, or continues the run in `folder` -> what result.json holds.
 
     starts: {modality: what its encoder starts from}; others start from scratch. settings: all flags, kept
@@ -67,7 +67,7 @@ def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None,
         model.encoder(name).requires_grad_(not freeze_encoders)
     method = METHODS[modulation](model, **method_settings)
     learner = Learner(place(model, compute, compile), compute, optimizer, learning_rate, weight_decay, lr_decay_step,
-                      lr_decay_ratio, method)
+                      lr_decay_ratio, method, accumulate)
     with run_folder.held(folder, resume):
         run = open_run(task, learner, folder, resume, events_folder, settings, origins)
         return carry_out(task, learner, run, resume, epochs, random_seed, lam)

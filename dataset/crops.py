@@ -1,0 +1,71 @@
+"""Random crops of many images at a time, on the device that holds them: what torchvision does to one image.
+
+N clips, B images of a batch, C channels, h x w stored pixels, S pixels per side. A box is (top, left, height, width)
+in parts of the image: (0, 0, 1, 1) is all of it.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ATTEMPTS = 10  # to draw a box that fits, as torchvision
+
+
+def random_boxes(random: np.random.Generator, sizes: np.ndarray, area: tuple[float, float],
+                 ratio: tuple[float, float]) -> np.ndarray:
+    """The boxes of torchvision's RandomResizedCrop for images of these sizes (..., 2), height and width in pixels ->
+    (..., 4) float64.
+
+    area, ratio: of the box, relative to the image's area, and width over height.
+    """
+    height, width = sizes[..., 0, None].astype(float), sizes[..., 1, None].astype(float)
+    draws = random.random((*sizes.shape[:-1], ATTEMPTS, 2))
+    target = height * width * (area[0] + (area[1] - area[0]) * draws[..., 0])
+    low, high = np.log(ratio)
+    aspect = np.exp(low + (high - low) * draws[..., 1])
+    widths, heights = np.round(np.sqrt(target * aspect)), np.round(np.sqrt(target / aspect))
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = fits.argmax(-1)[..., None]  # attempt
+    found = np.concatenate([np.take_along_axis(heights, first, -1), np.take_along_axis(widths, first, -1)], -1)
+    limit = np.concatenate([height, width], -1)
+    box = np.where(fits.any(-1)[..., None], found, largest(limit, ratio))  # (..., 2)
+    spare = limit - box
+    anywhere = np.floor(random.random((*sizes.shape[:-1], 2)) * (spare + 1))
+    corner = np.where(fits.any(-1)[..., None], anywhere, spare // 2)
+    return np.concatenate([corner / limit, box / limit], -1)
+
+
+def largest(limit: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
+    """(..., 2) height and width of the largest box of an image of size `limit` that has one of the ratios."""
+    height, width = limit[..., 0], limit[..., 1]
+    heights, widths = np.round(width / ratio[0]), np.round(height * ratio[1])
+    return np.stack([np.minimum(height, heights), np.minimum(width, widths)], -1)
+
+
+def cut(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
+    """images (B, C, h, w) uint8, boxes (B, 4), flips (B,) bool -> (B, C, S, S) uint8: each box resized to the square,
+    bilinearly with antialiasing as torchvision's, and mirrored where `flips` is true."""
+    height, width = images.shape[-2:]
+    dtype = torch.float16 if images.is_cuda else torch.float32  # half holds 0 to 255, and weights to 1 in 2048
+    rows = weights(boxes[:, 0] * height, boxes[:, 2] * height, height, size).to(dtype)  # (B, S, h)
+    columns = weights(boxes[:, 1] * width, boxes[:, 3] * width, width, size)  # (B, S, w)
+    columns = torch.where(flips.view(-1, 1, 1), columns.flip(1), columns).to(dtype)
+    narrow = images.to(dtype) @ columns.mT.unsqueeze(1)  # (B, C, h, S)
+    return (rows.unsqueeze(1) @ narrow).round().clamp(0, 255).to(torch.uint8)
+
+
+def weights(start: Tensor, length: Tensor, pixels: int, size: int) -> Tensor:
+    """How `size` output pixels are made of a row of `pixels`, of which a part is resized: start, length (B,) in pixels
+    -> (B, size, pixels), each output pixel's weights add up to 1.
+
+    A triangle around the output pixel's centre, one pixel wide at either side, of the larger pixels of input and
+    output; nothing outside the part.
+    """
+    start, length = start.float().unsqueeze(1), length.float().unsqueeze(1)
+    scale = length / size
+    centres = start + (torch.arange(size, device=start.device) + 0.5) * scale  # (B, size)
+    places = torch.arange(pixels, device=start.device) + 0.5
+    distance = (places - centres.unsqueeze(2)).abs() / scale.clamp(min=1).unsqueeze(2)
+    inside = (places > start) & (places < start + length)  # (B, pixels)
+    triangle = (1 - distance).clamp(min=0) * inside.unsqueeze(1)
+    return triangle / triangle.sum(-1, keepdim=True)

@@ -1,0 +1,375 @@
+"""--cache: clips decoded once give the batches that the loader gives, and are not used after their files changed."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from borders_ucf import make_marked_actions
+from scipy.stats import ks_2samp
+from torch.utils.data import Subset
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from dataset import packing
+from dataset.clips import ClipDataset
+from dataset.cremad import find_clips
+from dataset.crops import cut, random_boxes
+from dataset.errors import InputError
+from dataset.files import read_audio
+from dataset.frames import CROP_AREA, CROP_RATIO, frame_indices, read_frames
+from dataset.identities import read_train_list
+from dataset.lists import read_lists
+from dataset.packed import Images, Sound
+from dataset.streams import MotionDataset, opposite
+from dataset.ucf101 import find_clips as find_actions
+from dataset.ucf101 import read_classes, read_split
+from dataset.voxceleb import CROP_AREA as FACE_AREA
+from dataset.voxceleb import UtteranceDataset
+from main_CD import main
+from utils.training.cached import Cache, KeptBatches
+from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, make_loader
+
+CPU = torch.device("cpu")
+SIZES = [(360, 480), (112, 112), (40, 300), (300, 40)]
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+# ---- crops
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("size", [24, 64, 150])
+def test_a_box_is_resized_as_torchvision_does_it(size, flip):
+    image = torch.from_numpy(generator().integers(0, 256, (3, 90, 130), dtype=np.uint8))
+    for top, left, height, width in ((0, 0, 90, 130), (11, 30, 60, 45), (70, 1, 20, 21), (5, 5, 1, 120)):
+        expected = F.resized_crop(image, top, left, height, width, [size, size], antialias=True)
+        expected = expected.flip(-1) if flip else expected
+        box = torch.tensor([[top / 90, left / 130, height / 90, width / 130]], dtype=torch.float64)
+        found = cut(image.unsqueeze(0), box, torch.tensor([flip]), size)[0]
+        assert (found.int() - expected.int()).abs().max() <= 1, (top, left, height, width)
+
+
+@pytest.mark.parametrize("height, width", SIZES)
+def test_boxes_are_distributed_as_torchvisions(height, width):
+    count = 1500
+    crop, image = v2.RandomResizedCrop(8, scale=CROP_AREA, ratio=CROP_RATIO), torch.zeros(3, height, width)
+    torch.manual_seed(0)
+    drawn = [crop.make_params([image]) for _ in range(count)]
+    theirs = np.array([[one["top"], one["left"], one["height"], one["width"]] for one in drawn])
+    boxes = random_boxes(generator(), np.full((4 * count, 2), (height, width)), CROP_AREA, CROP_RATIO)
+    ours = boxes * [height, width, height, width]
+    np.testing.assert_allclose(ours, ours.round(), atol=1e-9)
+    for column in range(4):
+        assert ks_2samp(ours[:, column].round(), theirs[:, column]).pvalue > 1e-3, column
+    areas = [values[:, 2] * values[:, 3] for values in (ours, theirs)]
+    assert ks_2samp(*areas).pvalue > 1e-3
+
+
+def test_images_of_different_sizes_are_cropped_in_parts_of_each():
+    boxes = random_boxes(generator(), np.array([[100, 100], [200, 100]]), (1.0, 1.0), (1.0, 1.0))
+    np.testing.assert_allclose(boxes[0], [0, 0, 1, 1])
+    assert boxes[1, 2:].tolist() == [0.5, 1] and boxes[1, 0] == 0.25  # nothing fits: the middle
+
+
+# ---- sound and frames
+
+
+def test_excerpts_begin_where_they_should_and_repeat_short_sound():
+    waves = [np.arange(5, dtype=np.int16), np.arange(100, 112, dtype=np.int16)]
+    sound = Sound(torch.from_numpy(np.concatenate(waves)), torch.tensor([0, 5]), torch.tensor([5, 12]))
+    found = sound.excerpts(torch.tensor([1, 0]), torch.tensor([3, 0]), 8)
+    assert found.tolist() == [list(range(103, 111)), [0, 1, 2, 3, 4, 0, 1, 2]]
+    starts = [sound.random_starts(8, generator(seed)) for seed in range(60)]
+    assert {start[0] for start in starts} == {0} and {start[1] for start in starts} == set(range(5))
+
+
+def test_frames_are_chosen_as_the_loader_chooses_them():
+    available = torch.tensor([1, 2, 7, 30])
+    images = Images(torch.empty(40, 1, 1, 1), available.cumsum(0) - available, available, torch.ones(40, 2))
+    ours = np.stack([images.random_frames(3, generator(seed)) for seed in range(400)]) - images.first.numpy()[:, None]
+    for clip, count in enumerate(available.tolist()):
+        theirs = np.array([frame_indices(count, 3, train=True) for _ in range(400)])
+        for place in range(3):
+            assert ks_2samp(ours[:, clip, place], theirs[:, place]).pvalue > 1e-4
+            assert set(ours[:, clip, place]) <= set(range(count))
+
+
+# ---- the data sets: batches from the cache against items computed from the files
+
+
+def loaders(cache: object, seed: int = 0, batch_size: int = 4, size: int = 256) -> Loaders:
+    return Loaders(batch_size, seed, 0, CPU, str(cache), size)
+
+
+def clip_dataset(root: Path, **settings: object) -> ClipDataset:
+    classes, train, _ = read_lists(root, "")
+    found = find_clips(root, train)[0]
+    return ClipDataset(found, classes, train=True, image_size=64, audio_seconds=0.7, **settings)
+
+
+def batches(loader: object, epoch: int) -> list[dict]:
+    loader.batch_sampler.epoch = epoch
+    return list(loader)
+
+
+def in_order(loader: object, epoch: int) -> dict[str, torch.Tensor]:
+    """{name: of every clip, in the order of the list}."""
+    found = batches(loader, epoch)
+    places = torch.tensor([index for keys in loader.batch_sampler for _, index in keys])
+    return {name: torch.cat([batch[name] for batch in found])[places.argsort()] for name in found[0]}
+
+
+@pytest.mark.parametrize("move_sound", [False, True])
+def test_a_clip_from_the_cache_is_what_is_in_its_files(tiny_data, move_sound):
+    dataset = clip_dataset(tiny_data, num_frames=2, move_sound=move_sound)
+    loader = loaders("ram").training(dataset)
+    made = in_order(loader, 3)
+    plan = dataset.plan(loader.clips, np.random.Generator(np.random.Philox(np.random.SeedSequence((0, 3)))))
+    assert made["label"].tolist() == dataset.labels
+    for index, clip in enumerate(dataset.clips):
+        wave = read_audio(clip.audio, 16000)
+        heard = np.resize(wave[int(plan["sound"][index]):], 11200)
+        assert np.array_equal(made["audio"][index], heard)
+        frames = read_frames(clip.frames)
+        chosen = plan["frames"][index] - loader.clips.images["visual"].first[index]
+        height, width = frames.shape[-2:]
+        box = (plan["boxes"][index] * torch.tensor([height, width, height, width])).round().int().tolist()
+        expected = F.resized_crop(frames[chosen], *box, [64, 64], antialias=True)
+        expected = expected.flip(-1) if plan["flips"][index] else expected
+        assert (made["visual"][index].int() - expected.int()).abs().max() <= 1
+    assert len(plan["flips"].unique()) == 2 and bool(plan["sound"].any()) == move_sound
+
+
+def test_a_video_without_sound_is_silent(tiny_data):
+    dataset = clip_dataset(tiny_data)
+    dataset.clips = [clip._replace(audio=None) for clip in dataset.clips]
+    assert not in_order(loaders("ram").training(dataset), 1)["audio"].any()
+
+
+def test_motion_from_the_cache_is_what_is_in_its_files(tmp_path):
+    make_marked_actions(tmp_path)
+    classes = read_classes(tmp_path, "")
+    clips = find_actions(tmp_path, read_split(tmp_path, 1, classes, "")[0], ("rgb", "flow", "difference"), "dis")[0]
+    dataset = MotionDataset(clips, classes, train=True, num_frames=2, flow_frames=3, image_size=64)
+    loader = loaders("ram").training(dataset)
+    made = in_order(loader, 1)
+    plan = dataset.plan(loader.clips, np.random.Generator(np.random.Philox(np.random.SeedSequence((0, 1)))))
+    for index, clip in enumerate(clips):
+        streams = {}
+        for name, stream in (("rgb", "rgb"), ("next", "rgb"), ("u", "u"), ("v", "u")):
+            files = getattr(clip, name)
+            chosen = [files[int(place - loader.clips.images[name].first[index])] for place in plan[stream][index]]
+            images = read_frames(chosen)
+            height, width = images.shape[-2:]
+            box = (plan["boxes"][index] * torch.tensor([height, width, height, width])).round().int().tolist()
+            cropped = F.resized_crop(images, *box, [64, 64], antialias=True)
+            streams[name] = cropped.flip(-1) if plan["flips"][index] else cropped
+        if plan["flips"][index]:
+            streams["u"] = opposite(streams["u"])
+        flow = torch.stack([streams["u"][:, 0], streams["v"][:, 0]], 1).flatten(0, 1)
+        assert (made["rgb"][index].int() - streams["rgb"].int()).abs().max() <= 1
+        assert (made["flow"][index].int() - flow.int()).abs().max() <= 2
+        assert (made["difference"][index] - (streams["next"].short() - streams["rgb"].short())).abs().max() <= 2
+    assert len(plan["flips"].unique()) == 2 and made["flow"].shape[1:] == (6, 64, 64)
+
+
+def test_utterances_from_the_cache_are_what_is_in_their_files(tiny_voices):
+    listed = read_train_list(tiny_voices / "train.csv", "")
+    dataset = UtteranceDataset(tiny_voices / "train", listed, train=True, audio_frames=40, num_frames=2, image_size=64,
+                               modalities=("audio", "visual"))
+    loader = loaders("ram").training(dataset)
+    made = in_order(loader, 2)
+    plan = dataset.plan(loader.clips, np.random.Generator(np.random.Philox(np.random.SeedSequence((0, 2)))))
+    assert made["label"].tolist() == dataset.labels and bool(plan["sound"].any())
+    for index in range(len(dataset)):
+        wav, *faces = dataset.files(index)
+        begin = int(plan["sound"][index])
+        wave = read_audio(wav, 16000)
+        assert np.array_equal(made["audio"][index], np.resize(wave[begin:begin + 6640], 6640))
+        for k in range(2):
+            image = read_frames([faces[int(plan["faces"][index, k] - loader.clips.images["visual"].first[index])]])[0]
+            height, width = image.shape[-2:]
+            box = (plan["boxes"][index, k] * torch.tensor([height, width, height, width])).round().int().tolist()
+            assert FACE_AREA[0] * 0.95 <= box[2] * box[3] / (height * width) <= 1
+            expected = F.resized_crop(image, *box, [64, 64], antialias=True)
+            expected = expected.flip(-1) if plan["flips"][index, k] else expected
+            assert (made["visual"][index, k].int() - expected.int()).abs().max() <= 1
+
+
+def test_large_images_are_stored_smaller_and_cropped_alike(tiny_data, monkeypatch):
+    dataset = clip_dataset(tiny_data, modalities=("visual",))
+    small, whole = (loaders("ram", size=size).training(dataset) for size in (64, 256))
+    stored, exact = (loader.clips.images["visual"].pixels for loader in (small, whole))
+    assert min(stored.shape[-2:]) == 64 < min(exact.shape[-2:])
+    assert small.clips.images["visual"].sizes.equal(whole.clips.images["visual"].sizes)
+    a, b = (in_order(loader, 1)["visual"].float() for loader in (small, whole))
+    assert (a - b).abs().mean() < 12 < (a - b.roll(1, 0)).abs().mean()
+
+
+# ---- what is drawn
+
+
+def test_what_is_drawn_depends_on_seed_epoch_and_clip_alone(tiny_data):
+    dataset = clip_dataset(tiny_data)
+    one, other = (loaders("ram", batch_size=size).training(dataset) for size in (4, 9))
+    first, second = in_order(one, 1), in_order(one, 2)
+    assert all(first[name].equal(in_order(other, 1)[name]) for name in first)
+    assert all(first[name].equal(in_order(one, 1)[name]) for name in first)  # again, after other epochs
+    assert not first["visual"].equal(second["visual"])
+    assert not first["visual"].equal(in_order(loaders("ram", seed=1).training(dataset), 1)["visual"])
+
+
+def test_several_processes_get_the_clips_of_one(tiny_data):
+    dataset, cache = clip_dataset(tiny_data), Cache("ram", 256, 0, CPU)
+    whole = in_order(cache.training(dataset, TrainBatches(24, 8, 0), 0), 1)
+    for rank in range(3):
+        part = cache.training(dataset, TrainBatches(24, 8, 0, rank, 3), 0)
+        made = batches(part, 1)
+        places = [index for keys in part.batch_sampler for _, index in keys]
+        assert torch.cat([batch["visual"] for batch in made]).equal(whole["visual"][places])
+
+
+def test_a_part_of_the_clips_gets_its_own(tiny_data):
+    dataset, cache = clip_dataset(tiny_data), Cache("ram", 256, 0, CPU)
+    whole = in_order(cache.training(dataset, TrainBatches(24, 8, 0), 0), 1)
+    kept = [20, 3, 11, 5]
+    part = in_order(cache.training(Subset(dataset, kept), TrainBatches(4, 3, 0), 0), 1)
+    assert part["visual"].equal(whole["visual"][kept]) and part["label"].equal(whole["label"][kept])
+    assert len(cache.known) == 1  # decoded once
+
+
+# ---- evaluation
+
+
+def test_evaluation_batches_are_those_of_the_loader_and_are_read_once(tiny_data, monkeypatch):
+    dataset = clip_dataset(tiny_data).for_evaluation()
+    expected = list(make_loader(dataset, EvaluationBatches(24, 5), 0, 0, CPU))
+    kept = loaders("ram", batch_size=5).evaluation(dataset)
+    assert isinstance(kept, KeptBatches) and len(kept) == 5
+    for _ in range(2):
+        for batch, other in zip(kept, expected, strict=True):
+            assert batch.keys() == other.keys() and all(batch[name].equal(other[name]) for name in batch)
+        monkeypatch.setattr("dataset.clips.read_audio", None)  # from the second pass on nothing is read
+
+
+# ---- files
+
+
+def packed_folders(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def test_a_folder_is_used_again_until_a_file_changes(tiny_data, tmp_path, monkeypatch):
+    dataset, folder = clip_dataset(tiny_data), tmp_path / "packed"
+    first = in_order(loaders(folder).training(dataset), 1)
+    before = packed_folders(folder)
+    monkeypatch.setattr(packing, "pack", None)
+    assert in_order(loaders(folder).training(dataset), 1)["audio"].equal(first["audio"])
+    monkeypatch.undo()
+    changed = dataset.clips[0].frames[0]
+    state = changed.stat()
+    try:
+        os.utime(changed, ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
+        in_order(loaders(folder).training(dataset), 1)
+    finally:
+        os.utime(changed, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert len(packed_folders(folder)) == 2 and before[0] in packed_folders(folder)
+
+
+@pytest.mark.parametrize("settings", [{"modalities": ("audio",)}, {"move_sound": True}, {"sample_rate": 8000}])
+def test_other_settings_are_packed_apart(tiny_data, tmp_path, settings):
+    one, other = clip_dataset(tiny_data), clip_dataset(tiny_data, **settings)
+    assert packing.place_of(one, tmp_path, 256) != packing.place_of(other, tmp_path, 256)
+    assert packing.place_of(one, tmp_path, 256) != packing.place_of(one, tmp_path, 128)
+    more_frames = clip_dataset(tiny_data, num_frames=2)
+    assert packing.place_of(one, tmp_path, 256) == packing.place_of(more_frames, tmp_path, 256)
+
+
+def test_what_was_packed_in_memory_is_removed(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.training.cached.temporary_folder", lambda size: tmp_path / "memory")
+    loader = loaders("ram").training(clip_dataset(tiny_data))
+    assert os.listdir(tmp_path / "memory") == [] and len(batches(loader, 1)) == 6
+
+
+def test_a_killed_packing_leaves_nothing_that_is_used(tiny_data, tmp_path, monkeypatch):
+    dataset, folder = clip_dataset(tiny_data), tmp_path / "packed"
+    place = packing.place_of(dataset, folder, 256)
+    (folder / f".999999999.{place.name}").mkdir(parents=True)  # of a process that has ended
+    in_order(loaders(folder).training(dataset), 1)
+    assert packed_folders(folder) == [place.name]
+
+
+@pytest.mark.parametrize("damage", ["shorter", "missing", "index"])
+def test_a_damaged_folder_is_refused_by_name(tiny_data, tmp_path, damage):
+    dataset = clip_dataset(tiny_data)
+    loaders(tmp_path).training(dataset)
+    place = packing.place_of(dataset, tmp_path, 256)
+    if damage == "index":
+        (place / "index.json").write_text("{", encoding="utf-8")
+    elif damage == "missing":
+        (place / "visual.bin").unlink()
+    else:
+        (place / "visual.bin").write_bytes((place / "visual.bin").read_bytes()[:-1])
+    with pytest.raises(InputError, match=rf"{place.name}.*remove .*{place.name}"):
+        loaders(tmp_path).training(dataset)
+
+
+def test_a_clip_that_cannot_be_decoded_is_named(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "SAMPLED", 2)
+    dataset = clip_dataset(tiny_data)
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF")
+    dataset.clips = [*dataset.clips[:3], dataset.clips[3]._replace(audio=broken), *dataset.clips[4:]]
+    with pytest.raises(InputError, match=r"broken\.wav"):
+        loaders(tmp_path / "packed").training(dataset)
+    assert packed_folders(tmp_path / "packed") == []
+
+
+def test_clips_that_do_not_fit_are_refused_before_they_are_decoded(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: os.terminal_size((0, 0)) and type("", (), {"free": 10**5}))
+    with pytest.raises(InputError, match=r"take some .*MB, .* has 100 kB free.*--cache_size"):
+        loaders(tmp_path).training(clip_dataset(tiny_data))
+    assert packed_folders(tmp_path) == []
+
+
+def test_the_estimate_is_near_what_is_written(tiny_data, tmp_path):
+    dataset = clip_dataset(tiny_data)
+    loaders(tmp_path).training(dataset)
+    place = packing.place_of(dataset, tmp_path, 256)
+    written = sum(file.stat().st_size for file in place.glob("*.bin"))
+    assert packing.estimate(dataset, 256).size == pytest.approx(written, rel=0.05)
+    assert json.loads((place / "index.json").read_text())["shapes"]["visual"] == list(
+        read_frames(dataset.clips[0].frames).shape[1:])
+
+
+
+
+# ---- whole runs
+
+
+def test_a_resumed_run_with_a_cache_ends_as_the_uninterrupted_one(train_argv, tmp_path, tiny_encoders):
+    argv = [*train_argv, "--cache", str(tmp_path / "packed"), "--val_fraction", "0.2"]
+    result = main([*argv, "--run_name", "whole", "--epochs", "3"])
+    main([*argv, "--epochs", "1"])
+    main(["--resume", str(tmp_path / "run"), "--epochs", "3", "--num_workers", "0"])
+    whole, resumed = (torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in ("whole", "run"))
+    assert all(value.equal(resumed[name]) for name, value in whole.items())
+    evaluated = main(["--ckpt_path", str(tmp_path / "whole" / "best.pt"), "--num_workers", "0"])  # without the cache
+    assert evaluated["accuracy"] == result["accuracy"] and evaluated["loss"] == pytest.approx(result["loss"])
+
+
+def test_a_method_that_holds_clips_out_does_so_with_a_cache(train_argv, tiny_encoders):
+    assert main([*train_argv, "--cache", "ram", "--epochs", "1", "--modulation", "lfm"])["n_trained"] == 22
+
+
+def test_a_misspelt_place_is_no_folder(train_argv, capsys):
+    with pytest.raises(SystemExit):
+        main([*train_argv, "--cache", "devise"])
+    assert "'devise' is none of off, auto, ram, device: write a folder with a slash, such as ./devise" in \
+        capsys.readouterr().err

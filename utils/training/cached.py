@@ -1,0 +1,194 @@
+"""--cache: each clip is decoded once; training batches are cropped on the device, evaluation batches are kept."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from dataset import packing
+from dataset.errors import InputError
+from dataset.packed import Packable, Packed
+from dataset.whole_files import with_unit
+from utils import distributed
+from utils.distributed import print_once
+from utils.training.flags import CACHES
+
+SHARE = 0.7  # of the free memory that the clips may take
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class Batches(Protocol):
+    """TrainBatches: `epoch` is set before each pass, whose batches are [(epoch, index of the clip), ...]."""
+
+    epoch: int
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]: ...
+
+
+class Cache:
+    """What has been decoded, of every data set that was asked for.
+
+    kind: `ram`, `device` (the GPU's memory), `auto` (device where the clips fit, else ram), or a folder, where they
+    stay for later runs. size: shorter side of the stored images, in pixels; smaller images are stored as they are.
+    workers: processes that decode.
+    """
+
+    def __init__(self, kind: str, size: int, workers: int, device: torch.device):
+        self.kind, self.size, self.workers, self.device = kind, size, workers, device
+        self.known: dict[int, tuple[Packable, Packed]] = {}  # with the data set, so that its id stays its own
+
+    def training(self, dataset: Dataset, batches: Batches, seed: int) -> "CachedTraining":
+        """In place of the DataLoader of a training set, or of a Subset of one."""
+        whole = dataset.dataset if isinstance(dataset, Subset) else dataset
+        if id(whole) not in self.known:
+            self.known[id(whole)] = whole, self.decode(whole)
+        return CachedTraining(dataset, whole, self.known[id(whole)][1], batches, seed, self.device)
+
+    def evaluation(self, loader: DataLoader) -> "KeptBatches":
+        """In place of the DataLoader of an evaluation."""
+        return KeptBatches(loader, self.device if self.kind in ("auto", "device") else torch.device("cpu"))
+
+    def decode(self, dataset: Packable) -> Packed:
+        """All clips, on the device or mapped into this process's memory. Every process must call it. Raises
+        InputError: they do not fit."""
+        with distributed.failing_together():
+            found = packing.estimate(dataset, self.size)
+            on_device = self.fits_device(found.size)
+            folder = temporary_folder(found.size) if self.kind in CACHES else Path(self.kind)
+            place = packing.place_of(dataset, folder, self.size)
+        if self.kind in CACHES:  # of this run alone
+            place = place.with_name(distributed.from_main(f".{os.getpid()}.{place.name}"))
+        what = f"{len(dataset)} training clips, some {with_unit(found.size)}"
+        with distributed.failing_together():
+            if distributed.is_first_here() and not (place / packing.INDEX).is_file():
+                print_once(f"--cache {self.kind}: decoding {what}, into {'the GPU' if on_device else place.parent}")
+                check_room(place.parent, found.size)
+                packing.pack(dataset, place, found.stored, self.workers, distributed.worker_context(self.workers),
+                            distributed.is_main())
+        with distributed.failing_together():
+            clips = packing.load(place)
+            if on_device:
+                clips = clips.to(self.device)
+        if self.kind in CACHES and distributed.is_first_here():
+            shutil.rmtree(place)  # stays in memory as long as a process has it mapped
+        return clips
+
+    def fits_device(self, size: int) -> bool:
+        """Whether the clips go to the GPU. Raises InputError: they have to, and do not fit."""
+        if self.device.type != "cuda" or self.kind not in ("auto", "device"):
+            return False
+        free = torch.cuda.mem_get_info(self.device)[0]
+        if size > SHARE * free and self.kind == "device":
+            raise InputError(f"--cache device: the training clips take some {with_unit(size)}, the GPU has "
+                             f"{with_unit(free)} free, of which training needs a part: use --cache ram, a folder, or a "
+                             "smaller --cache_size")
+        return size <= SHARE * free
+
+
+def temporary_folder(size: int) -> Path:
+    """In memory if there is room, else among the system's temporary files."""
+    roots = [SHARED_MEMORY] if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free * SHARE > size else []
+    return (roots or [Path(tempfile.gettempdir())])[0] / f"mmcosine-{os.getuid()}"
+
+
+def check_room(folder: Path, size: int) -> None:
+    """Raises InputError: the clips do not fit there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if folder.is_relative_to(SHARED_MEMORY):
+        free = min(free, free_memory())
+    if size > free:
+        raise InputError(f"the decoded training clips take some {with_unit(size)}, {folder} has {with_unit(free)} "
+                         "free: name a folder on a larger disk with --cache FOLDER, or use a smaller --cache_size")
+
+
+def free_memory() -> int:
+    """Bytes."""
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("/proc/meminfo has no MemAvailable")
+
+
+class CachedTraining:
+    """As the DataLoader of `dataset`, which is `whole` or a Subset of it, in training.
+
+    What is drawn depends on (seed, epoch, clip) alone. clips: of `whole`, decoded.
+    """
+
+    def __init__(self, dataset: Dataset, whole: Packable, clips: Packed, batches: Batches, seed: int,
+                 device: torch.device):
+        self.dataset, self.whole, self.clips, self.batch_sampler = dataset, whole, clips, batches
+        self.seed, self.device = seed, device
+        self.labels = torch.as_tensor(whole.labels).to(clips.device())
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        gather = self.gathered()
+        if self.device.type == "cuda" and not self.labels.is_cuda:
+            gather = one_ahead(gather)
+        for gathered in gather:
+            batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in gathered.items()}
+            yield {**self.whole.finish(batch), "label": batch["label"]}
+
+    def gathered(self) -> Iterator[dict[str, Tensor]]:
+        """Of each batch, what the clips hold and what was drawn for them, where the clips are."""
+        random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.batch_sampler.epoch))))
+        plan = {name: drawn.to(self.labels.device) for name, drawn in self.whole.plan(self.clips, random).items()}
+        for clips in self.clips_of_batches():
+            yield {**self.whole.gather(self.clips, plan, clips), "label": self.labels[clips]}
+
+    def clips_of_batches(self) -> Sequence[Tensor]:
+        """The places of each batch's clips in `whole`: of all at once, so that no batch waits for its own."""
+        batches = [[index for _, index in keys] for keys in self.batch_sampler]
+        places = torch.tensor([index for batch in batches for index in batch])
+        if isinstance(self.dataset, Subset):
+            places = torch.as_tensor(self.dataset.indices)[places]
+        return places.to(self.labels.device).split([len(batch) for batch in batches])
+
+
+def one_ahead(batches: Iterator[Mapping[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """The same, each made in a thread while the one before is in use, in memory that a GPU copies from."""
+    with ThreadPoolExecutor(1) as pool:
+        def start():
+            return pool.submit(lambda: {name: tensor.pin_memory() for name, tensor in next(batches, {}).items()})
+
+        waiting = start()
+        while batch := waiting.result():
+            waiting = start()
+            yield batch
+
+
+class KeptBatches:
+    """As the DataLoader `loader` of an evaluation, whose batches are the same in every pass: made once, then kept on
+    `device`."""
+
+    def __init__(self, loader: DataLoader, device: torch.device):
+        self.dataset, self.batch_sampler = loader.dataset, loader.batch_sampler
+        self.loader, self.device, self.kept = loader, device, None
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Mapping[str, Tensor] | InputError]:
+        if self.kept is not None:
+            yield from self.kept
+            return
+        kept = []
+        for batch in self.loader:
+            if not isinstance(batch, InputError):
+                batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+            kept.append(batch)
+            yield batch
+        self.kept, self.loader = kept, None  # its processes are not needed any more
