@@ -27,14 +27,17 @@ sweep() { "$python" "$(dirname "$0")/sweep.py" --output "$output" "$@"; }
 sweep --random_seed $seeds --mmcosine False True "$@"
 sweep --random_seed $seeds --mmcosine False --modality $modalities ensemble "$@"
 
-# Joint networks that start from the encoders trained alone: fine-tuned, and with the encoders frozen
+# Joint networks with the encoders trained alone: that start from them, fine-tuned, and with the encoders frozen; and
+# that are taught by them (UMT)
 for seed in $seeds; do
-    pretrained=()
+    pretrained=() teachers=()
     for modality in $modalities; do
         files=("$output"/*-"$modality"-plain-seed"$seed"/best.pt)
         pretrained+=("--${modality}_pretrain" "${files[0]}")
+        teachers+=("--${modality}_teacher" "${files[0]}")
     done
     sweep --random_seed "$seed" --mmcosine False --freeze_encoders False True "${pretrained[@]}" "$@"
+    sweep --random_seed "$seed" --mmcosine False True --modulation umt "${teachers[@]}" "$@"
 done
 
 # Balancing methods, with and without MMCosine; ReconBoost and MLA need the classifier's layers apart (sum), and MLA's

@@ -36,6 +36,7 @@ SETTINGS = {  # of every method, for tests that go through all of them
     "opm": {"opm_base": 0.5, "opm_lambda": 0.5, "opm_share": 0.7},
     "inforeg": {"uni_weight": 1.0, "inforeg_threshold": -9.0, "inforeg_beta": 0.95},  # whatever grows
     "mslr": {"mslr_factors": "0.7", "mslr_window": 2},
+    "umt": {"umt_weight": 0.5},  # its teachers are the encoders at their start
     "reconboost": {"recon_epochs": 1, "recon_weight": 1.5, "recon_agreement": 0.5},
 }
 CLASSES, DIM, CLIPS, RATE, SCALING = 4, 6, 7, 0.5, 3.0

@@ -31,6 +31,12 @@ ITEMS = {"training item", "held-out item"}
 
 # {flag: (its argument, flags that it needs and that the run without it has too, what changes)}; {data}: a folder
 Effect = tuple[Sequence[str], Sequence[str], set[str]]
+
+
+def taught(*names: str) -> list[str]:
+    return ["--modulation", "umt", *(word for name in names for word in (f"--{name}_teacher", "another.pt"))]
+
+
 SHARED: dict[str, Effect] = {
     "ckpt_path": (["{data}/elsewhere"], [], {"folder", "events_folder"}),
     "run_name": (["other"], [], {"folder", "events_folder"}),
@@ -90,6 +96,9 @@ AUDIO_VISUAL: dict[str, Effect] = {
     **SHARED,
     "audio_pretrain": (["{data}/some.pt"], [], {"starts"}),
     "visual_pretrain": (["{data}/some.pt"], [], {"starts"}),
+    "audio_teacher": (["{data}/some.pt"], taught("audio", "visual"), {"teachers"}),
+    "visual_teacher": (["{data}/some.pt"], taught("audio", "visual"), {"teachers"}),
+    "umt_weight": (["1"], taught("audio", "visual"), {"method_settings"}),
     "freeze_encoders": ([], ["--modality", "visual", "--imagenet"], {"freeze_encoders"}),
     "visual_encoder": (["resnet50"], [], {"encoders", "weights"}),
 }
@@ -119,6 +128,11 @@ EFFECTS: dict[str, dict[str, Effect]] = {
             "difference_encoder": (["resnet34"], ["--modality", "all"], {"encoders", "weights"}),
             "rgb_pretrain": (["{data}/some.pt"], [], {"starts"}), "flow_pretrain": (["{data}/some.pt"], [], {"starts"}),
             "difference_pretrain": (["{data}/some.pt"], ["--modality", "all"], {"starts"}),
+            "rgb_teacher": (["{data}/some.pt"], taught("rgb", "flow"), {"teachers"}),
+            "flow_teacher": (["{data}/some.pt"], taught("rgb", "flow"), {"teachers"}),
+            "difference_teacher": (["{data}/some.pt"], ["--modality", "all", *taught("rgb", "flow", "difference")],
+                                   {"teachers"}),
+            "umt_weight": (["1"], taught("rgb", "flow"), {"method_settings"}),
             "val_fraction": (["0.5"], [], {"split", "training clips", "held-out clips", *ITEMS}),
             "split": (["2"], [], {"training clips", "held-out clips", "facts", *ITEMS}),
             "num_frames": (["2"], [], ITEMS), "flow": (["farneback"], [], {"facts", *ITEMS}),

@@ -108,6 +108,8 @@ def test_a_run_under_every_balancing_method_resumes_to_the_weights_of_the_uninte
     kind = METHODS[name]
     argv = ["--modulation", name, *METHOD_SETTINGS.get(name, []), "--modality", *NAMES[:kind.most_modalities],
             "--fusion_method", (*kind.fusions, "concat")[0]]
+    for teacher in NAMES if kind.needs_teachers else ():
+        argv += [f"--{teacher}_teacher", str(runs["mmcosine"] / "best.pt")]
     whole = main(train_argv(tmp_path, "whole", *argv))
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(train, "train_one_epoch", interrupted_in_the_second())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import main_CD
 import main_Vox
 from dataset.errors import InputError
-from models import AVClassifier, MultimodalClassifier, SpeakerClassifier, make_encoders
+from models import MultimodalClassifier, SpeakerClassifier, make_encoders
 from models.encoders import ResNet18, ResNet50
 from models.speaker import SEResNet34
 from utils.training import checkpoint
@@ -109,7 +109,7 @@ def test_a_run_says_where_its_encoders_start_and_of_a_head_only_where_there_is_o
     torch.save(theirs().state_dict(), tmp_path / "torchvision.pt")
     torch.save(ResNet18(1).state_dict(), tmp_path / "bare.pt")
     starts = {"audio": Start(tmp_path / "bare.pt", ()), "visual": Start(tmp_path / "torchvision.pt", ())}
-    origins = load_pretrained(AVClassifier(3), starts, {}, {})
+    origins = load_pretrained({"audio": ResNet18(1), "visual": ResNet18()}, starts, {}, {})
     assert origins == {name: {"file": str(start.path), "pretrained_on": None} for name, start in starts.items()}
     assert capsys.readouterr().out.splitlines() == [
         f"audio encoder starts from {tmp_path / 'bare.pt'}, pretrained on unknown data (it holds no settings)",

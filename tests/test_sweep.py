@@ -605,9 +605,12 @@ def test_the_comparison_of_methods_has_every_method_and_every_plain_row(tmp_path
             both = {line.split("--mmcosine ")[1].split()[0] for line in runs(f"--modulation {name}", seed=seed)}
             if name != "none":
                 assert both == ({"False"} if "mmcosine" in METHODS[name].without else {"False", "True"}), name
-        pretrained = [line for line in runs(seed=seed) if f"audio-plain-seed{seed}/best.pt" in line]
-        assert [f"visual-plain-seed{seed}/best.pt" in line for line in pretrained] == [True, True]
-        assert sum("--freeze_encoders True" in line for line in pretrained) == 1
+        for what in ("pretrain", "teacher"):
+            files = [f"--{name}_{what} {tmp_path}/out/*-{name}-plain-seed{seed}/best.pt" for name in ("audio", "visual")]
+            found = [line for line in runs(seed=seed) if all(file in line for file in files)]
+            assert len(found) == 2 == sum(f"_{what} " in line for line in runs(seed=seed)), what
+            flag = "--freeze_encoders True" if what == "pretrain" else "--modulation umt"
+            assert sum(flag in line for line in found) == (1 if what == "pretrain" else 2)
         assert [len(runs(f"--modality {name}", seed=seed)) for name in ("audio", "visual")] == [1, 1]
     assert sum("scripts/ensemble.py" in line for line in lines) == 2
     refused = subprocess.run([*command[:1], "--random_seed", "1"], cwd=REPO, env=env, capture_output=True, text=True)

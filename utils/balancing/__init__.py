@@ -16,6 +16,7 @@ from utils.balancing.opm import Opm
 from utils.balancing.pmr import Pmr
 from utils.balancing.reconboost import ReconBoost
 from utils.balancing.relearning import Relearning
+from utils.balancing.umt import Umt
 
 METHODS = {
     "none": Method,
@@ -35,6 +36,7 @@ METHODS = {
     "inforeg": InfoReg,
     "mslr": Mslr,
     "reconboost": ReconBoost,
+    "umt": Umt,
 }
 METHOD_FLAGS = {flag.name: flag for method in METHODS.values() for flag in method.flags}
 __all__ = ["METHODS", "METHOD_FLAGS", "Method"]

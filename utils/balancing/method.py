@@ -95,6 +95,7 @@ class Method(nn.Module):
     without: ClassVar[Mapping[str, str]] = {}  # {flag that it cannot be combined with: why}
     needs_held_out: ClassVar[bool] = False  # whether its hooks get `Clips`
     whole_batches: ClassVar[bool] = False  # whether its loss cannot be computed on parts of a batch
+    needs_teachers: ClassVar[bool] = False  # whether it has `teachers`, encoders loaded from --<modality>_teacher
     rate_per_encoder: ClassVar[bool] = False  # whether encoders have optimiser groups of their own, after group 0
 
     def __init__(self, model: MultimodalClassifier):

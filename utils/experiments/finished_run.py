@@ -28,7 +28,8 @@ OLDER_ENCODERS = {"audio_encoder": "resnet18", "visual_encoder": "resnet18"}
 OLDER_VOX_ENCODERS = {"audio_encoder": "se_resnet34", "visual_encoder": "resnet34"}
 KINDS = {("dataset", "modality", "fusion_method", "fusion", "modulation", "script", "command"): str,
          ("mmcosine", "demo"): bool, ("random_seed", "seed", "epochs", "best_epoch", "n_test"): int,
-         ("scaling", "lam"): float | int, ("classes", "modalities", "parts"): list, ("pretrained", "trials"): dict}
+         ("scaling", "lam"): float | int, ("classes", "modalities", "parts"): list,
+         ("pretrained", "teachers", "trials"): dict}
 
 
 class FinishedRun:

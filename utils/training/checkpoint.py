@@ -16,7 +16,7 @@ ABOUT_THE_RUN = ("args", "facts", "clips")
 KINDS = {"args": dict, "facts": dict, "clips": dict, "epoch": int, "history": list, "class_norms": list,
          "iterations": int, "wall_seconds": float, "model": dict, "method": dict, "optimizer": dict, "scheduler": dict,
          "scaler": dict}
-KINDS_OF_FACTS = {"classes": list, "modalities": list, "pretrained": dict, "parts": list}
+KINDS_OF_FACTS = {"classes": list, "modalities": list, "pretrained": dict, "teachers": dict, "parts": list}
 
 
 def save(path: Path, content: Mapping[str, object]) -> None:

@@ -18,6 +18,7 @@ RECORDED = ("dataset", *CORE, "learning_rate", "batch_size", "epochs", "random_s
 FREE_ON_RESUME = frozenset({"resume", "train", "epochs", "data_root", "num_workers", "device", "gpu_ids",
                             "use_tensorboard", "tensorboard_path", "ckpt_path", "run_name"})
 NOT_COMPARED = (FREE_ON_RESUME - {"epochs"}) | {"command"}  # settings that say where a run ran, not what it computed
+CHECKPOINTS = ("_pretrain", "_teacher")  # ends of the flags that name one for a modality's encoder
 # What an evaluation does not take over from the checkpoint's run.
 NOT_FROM_CHECKPOINT = frozenset({"train", "ckpt_path", "resume", "run_name", "num_workers", "device", "gpu_ids",
                                  "compile", "command", "allow_overlap", "cache", "cache_size"})
@@ -35,12 +36,14 @@ def without_meaning(settings: Mapping[str, object]) -> set[str]:
     alone = not is_joint(settings["modality"])
     idle = {"fusion_method", "modulation", "lam"} if alone else set()
     if settings["modality"] not in JOINT:
-        idle |= {name for name in settings if name.endswith(("_encoder", "_pretrain"))
+        idle |= {name for name in settings if name.endswith(("_encoder", *CHECKPOINTS))
                  and name.rpartition("_")[0] not in settings["modality"].split("+")}
     if not settings["mmcosine"]:
         idle.add("scaling")
     if settings.get("cache", "off") == "off":
         idle.add("cache_size")
+    if alone or not METHODS[settings["modulation"]].needs_teachers:
+        idle |= {name for name in settings if name.endswith("_teacher")}
     return idle | {flag for flag in METHOD_FLAGS if alone or flag not in METHODS[settings["modulation"]].uses()}
 
 
@@ -119,15 +122,15 @@ def label(settings: Mapping[str, object], names: Sequence[str]) -> str:
     given = {"fusion_method", "mmcosine", "scaling", "modulation"}
     given |= (set() if is_subset(settings) else {"modality"}) | (set() if meant.get("lam") else {"lam"})
     others = [name for name in dict.fromkeys(["lam", *names]) if name in meant and name not in given]
-    return ", ".join([*parts, *(f"{name} {short(meant[name]) if name.endswith('_pretrain') else meant[name]}"
+    return ", ".join([*parts, *(f"{name} {short(meant[name]) if name.endswith(CHECKPOINTS) else meant[name]}"
                                 for name in others if not is_off(meant[name]))])
 
 
 def seedless(settings: Mapping[str, object]) -> dict[str, object]:
-    """The settings, with paths of pretrained encoders that are the same for every seed: `...-seed3/best.pt` of a run of
-    seed 3 becomes `...-seed/best.pt`."""
+    """The settings, with paths of checkpoints that are the same for every seed: `...-seed3/best.pt` of a run of seed 3
+    becomes `...-seed/best.pt`."""
     own = re.compile(rf"seed{settings['random_seed']}\b")
-    return {name: own.sub("seed", str(value)) if name.endswith("_pretrain") and value else value
+    return {name: own.sub("seed", str(value)) if name.endswith(CHECKPOINTS) and value else value
             for name, value in settings.items()}
 
 

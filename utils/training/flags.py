@@ -165,6 +165,9 @@ def add_modality_flags(parser: Parser) -> None:
     for modality in parser.declared:
         group.add_argument(f"--{modality.name}_pretrain", type=Path, metavar="FILE",
                            help=f"checkpoint that the {modality.name} encoder starts from")
+    for modality in parser.declared:
+        group.add_argument(f"--{modality.name}_teacher", type=Path, metavar="FILE",
+                           help=f"checkpoint of the {modality.name} encoder trained alone, for --modulation umt")
     add_boolean(group, "--freeze_encoders", False, "train fusion and classifier only; encoders stay as they start")
     usual = " and ".join(modality.name for modality in parser.declared if modality.imagenet)
     group.add_argument("--imagenet", action=ImagenetAction, nargs="?", default=False, metavar="NAMES",

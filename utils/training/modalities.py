@@ -29,11 +29,12 @@ class Modality(NamedTuple):
 
 class Start(NamedTuple):
     """What an encoder starts from: a checkpoint, or ImageNet weights (None). input_settings, colours: as of its
-    Modality."""
+    Modality. teaches: whether it is a method's teacher, which stays as it is in the checkpoint."""
 
     path: Path | None
     input_settings: tuple[str, ...]
     colours: bool = True
+    teaches: bool = False
 
 
 def choices(modalities: Sequence[Modality]) -> list[str]:

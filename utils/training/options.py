@@ -40,12 +40,11 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
         if first.ckpt_path == parser.get_default("ckpt_path"):
             parser.error("nothing to do: give --train, or --ckpt_path FILE to evaluate a checkpoint")
         args = evaluated(parser, argv, first.ckpt_path, per_evaluation, fixed)
-    if args.train and getattr(args, "allow_overlap", False) and not any(
-            getattr(args, f"{modality.name}_pretrain") for modality in parser.declared):
-        parser.error("--allow_overlap is for checkpoints that are evaluated or that encoders start from: leave it out")
-    check_method(parser, args)
-    check_encoders(parser, args)
-    check_frozen(parser, args)
+    loaded = any(files(args, parser.declared, end) for end in experiment.CHECKPOINTS)
+    if args.train and getattr(args, "allow_overlap", False) and not loaded:
+        parser.error("--allow_overlap is for checkpoints that are evaluated, start encoders or teach: leave it out")
+    for check in (check_method, check_teachers, check_encoders, check_frozen):
+        check(parser, args)
     args.data_root = args.data_root or Path("data") / args.dataset
     args.script = parser.prog
     args.command = getattr(args, "command", f"python {parser.prog} {shlex.join(argv)}")
@@ -80,16 +79,24 @@ def check_method(parser: Parser, args: Namespace) -> None:
         parser.error(str(error))
 
 
+def check_teachers(parser: Parser, args: Namespace) -> None:
+    """A method that needs teachers has one for each modality that is trained; any other is a mistake."""
+    chosen = modalities.chosen(parser.declared, args.modality) if METHODS[args.modulation].needs_teachers else ()
+    for name in sorted({modality.name for modality in chosen} ^ files(args, parser.declared, "_teacher").keys()):
+        found, flag = f"--modulation {args.modulation} with --modality {args.modality}", f"--{name}_teacher"
+        parser.error(f"{flag} has no effect with {found}: leave it out" if getattr(args, f"{name}_teacher") else
+                     f"{found} needs the {name} encoder trained alone: {flag} RUN/best.pt")
+
+
 def check_encoders(parser: Parser, args: Namespace) -> None:
     """Flags about the encoder of a modality that is not trained, or two starts of one encoder, are mistakes."""
     names = {modality.name for modality in modalities.chosen(parser.declared, args.modality)}
     if len(names) < FUSIONS[args.fusion_method].least_modalities:
         raise InputError(f"--fusion_method {args.fusion_method} needs at least two modalities: choose another "
                          f"--fusion_method for --modality {args.modality}")
-    for modality in parser.declared:
-        path = getattr(args, f"{modality.name}_pretrain")
-        if path and modality.name not in names:
-            raise InputError(f"--{modality.name}_pretrain {path}: --modality {args.modality} has no such encoder")
+    for name, start in files(args, parser.declared, "_pretrain").items():
+        if name not in names:
+            raise InputError(f"--{name}_pretrain {start.path}: --modality {args.modality} has no such encoder")
     usual = [modality.name for modality in parser.declared if modality.imagenet]
     for name in args.imagenet.split("+") if isinstance(args.imagenet, str) else usual * args.imagenet:
         if args.imagenet is True and from_imagenet(args, parser.declared):
@@ -153,7 +160,7 @@ def evaluated(parser: Parser, argv: Sequence[str], path: Path, per_evaluation: S
         trained = ", ".join(f"--{name} {saved[name]}" for name in others)
         raise InputError(f"{path} was trained with {trained}: leave that out")
     changed = [name for name, value in settings(args).items() if saved.get(name, value) != value]
-    idle = [name for name in changed if name in experiment.OF_TRAINING or name.endswith("_pretrain")]
+    idle = [name for name in changed if name in experiment.OF_TRAINING or name.endswith(experiment.CHECKPOINTS)]
     if idle:
         raise InputError(f"{path} was trained with another --{', --'.join(idle)}, which has no effect on its "
                          "evaluation: leave it out")
@@ -213,21 +220,23 @@ def run_folder(args: Namespace, parts: Sequence[str] = ()) -> Path:
 
 def encoders(args: Namespace, declared: Sequence[Modality]) -> dict[str, tuple[str, int | None]]:
     """{modality: (encoder, its input channels)} of the modalities that are trained, for `models.make_encoders`."""
-    return {modality.name: (getattr(args, f"{modality.name}_encoder"), channels(args, modality))
+    channels = {modality: modality.in_channels * getattr(args, modality.stacked) if modality.stacked else
+                modality.in_channels for modality in declared}
+    return {modality.name: (getattr(args, f"{modality.name}_encoder"), channels[modality])
             for modality in modalities.chosen(declared, args.modality)}
-
-
-def channels(args: Namespace, modality: Modality) -> int | None:
-    """Of the encoder's first convolution."""
-    return modality.in_channels * getattr(args, modality.stacked) if modality.stacked else modality.in_channels
 
 
 def starts(args: Namespace, declared: Sequence[Modality]) -> dict[str, Start]:
     """{modality: what its encoder starts from}; the others start from scratch."""
-    files = {modality: getattr(args, f"{modality.name}_pretrain") for modality in declared}
-    imagenet = from_imagenet(args, declared)
-    return {modality.name: Start(path, modality.input_settings, modality.colours) for modality, path in files.items()
-            if path or modality.name in imagenet}
+    imagenet = {modality.name: Start(None, modality.input_settings, modality.colours) for modality in declared
+                if modality.name in from_imagenet(args, declared)}
+    return {**files(args, declared, "_pretrain"), **imagenet}
+
+
+def files(args: Namespace, declared: Sequence[Modality], end: str) -> dict[str, Start]:
+    """{modality: the checkpoint that --<modality><end> names}"""
+    return {modality.name: Start(path, modality.input_settings, teaches=end == "_teacher")
+            for modality in declared if (path := getattr(args, f"{modality.name}{end}"))}
 
 
 def training(args: Namespace, declared: Sequence[Modality], parts: Sequence[str] = ()) -> dict[str, object]:
@@ -237,5 +246,5 @@ def training(args: Namespace, declared: Sequence[Modality], parts: Sequence[str]
     same = ("modulation", "optimizer", "learning_rate", "weight_decay", "lr_decay_step", "lr_decay_ratio", "epochs",
             "random_seed", "lam", "compile", "accumulate", "freeze_encoders")
     return {"folder": folder, "resume": bool(args.resume), "events_folder": events, "settings": settings(args),
-            "starts": starts(args, declared), "method_settings": method_settings(args),
-            **{name: getattr(args, name) for name in same}}
+            "starts": starts(args, declared), "teachers": files(args, declared, "_teacher"),
+            "method_settings": method_settings(args), **{name: getattr(args, name) for name in same}}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, ResNet34_Weights, ResNet50_Weights, WeightsEnum
 
 from dataset.errors import InputError
-from models import ENCODERS, MultimodalClassifier
+from models import ENCODERS
 from models.encoders import ResNet18, ResNet34, ResNet50
 from utils.distributed import failing_together, is_first_here, print_once
 from utils.training import checkpoint, report
@@ -22,28 +22,29 @@ IMAGENET = {ResNet18: ResNet18_Weights.IMAGENET1K_V1, ResNet34: ResNet34_Weights
 Origin = dict[str, object]  # file, pretrained_on, its epoch, and started_from: the Origin that its own run began with
 
 
-def load_pretrained(model: MultimodalClassifier, starts: Mapping[str, Start], settings: Mapping[str, object],
+def load_pretrained(encoders: Mapping[str, nn.Module], starts: Mapping[str, Start], settings: Mapping[str, object],
                     clips: Clips) -> dict[str, Origin]:
-    """Loads the encoders that start from other weights -> {modality: origin}. settings, clips: of this run.
+    """Loads the encoders that start from other weights, or the teachers -> {modality: origin}. settings, clips: of this
+    run.
 
     Raises InputError: weights that do not fit, that were trained on test clips of this run (unless --allow_overlap), a
     download that fails.
     """
     origins = {}
     for modality, start in starts.items():
-        encoder = model.encoder(modality)
-        origins[modality] = (load_file(encoder, modality, start, settings, clips) if start.path else
-                             load_imagenet(encoder, modality, start.colours))
+        origins[modality] = (load_file(encoders[modality], modality, start, settings, clips) if start.path else
+                             load_imagenet(encoders[modality], modality, start.colours))
     return origins
 
 
-def load_encoder(encoder: nn.Module, modality: str, path: Path, colours: bool = True) -> tuple[dict, bool]:
+def load_encoder(encoder: nn.Module, modality: str, path: Path, colours: bool = True,
+                 adapted: bool = True) -> tuple[dict, bool]:
     """Loads an encoder from a checkpoint of a whole model (keys `<modality>_net.*`) or of an encoder alone, such as
     torchvision's ResNet-18 -> the checkpoint's content, and whether it holds a head, which is not used.
 
     colours: whether the channels of the encoder's input mean what those of the checkpoint's do, if they are as many.
-    Notes what had to be adapted: a first convolution of other input channels, a projection that the file lacks. Raises
-    InputError that names what does not fit.
+    Notes what had to be adapted: a first convolution of other input channels, a projection that the file lacks; nothing
+    is without `adapted`. Raises InputError that names what does not fit.
     """
     content = checkpoint.load_own(path)
     state = checkpoint.state_dict_of(content, path)
@@ -53,8 +54,9 @@ def load_encoder(encoder: nn.Module, modality: str, path: Path, colours: bool = 
     found = inside or state
     head = {name for name in (*state, *found) if name.startswith(("fusion_module.", "fc.")) and name not in own}
     wanted = {name: value for name, value in found.items() if name not in head}
-    adapt_first_convolution(wanted, own, modality, path, colours)
-    adapt_projection(wanted, own, modality, path)
+    if adapted:
+        adapt_first_convolution(wanted, own, modality, path, colours)
+        adapt_projection(wanted, own, modality, path)
     checkpoint.load_weights(encoder, wanted, path, f"It should hold {prefix}* or the encoder's weights alone, of the "
                             f"same --{modality}_encoder.")
     return content, bool(head)
@@ -100,7 +102,7 @@ def load_file(encoder: nn.Module, modality: str, start: Start, settings: Mapping
               clips: Clips) -> Origin:
     """Loads the encoder of a checkpoint -> what its settings say of it. Notes which inputs differ."""
     path = start.path
-    content, head = load_encoder(encoder, modality, path)
+    content, head = load_encoder(encoder, modality, path, adapted=not start.teaches)
     saved, facts = content.get("args"), content.get("facts")
     origin = {"file": str(path), "pretrained_on": None}
     if clips and "clips" in content:
@@ -111,13 +113,13 @@ def load_file(encoder: nn.Module, modality: str, start: Start, settings: Mapping
                 print_once(f"note: {path} was trained with --{flag} {saved[flag]}, this run has {settings[flag]}")
         origin.update(pretrained_on=data_of(saved, facts), epoch=content.get("epoch"),
                       started_from=facts.get("pretrained", {}).get(modality))
-    print_start(modality, origin, head)
+    print_start(modality, origin, head, "is taught by" if start.teaches else "starts from")
     return origin
 
 
-def print_start(modality: str, origin: Origin, head: bool) -> None:
-    """head: whether the file holds one."""
-    print_once(f"{modality} encoder starts from {origin['file']}, pretrained on {describe(origin)}"
+def print_start(modality: str, origin: Origin, head: bool, what: str = "starts from") -> None:
+    """head: whether the file holds one. what: the encoder does with it."""
+    print_once(f"{modality} encoder {what} {origin['file']}, pretrained on {describe(origin)}"
                f"{'; its head is not used' if head else ''}")
 
 

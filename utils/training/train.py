@@ -25,6 +25,8 @@ from utils.training.run import Run
 from utils.training.same_data import Clips
 from utils.training.trial import Trial, hold_out
 
+ORIGINS = ("pretrained", "teachers")  # facts about where weights come from
+
 
 class Task(Protocol):
     """What is learnt and how it is measured: classification.py and verification.py have one each.
@@ -52,20 +54,25 @@ class Task(Protocol):
 
 
 def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None, settings: Mapping[str, object],
-          starts: Mapping[str, Start], modulation: str, method_settings: Mapping[str, object], optimizer: str,
-          learning_rate: float, weight_decay: float, lr_decay_step: int, lr_decay_ratio: float, epochs: int,
-          random_seed: int, lam: float, compile: bool, accumulate: int, freeze_encoders: bool) -> dict:
+          starts: Mapping[str, Start], teachers: Mapping[str, Start], modulation: str,
+          method_settings: Mapping[str, object], optimizer: str, learning_rate: float, weight_decay: float,
+          lr_decay_step: int, lr_decay_ratio: float, epochs: int, random_seed: int, lam: float, compile: bool,
+          accumulate: int, freeze_encoders: bool) -> dict:
     """Trains the task's network, or continues the run in `folder` -> what result.json holds.
 
-    starts: {modality: what its encoder starts from}; others start from scratch. settings: all flags, kept
-    with the run. method_settings: of the balancing method `modulation`. Other arguments are named as the flags.
+    starts: {modality: what its encoder starts from}; others start from scratch. teachers: {modality: checkpoint of its
+    teacher}, for a method that needs them. settings: all flags, kept with the run. method_settings: of the balancing
+    method `modulation`. Other arguments are named as the flags.
     """
     model, compute = task.model, task.compute
     warn_about_settings(model, lam)
-    origins = {} if resume else load_pretrained(model, starts, settings, task.clips)
-    for name in model.modalities:
-        model.encoder(name).requires_grad_(not freeze_encoders)
+    encoders = {name: model.encoder(name) for name in model.modalities}
+    origins = {} if resume else {"pretrained": load_pretrained(encoders, starts, settings, task.clips)}
+    for encoder in encoders.values():
+        encoder.requires_grad_(not freeze_encoders)
     method = METHODS[modulation](model, **method_settings)
+    if teachers and not resume:
+        origins["teachers"] = load_pretrained(method.teachers, teachers, settings, task.clips)
     learner = Learner(place(model, compute, compile), compute, optimizer, learning_rate, weight_decay, lr_decay_step,
                       lr_decay_ratio, method, accumulate)
     with run_folder.held(folder, resume):
@@ -132,19 +139,21 @@ def class_norms(model: MultimodalClassifier) -> Tensor:
 
 
 def open_run(task: Task, learner: Learner, folder: Path, resume: bool, events_folder: Path | None,
-             settings: Mapping[str, object], origins: Mapping[str, Origin]) -> Run:
-    """A new run, or the resumed run at the end of its last whole epoch."""
+             settings: Mapping[str, object], origins: Mapping[str, Mapping[str, Origin]]) -> Run:
+    """A new run, or the resumed run at the end of its last whole epoch. origins: {"pretrained" and, if there are any,
+    "teachers": {modality: where its weights come from}}"""
     metrics = [f"{task.split}_{name}" for name in task.shown.values()]
     saved = restore(folder / "last.pt", learner, task.facts, task.clips, metrics) if resume else None
     device = task.compute.device
-    facts = {**task.facts, "modalities": list(learner.model.modalities),
-             "pretrained": saved["facts"].get("pretrained", {}) if saved else origins,
+    if saved:
+        origins = {"pretrained": {}, **{name: saved["facts"][name] for name in ORIGINS if name in saved["facts"]}}
+    facts = {**task.facts, "modalities": list(learner.model.modalities), **origins,
              "device": report.device_name(device), "processes": distributed.size(),
              "precision": str(task.compute.precision).removeprefix("torch.")}
     run = Run(folder, settings, facts, learner.model.modalities, task.split, task.shown, task.higher_is_better,
               events_folder, task.clips, saved)
     told = ", ".join(f"{name} {value}" for name, value in run.facts.items()
-                     if name not in {"classes", "pretrained", "modalities"} and value is not None)
+                     if name not in {"classes", *ORIGINS, "modalities"} and value is not None)
     print_once(f"run folder {folder}: {told}")
     return run
 
