@@ -606,11 +606,11 @@ def test_the_comparison_of_methods_has_every_method_and_every_plain_row(tmp_path
             if name != "none":
                 assert both == ({"False"} if "mmcosine" in METHODS[name].without else {"False", "True"}), name
         for what in ("pretrain", "teacher"):
-            files = [f"--{name}_{what} {tmp_path}/out/*-{name}-plain-seed{seed}/best.pt" for name in ("audio", "visual")]
-            found = [line for line in runs(seed=seed) if all(file in line for file in files)]
-            assert len(found) == 2 == sum(f"_{what} " in line for line in runs(seed=seed)), what
-            flag = "--freeze_encoders True" if what == "pretrain" else "--modulation umt"
-            assert sum(flag in line for line in found) == (1 if what == "pretrain" else 2)
+            found = [line for line in runs(seed=seed) if f"_{what} " in line]
+            assert len(found) == 2 and all(f"/*-{name}-plain-seed{seed}/best.pt" in line.split(f"--{name}_{what} ")[1]
+                                           .split()[0] for name in ("audio", "visual") for line in found), what
+            assert sum("--freeze_encoders True" in line for line in found) == (1 if what == "pretrain" else 0)
+            assert sum("--modulation umt" in line for line in found) == (2 if what == "teacher" else 0)
         assert [len(runs(f"--modality {name}", seed=seed)) for name in ("audio", "visual")] == [1, 1]
     assert sum("scripts/ensemble.py" in line for line in lines) == 2
     refused = subprocess.run([*command[:1], "--random_seed", "1"], cwd=REPO, env=env, capture_output=True, text=True)
@@ -637,3 +637,17 @@ def test_runs_from_before_encoders_could_be_chosen_count_as_runs_of_the_default_
         (folder / "result.json").write_bytes((finished_runs["plain"] / "result.json").read_bytes())
     rows = rows_of(comparison.report(comparison.read_runs(tmp_path)).partition("\nPoints to")[0])
     assert sorted(cells[0] for cells in rows.values() if cells[0].isdigit()) == ["1", "2"]
+
+
+def test_the_table_tells_which_methods_trained_on_fewer_clips_than_the_other_rows(finished_runs, tmp_path):
+    counts = {"none": {}, "lfm": {"n_trained": 22}, "mslr": {"n_trained": 21}, "dnr": {"n_trained": 24}}  # of 24
+    for method, more in counts.items():
+        (tmp_path / method).mkdir()
+        for name in ("args.json", "result.json"):
+            content = json.loads((finished_runs["plain"] / name).read_text()) | {"modulation": method}
+            (tmp_path / method / name).write_text(json.dumps({**content, **more} if "result" in name else content))
+    told = "part of the training clips, the others being held out by the method: lfm on 22 of 24, mslr on 21 of 24.\n"
+    assert f"Trained on a {told}" in comparison.report(comparison.read_runs(tmp_path))
+    for method in ("lfm", "mslr"):
+        (tmp_path / method / "result.json").unlink()
+    assert "part of the training clips" not in comparison.report(comparison.read_runs(tmp_path))

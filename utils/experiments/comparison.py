@@ -205,7 +205,7 @@ seconds of a training epoch, as a multiple of what it is compared with. Points: 
 {level:.0%} confidence interval (Student's t); * where the interval excludes 0, as one in twenty does by chance.
 Networks are compared with the plain network of the same modalities (from scratch, if there is one), encoders alone and
 their ensemble with that of all modalities, or of the most that there are runs of. The intervals cover the noise of
-seeds, not that of the choice of test data or of the machine. {noise}
+seeds, not that of the choice of test data or of the machine. {more}
 
 Epoch: {chosen}. Commits: {commits}."""
 
@@ -213,7 +213,8 @@ Epoch: {chosen}. Commits: {commits}."""
 def notes(runs: Sequence[FinishedRun], measure: str) -> str:
     chosen = sorted({str(run.result.get("selection")) for run in runs})
     commits = Counter(str(run.result.get("git_commit")) for run in runs)
-    return NOTES.format(level=LEVEL, noise=noise_of_test_data(runs, measure), chosen="; or ".join(chosen),
+    more = " ".join(filter(None, [noise_of_test_data(runs, measure), fewer_clips(runs)]))
+    return NOTES.format(level=LEVEL, more=more, chosen="; or ".join(chosen),
                         commits=", ".join(f"{name} ({count} runs)" for name, count in commits.items()))
 
 
@@ -225,3 +226,11 @@ def noise_of_test_data(runs: Sequence[FinishedRun], measure: str) -> str:
     n, p = clips.pop(), statistics.fmean(run.result[measure] for run in runs)
     error = (p * (1 - p) / n) ** 0.5
     return f"One of {n} clips is {100 / n:.3f} points, the binomial standard error is {100 * error:.1f}."
+
+
+def fewer_clips(runs: Sequence[FinishedRun | MeanRun]) -> str:
+    """A sentence: which methods trained on fewer clips than the other rows, because they hold some out."""
+    found = {run.settings["modulation"]: f"{run.result['n_trained']} of {run.result['n_train']}" for run in runs
+             if run.result.get("n_trained", run.result.get("n_train")) != run.result.get("n_train")}
+    told = ", ".join(f"{method} on {counts}" for method, counts in found.items())
+    return f"Trained on a part of the training clips, the others being held out by the method: {told}." if told else ""
