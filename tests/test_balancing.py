@@ -317,6 +317,10 @@ def test_the_modality_behind_is_drawn_to_its_prototypes():
     assert lead > 0
     expected = 1.5 + 0.7 * min(lead, 1) * losses[1]
     assert method.loss(model, output, labels, torch.tensor(1.5)).item() == pytest.approx(expected, rel=1e-4)
+    method.of_entropy, method.early, leading = 0.3, True, features[0]
+    p = torch.softmax(-torch.cdist(leading, method.prototypes[0]), 1)
+    expected += 0.3 * min(lead, 1) * float((p * p.log()).sum(1).mean())
+    assert method.loss(model, output, labels, torch.tensor(1.5)).item() == pytest.approx(expected, rel=1e-4)
 
 
 # ---- in whole runs

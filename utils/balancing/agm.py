@@ -14,7 +14,9 @@ the gradient of cross-entropy(sum_m phi_m, y) that flows into phi_m is multiplie
 ahead than on average learns slower. alpha is `agm_alpha`, 1 by default; the paper takes 1 to 3. s_m is of the whole
 batch, over all processes; -log has the ceiling -log(1e-8).
 
-Any M, any fusion; with MMCosine phi_m = l_m, since a feature of 0 has cosine 0. It replaces the plain loss.
+Any M, any fusion; with MMCosine phi_m = l_m, since a feature of 0 has cosine 0. It replaces the plain loss. kappa is
+at most e^(10 alpha). With MMCosine at high learning rates it gets there, since l_m reaches the scale s and s_m 2 s:
+take alpha 1 or a lower rate (docs/methods.md has what was measured).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""DGL (Boosting Multimodal Learning via Disentangled Gradient Learning, ICCV 2025). M modalities, B clips, D features.
+"""DGL (Wei, Luo, Luo: Boosting Multimodal Learning via Disentangled Gradient Learning, ICCV 2025, arXiv 2507.10213).
+M modalities, B clips, D features.
 
 The joint loss and the encoders are taken apart. Fusion and classifier descend the joint loss on features that are
 detached from the encoders; the encoders descend the loss of each modality alone, through the same fusion and

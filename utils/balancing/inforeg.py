@@ -1,5 +1,5 @@
-"""InfoReg (Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition, CVPR 2025). M modalities,
-B clips, D features.
+"""InfoReg (Huang, Wei, Yang, Hu: Adaptive Unimodal Regulation for Balanced Multimodal Information Acquisition, CVPR
+2025, arXiv 2503.18595). M modalities, B clips, D features.
 
 Multi-loss training, in which the encoder of a leading modality is held back while it still learns fast. Tr_m(t) is the
 mean over the steps of epoch t of the squared length of the gradient of encoder m. In epoch t, where

@@ -16,7 +16,8 @@ change the gradients of later ones. The rate 1e-4 and the bounds are the paper's
 0.5 are ours. `lfm_rate` 0 keeps the weight as it is.
 
 Any M. Defined for late fusion: sum and concat; with MMCosine too. It replaces the plain loss. The published code has a
-fixed polynomial of the epoch in the place of the learned weight, re-implementations learn it on the test set.
+fixed polynomial of the epoch in the place of the learned weight, re-implementations learn it on the test set. The
+paper's abstract calls the added loss unsupervised contrastive learning; the divergence above stands in its place.
 """
 
 from __future__ import annotations
