@@ -625,6 +625,7 @@ def test_inforeg_traces_are_the_means_of_squared_gradients_of_the_last_two_epoch
     squares = []
     for epoch in (1, 2):
         learner.method.begin_epoch(epoch, learner, None)
+        assert all(torch.equal(start, now) for now, start in learner.method.start.items()), "this epoch's"
         for _ in range(2):
             learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
             squares.append([sum(float(parameter.grad.square().sum()) for parameter in model.encoder(name).parameters())
