@@ -8,7 +8,7 @@ import io
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,9 +114,14 @@ def write_lists(root: Path, lists: Lists) -> None:
     """Writes stat.csv, train.csv and test.csv."""
     for name, rows in (("stat.csv", [[label] for label in lists.classes]), ("train.csv", lists.train),
                        ("test.csv", lists.test)):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        write_whole(root / name, text.getvalue())
+        write_clips(root / name, rows)
+
+
+def write_clips(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Writes one list: a row a clip, or a class."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 def split_stratified(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:
@@ -145,6 +150,25 @@ def split_by_speaker(clips: Sequence[Clip], fraction: float, seed: int) -> tuple
     count = min(max(1, round(fraction * len(by_speaker))), len(by_speaker) - 1)
     speakers = random.Random(seed).sample(sorted(by_speaker), count)
     return partition(clips, {clip for speaker in speakers for clip in by_speaker[speaker]})
+
+
+def split_by_group(clips: Sequence[Clip], fraction: float, seed: int,
+                   groups: Mapping[str, str]) -> tuple[list[Clip], list[Clip]]:
+    """Splits off whole groups of about `fraction` of the clips: no group is in both parts. A group whose clips are the
+    last ones of a class in the rest stays there. groups: {name of a clip: its group}."""
+    by_group = group(clips, lambda clip: groups[clip.name])
+    left, held_out = Counter(clip.label for clip in clips), set()
+    for name in random.Random(seed).sample(sorted(by_group), len(by_group)):
+        members = Counter(clip.label for clip in by_group[name])
+        if len(held_out) + len(by_group[name]) > max(1, fraction * len(clips)) and held_out:
+            continue
+        if all(left[label] > count for label, count in members.items()):
+            held_out.update(by_group[name])
+            left -= members
+    if not held_out:
+        raise InputError(f"the {len(by_group)} groups cannot be split so that every class keeps a training clip: more "
+                         "groups are needed")
+    return partition(clips, held_out)
 
 
 def group(clips: Iterable[Clip], key: Callable[[Clip], str]) -> dict[str, list[Clip]]:

@@ -20,7 +20,6 @@ Exit status: 0 if every clip is usable, 2 otherwise (all usable clips are still 
 """
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -37,7 +36,7 @@ from dataset.errors import InputError
 from dataset.lists import NOT_A_NAME
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
-from dataset.whole_files import read_json, remove_leftovers, write_whole
+from dataset.whole_files import remove_leftovers
 from utils import cli
 
 COLUMNS = ("command", "colour", "preposition", "letter", "digit", "adverb")
@@ -147,21 +146,6 @@ def read_words(videos: dict[str, Path], alignments: dict[str, Path],
     return words, problems
 
 
-def check_settings(root: Path, args: argparse.Namespace) -> None:
-    """Raises InputError: `root` holds words that were cut with other settings."""
-    path = root / "prepare_grid.json"
-    settings = {name: getattr(args, name) for name in ("speaker", "column", "rows", "columns")}
-    if path.is_file():
-        earlier = read_json(path, f"remove it if {root} was made with the same settings, or remove {root}")
-        if earlier != settings:
-            raise InputError(f"{root} holds words cut with {earlier}, not with {settings}: choose another "
-                             "--data_root")
-    elif (root / AUDIO_FOLDER).exists():
-        raise InputError(f"{root} holds clips that were not made by this script: choose another --data_root")
-    else:
-        write_whole(path, json.dumps(settings, indent=2) + "\n")
-
-
 def cut_word(name: str, video: Path, word: Word, root: Path, rows: Sequence[int], columns: Sequence[int]) -> None:
     """Writes the sound and the frames of one word, unless they exist. Raises InputError."""
     wav, folder = audio_path(root, name), frames_folder(root) / name
@@ -213,7 +197,8 @@ def main(argv: list[str]) -> dict[str, int]:
     videos = find_videos(grid_root, args.speaker)
     words, problems = read_words(videos, find_alignments(grid_root, args.speaker), args.column)
     prep.check_some_usable(grid_root, videos, problems)
-    check_settings(root, args)
+    settings = {name: getattr(args, name) for name in ("speaker", "column", "rows", "columns")}
+    prep_lists.check_settings(root / "prepare_grid.json", settings, root / AUDIO_FOLDER)
     lists = prep_lists.read_own_lists(root)  # before the long work, so that mistakes in them show at once
     problems |= cut_words(videos, words, root, args)
     prep.check_some_usable(grid_root, videos, problems)

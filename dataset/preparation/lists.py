@@ -1,7 +1,9 @@
 """Lists of prepared clips in the CREMA-D layout: existing ones are checked, else new ones are written."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from dataset.cremad import find_clips
@@ -11,11 +13,13 @@ from dataset.lists import (
     Lists,
     check_every_class_has_a_clip,
     read_lists,
+    split_by_group,
     split_by_speaker,
     split_stratified,
     write_lists,
 )
 from dataset.preparation.clips import write_failures
+from dataset.whole_files import read_json, write_whole
 
 SPLITS = {"stratified": split_stratified, "speaker": split_by_speaker}
 
@@ -46,16 +50,37 @@ def settle_lists(root: Path, own: Lists | None, labels: Mapping[str, str], probl
     if own:
         return own
     clips = [Clip(name, label) for name, label in labels.items()]
-    lists = make_lists(clips, split, test_fraction, seed)
+    return write_new(root, make_lists(clips, split, test_fraction, seed))
+
+
+def write_new(root: Path, lists: Lists) -> Lists:
     write_lists(root, lists)
     return lists
 
 
-def make_lists(clips: Sequence[Clip], split: str, test_fraction: float, seed: int) -> Lists:
-    """Lists of the clips; `split` is a key of SPLITS. Raises InputError: the clips cannot be split this way."""
+def check_settings(path: Path, settings: Mapping[str, object], clips: Path) -> None:
+    """Notes the settings of a preparation in `path`. Raises InputError: the folder beside it holds clips that were
+    prepared with others, or (`clips` exists) by another program."""
+    root = path.parent
+    if path.is_file():
+        earlier = read_json(path, f"remove it if {root} was made with the same settings, or remove {root}")
+        if earlier != settings:
+            raise InputError(f"{root} holds clips prepared with {earlier}, not with {dict(settings)}: choose another "
+                             "--data_root")
+    elif clips.exists():
+        raise InputError(f"{root} holds clips that were not made by this script: choose another --data_root")
+    else:
+        write_whole(path, json.dumps(settings, indent=2) + "\n")
+
+
+def make_lists(clips: Sequence[Clip], split: str, test_fraction: float, seed: int,
+               groups: Mapping[str, str] | None = None) -> Lists:
+    """Lists of the clips; `split` is a key of SPLITS. groups: {clip: what must not be on both sides}, instead.
+    Raises InputError: the clips cannot be split this way."""
     classes = sorted({clip.label for clip in clips})
     try:
-        train, test = SPLITS[split](clips, test_fraction, seed)
+        divide = partial(split_by_group, groups=groups) if groups else SPLITS[split]
+        train, test = divide(clips, test_fraction, seed)
         check_every_class_has_a_clip(classes, train, f"this {split} split")
     except InputError as error:
         raise InputError(f"the clips are ready, but no lists could be created: {error}. Add clips and run the same "

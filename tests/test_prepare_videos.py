@@ -1,0 +1,351 @@
+"""prepare_videos.py: videos of one's own and of official lists, cut exactly, split without leaks, trained on."""
+
+import csv
+import shutil
+import struct
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+import soundfile
+from conftest import REAL_DATA, SMALL, needs_real_data
+
+from dataset.errors import InputError
+from dataset.lists import Clip, split_by_group
+from dataset.preparation import clips as prep
+from dataset.preparation import parts
+from dataset.preparation.official_lists import without_shared
+from dataset.preparation.parts import read_part
+from dataset.preparation.videos import Source
+from scripts.prepare_videos import main
+
+RATE = 25  # frames per second
+
+
+def make_video(path: Path, seconds: float = 2.0, sound: bool = True, size: tuple[int, int] = (64, 48), shade: int = 0,
+               times: list[float] | None = None, late: float = 0.0) -> Path:
+    """Frame n shows the eight bits of n + shade as stripes; a second of sound k (from 0) is a tone of 200 (k + 1) Hz.
+    times: of the frames, instead of 25 a second. late: seconds after which the sound begins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("mpeg4", rate=RATE, options={"qscale": "2", "g": "12"})
+        clock = Fraction(1, 1000 if times else RATE)
+        video.width, video.height, video.pix_fmt, video.codec_context.time_base = *size, "yuv420p", clock
+        audio = file.add_stream("aac", rate=16000, layout="mono") if sound else None
+        for number, time in enumerate(times or np.arange(round(seconds * RATE)) / RATE):
+            stripes = np.repeat([255 * (number + shade >> bit & 1) for bit in range(8)], size[0] // 8).astype(np.uint8)
+            image = np.broadcast_to(stripes[None, :, None], (size[1], size[0], 3))
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts, frame.time_base = round(time / clock), clock
+            file.mux(video.encode(frame))
+        file.mux(video.encode())
+        if audio:
+            at = np.arange(round((seconds - late) * 16000)) / 16000
+            wave = (8000 * np.sin(2 * np.pi * 200 * (np.floor(at + late) + 1) * at)).astype(np.int16)
+            for begin in range(0, len(wave), 1024):
+                piece = av.AudioFrame.from_ndarray(wave[None, begin:begin + 1024], format="s16", layout="mono")
+                piece.sample_rate, piece.pts, piece.time_base = 16000, begin + round(late * 16000), Fraction(1, 16000)
+                file.mux(audio.encode(piece))
+            file.mux(audio.encode())
+    return path
+
+
+def number_of(frame: np.ndarray, shade: int = 0) -> int:
+    stripes = frame.mean((0, 2)).reshape(8, -1).mean(1) > 127
+    return sum(1 << bit for bit in range(8) if stripes[bit]) - shade
+
+
+def pitch(sound: np.ndarray) -> float:
+    """Hz of the loudest tone."""
+    return float(np.abs(np.fft.rfft(sound * np.hanning(len(sound)))).argmax() * 16000 / len(sound))
+
+
+# ---- a part of a video
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+def test_a_part_has_the_frames_and_the_sound_of_its_time(tmp_path, suffix):
+    video = make_video(tmp_path / f"v{suffix}", 4.0)
+    for start, end, fps in ((0.0, 4.0, 1), (1.0, 2.0, 4), (2.4, 3.9, 2), (3.0, None, 1)):
+        found = read_part(video, start, end, fps=fps)
+        stop = end or parts.read_length(video)
+        count = max(1, round((stop - start) * fps))
+        middles = [start + (k + 0.5) * (stop - start) / count for k in range(count)]
+        assert [number_of(frame) for frame in found.frames] == [int(time * RATE + 1e-6) for time in middles]
+        assert len(found.sound) == round((stop - start) * 16000)
+    heard = read_part(video, 2.0, 3.0).sound
+    assert pitch(heard) == pytest.approx(600, abs=5) and np.abs(heard[:400]).max() > 4000
+
+
+def test_frames_of_a_varying_rate_are_those_on_screen(tmp_path):
+    times = [0.0, 0.1, 1.5, 1.6, 1.7, 2.9]
+    video = make_video(tmp_path / "v.mp4", 3.0, times=times)
+    found = read_part(video, 1.4, 1.8, fps=10)  # at 1.45, 1.55, 1.65 and 1.75 s
+    assert [number_of(frame) for frame in found.frames] == [1, 2, 3, 4]
+
+
+def test_sound_that_begins_late_or_is_not_there_is_silence(tmp_path):
+    late = read_part(make_video(tmp_path / "late.mkv", 3.0, late=1.0))
+    assert not late.sound[:15500].any() and pitch(late.sound[17000:31000]) == pytest.approx(400, abs=5)
+    none = read_part(make_video(tmp_path / "none.mp4", 1.0, sound=False))
+    assert none.sound.shape == (16000,) and not none.sound.any()
+
+
+def test_only_what_is_needed_of_a_long_video_is_decoded(tmp_path, monkeypatch):
+    video = make_video(tmp_path / "long.mp4", 60.0, size=(32, 32))
+    decoded = []
+    monkeypatch.setattr(parts, "begin", lambda container, begin=parts.begin: decoded.append(1) or begin(container))
+    quick = read_part(video, 50.0, 51.0)
+    looked = len(decoded)
+    monkeypatch.setattr(parts, "seek", lambda *_: None)
+    slow = read_part(video, 50.0, 51.0)
+    assert looked < 120 < len(decoded) - looked, "a look at the clock a frame"
+    assert number_of(quick.frames[0]) == number_of(slow.frames[0])
+    assert np.abs(quick.sound[2000:].astype(int) - slow.sound[2000:]).max() < 600  # the decoder starts anew
+
+
+def test_a_phone_s_video_is_turned_as_players_turn_it(tmp_path):
+    video = make_video(tmp_path / "v.mp4", 1.0)
+    content = bytearray(video.read_bytes())
+    matrix = content.index(b"tkhd") + 44
+    content[matrix:matrix + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
+    video.write_bytes(content)
+    shown = next(prep.read_frames(video, [0.5]))  # OpenCV turns it
+    assert shown.shape == read_part(video).frames[0].shape == (64, 48, 3)
+
+
+@needs_real_data
+def test_real_videos_give_what_the_other_preparations_read():
+    for path in sorted((REAL_DATA / "cremad" / "VideoFlash").glob("*.flv"))[:2]:
+        found = read_part(path)
+        times = prep.middle_times(parts.read_length(path), 1)
+        expected = list(prep.read_frames(path, times))
+        assert all(np.abs(a.astype(int) - b).mean() < 3 for a, b in zip(found.frames, expected, strict=True))
+        whole = prep.read_sound(path, 16000)
+        count = min(len(whole), len(found.sound))
+        assert np.array_equal(found.sound[:count], whole[:count])
+
+
+# ---- from folders
+
+
+@pytest.fixture
+def folders(tmp_path) -> Path:
+    for number in range(8):
+        make_video(tmp_path / "videos" / "ab"[number % 2] / f"clip {number}.mp4", 0.8, sound=number != 3, shade=number)
+    return tmp_path / "videos"
+
+
+def rows(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_folders_by_class_become_a_data_set_that_is_trained_on(folders, tmp_path, capsys, tiny_encoders):
+    from main_CD import main as train
+
+    root = tmp_path / "data" / "mine"
+    counts = main(["--videos", str(folders), "--data_root", str(root), "--fps", "2"])
+    assert counts == {"clips": 8, "missing": 0, "failed": 0, "silent": 1, "train": 6, "test": 2}
+    assert rows(root / "stat.csv") == [["a"], ["b"]]
+    for name, label in rows(root / "train.csv") + rows(root / "test.csv"):
+        assert name.startswith(f"{label}/clip ") and soundfile.info(root / "AudioWAV" / f"{name}.wav").frames == 12800
+        frames = sorted((root / "Image-02-FPS" / name).glob("*.jpg"))
+        assert [number_of(cv2.imread(str(file)), int(name[-1])) for file in frames] == [5, 15]  # 0.2 and 0.6 s
+    printed = capsys.readouterr().out
+    assert "1 clips are silent or have no sound stream: b/clip 3" in printed
+    flags = printed.strip().splitlines()[-1].removeprefix("Next: python main_CD.py ").split()
+    assert flags[-6:] == ["--audio_seconds", "0.8", "--fps", "2", "--num_frames", "2"]
+    result = train([*flags, "--epochs", "1", "--ckpt_path", str(tmp_path / "runs"), *SMALL[:2], *SMALL[4:]])
+    assert (result["n_train"], result["n_test"]) == (6, 2)
+
+
+def test_a_second_start_decodes_only_what_has_changed(folders, tmp_path, monkeypatch):
+    argv = ["--videos", str(folders), "--data_root", str(tmp_path / "mine")]
+    main(argv)
+    read = []
+    monkeypatch.setattr("scripts.prepare_videos.read_part",
+                        lambda path, *place, **rates: read.append(path) or read_part(path, *place, **rates))
+    main(argv)
+    assert read == []
+    make_video(folders / "a" / "clip 0.mp4", 0.8, shade=9)
+    main(argv)
+    assert [path.name for path in read] == ["clip 0.mp4"]
+    with pytest.raises(InputError, match=r"prepared with .*'fps': 1.*not with .*'fps': 3"):
+        main([*argv, "--fps", "3"])
+
+
+def test_videos_that_cannot_be_read_are_named_and_the_rest_goes_on(folders, tmp_path):
+    (folders / "a" / "text.mp4").write_text("no video")
+    (folders / "b" / "empty.mp4").touch()
+    with pytest.raises(InputError, match=r"2 clips cannot be used .*--skip_missing"):
+        main(["--videos", str(folders), "--data_root", str(tmp_path / "mine")])
+    assert {row[0] for row in rows(tmp_path / "mine" / "prepare_failures.csv")[1:]} == {"a/text", "b/empty"}
+    assert len(rows(tmp_path / "mine" / "train.csv")) == 6
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    (lambda root: shutil.rmtree(root), "no folder"),
+    (lambda root: [shutil.move(file, root) for file in root.glob("*/*")] and [root.joinpath(x).rmdir() for x in "ab"],
+     "holds no folder, only 8 videos"),
+    (lambda root: (root / "empty").mkdir(), "empty holds no video"),
+    (lambda root: make_video(root / "single" / "x.mp4", 0.2), "a single clip of single"),
+    (lambda root: shutil.rmtree(root / "b"), "at least two classes"),
+    (lambda root: shutil.copy(root / "a" / "clip 0.mp4", root / "b" / "other.mp4"), "the same file in two classes"),
+    (lambda root: shutil.copy(root / "a" / "clip 0.mp4", root / "a" / "clip 0.mov"), "both be the clip a/clip 0")])
+def test_folders_that_cannot_be_meant_so_are_refused(folders, tmp_path, change, told):
+    change(folders)
+    with pytest.raises(InputError, match=told):
+        main(["--videos", str(folders), "--data_root", str(tmp_path / "mine")])
+    assert not (tmp_path / "mine" / "AudioWAV").exists()
+
+
+# ---- from a list
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_text(text, encoding=encoding)
+    return path
+
+
+def test_a_list_cuts_several_clips_of_a_video_into_its_splits(tmp_path):
+    make_video(tmp_path / "talk one.mp4", 4.0)
+    listed = write(tmp_path / "clips.csv", "label;path;start;end;split\nx;talk one.mp4;0;1;train\ny;talk one.mp4;1;2;"
+                   "train\nx;talk one.mp4;2;3;test\ny;talk one.mp4;3;;val\n", "utf-8-sig")
+    counts = main(["--list", str(listed), "--data_root", str(tmp_path / "mine")])
+    assert (counts["train"], counts["test"], counts["failed"]) == (2, 1, 0)
+    assert rows(tmp_path / "mine" / "train.csv") == [["talk one_0_1", "x"], ["talk one_1_2", "y"]]
+    assert rows(tmp_path / "mine" / "val.csv") == [["talk one_3", "y"]]
+    wave, _ = soundfile.read(tmp_path / "mine" / "AudioWAV" / "talk one_1_2.wav")
+    assert len(wave) == 16000 and pitch(wave) == pytest.approx(400, abs=5)
+    frame = cv2.imread(str(tmp_path / "mine" / "Image-01-FPS" / "talk one_2_3" / "frame_00001.jpg"))
+    assert number_of(frame) == 62  # at 2.5 s
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("", "no column path, label"), ("path,kind\na.mp4,x", "no column label"), ("path,label\n", "lists no clip"),
+    ("path,label\na.mp4,x\na.mp4,x", "lists the clip a twice"),
+    ("path,label\na.mp4,x\na.mp4,y", "with the labels x and y"),
+    ("path,label\na.mp4", "line 2: 1 cells"), ("path,label\na.mp4,", "line 2: path or label is empty"),
+    ("path,label\n../a.mp4,x", "line 2: .*no path below"), ('path,label\n"a\nb.mp4",x', "no path below"),
+    ("path,label,start,end\na.mp4,x,2,1", "line 2: the clip ends at 1 s, before it starts at 2 s"),
+    ("path,label,start,end\na.mp4,x,-1,1", "line 2: start '-1' is no time"),
+    ("path,label,start,end\na.mp4,x,0,later", "line 2: end 'later' is no time"),
+    ("path,label,split\na.mp4,x,dev", "line 2: split 'dev' is none of"),
+    ("path,label,split\na.mp4,x,train\nb.mp4,y,", "split of some clips only; 1 have none: b")])
+def test_a_list_that_cannot_be_meant_so_is_refused_with_its_line(tmp_path, text, told):
+    listed = write(tmp_path / "clips.csv", text)
+    with pytest.raises(InputError, match=told):
+        main(["--list", str(listed), "--data_root", str(tmp_path / "mine")])
+
+
+def test_parts_beyond_the_end_and_missing_videos_are_named(tmp_path):
+    for name in "abc":
+        make_video(tmp_path / f"{name}.mp4", 0.8, sound=False)
+    listed = write(tmp_path / "clips.csv", "path,label,start,end\na.mp4,x,,\nb.mp4,x,,\nc.mp4,y,,\nb.mp4,y,0,0.5\n"
+                   "a.mp4,y,5,6\na.mp4,y,0,9\ngone.mp4,x,,\n")
+    with pytest.raises(InputError, match="3 clips cannot be used"):
+        main(["--list", str(listed), "--data_root", str(tmp_path / "mine")])
+    reasons = dict(rows(tmp_path / "mine" / "prepare_failures.csv")[1:])
+    assert "lasts 0.80 s: there is nothing at 5 s" in reasons["a_5_6"]
+    assert "lasts 0.80 s, the part ends at 9 s" in reasons["a_0_9"]
+    assert reasons["gone"] == "its video is not there"
+    assert rows(tmp_path / "mine" / "missing.csv")[1:] == [["", "x", "3", "1"], ["", "y", "4", "0"]]
+
+
+def test_a_group_is_never_on_both_sides(tmp_path):
+    make_video(tmp_path / "v.mp4", 2.4, sound=False, size=(16, 16))
+    lines = [f"v.mp4,{'xy'[k % 2]},person{k // 3},{k / 10},{k / 10 + 0.1:g}" for k in range(24)]
+    listed = write(tmp_path / "clips.csv", "\n".join(["path,label,person,start,end", *lines]))
+    main(["--list", str(listed), "--data_root", str(tmp_path / "mine"), "--group", "person"])
+    person = {f"v_{k / 10:g}_{k / 10 + 0.1:g}": k // 3 for k in range(24)}
+    train, test = ({person[name] for name, _ in rows(tmp_path / "mine" / f"{part}.csv")} for part in ("train", "test"))
+    assert train and test and not train & test
+    with pytest.raises(InputError, match="no column speaker"):
+        main(["--list", str(listed), "--data_root", str(tmp_path / "other"), "--group", "speaker"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_split_by_groups_has_about_the_wanted_part_and_keeps_every_class_in_training(seed):
+    rng = np.random.default_rng(seed)
+    clips = [Clip(f"{k}", "abcd"[rng.integers(4)]) for k in range(300)]
+    groups = {clip.name: f"{rng.integers(40)}" for clip in clips}
+    train, test = split_by_group(clips, 0.2, seed, groups)
+    assert sorted([*train, *test]) == sorted(clips)
+    assert not {groups[clip.name] for clip in train} & {groups[clip.name] for clip in test}
+    assert 0.15 < len(test) / 300 <= 0.2 and {clip.label for clip in train} == set("abcd")
+    assert split_by_group(clips, 0.2, seed, groups) == (train, test)
+    with pytest.raises(InputError, match="1 groups cannot be split"):
+        split_by_group(clips, 0.2, seed, dict.fromkeys(groups, "one"))
+
+
+# ---- official lists
+
+
+def official(root: Path, form: str) -> list[str]:
+    """Lists of this form, and videos for them -> flags."""
+    videos = root / "videos"
+    ids = [f"id_{k}-x" for k in range(6)]
+    for k, name in enumerate(ids):
+        cut = {"ave": name, "kinetics_sounds": f"{name}_000010_000020", "vggsound": f"{name}_000010"}[form]
+        make_video(videos / f"{cut}.mp4", 1.0, shade=k)
+    if form == "vggsound":
+        listed = [f'{name},10,"dog, {"barking" if k % 2 else "growling"}",{"test" if k > 3 else "train"}'
+                  for k, name in enumerate([*ids, "gone"])]
+        return ["--videos", str(videos), "--list", str(write(root / "vggsound.csv", "\n".join(listed)))]
+    line = {"ave": "{label}&{name}&good&0&1", "kinetics_sounds": "{name}_000010_000020,10,{label}"}[form]
+    listed = [line.format(name=name, label=("Church bell", "Male speech, man")[k % 2] if form == "ave" else k % 2)
+              for k, name in enumerate([*ids, "gone"])]
+    head = ["Category&VideoID&Quality&StartTime&EndTime"] if form == "ave" else []
+    flags = ["--videos", str(videos)]
+    for split, part in (("train", listed[:4]), ("test", listed[4:])):
+        flags += [f"--{split}_list", str(write(root / f"{split}.txt", "\n".join([*head, *part]) + "\n"))]
+    return flags
+
+
+@pytest.mark.parametrize("form", ["ave", "kinetics_sounds", "vggsound"])
+def test_official_lists_are_trained_on_and_what_is_gone_is_counted(form, tmp_path, capsys, tiny_encoders):
+    from main_CD import main as train
+
+    root = tmp_path / "data"
+    with pytest.raises(InputError, match="1 clips cannot be used"):
+        main(["--format", form, *official(tmp_path, form), "--data_root", str(root)])
+    counted = Counter({row[0]: int(row[3]) for row in rows(root / "missing.csv")[1:] if int(row[3])})
+    assert counted == {"test": 1} and "test: 3 listed, 1 of them without a video" in capsys.readouterr().out
+    assert (len(rows(root / "train.csv")), len(rows(root / "test.csv")), len(rows(root / "stat.csv"))) == (4, 2, 2)
+    result = train(["--train", "--dataset", form, "--data_root", str(root), "--epochs", "1", "--ckpt_path",
+                    str(tmp_path / "runs"), *SMALL])
+    assert (result["n_train"], result["n_test"]) == (4, 2)
+
+
+def test_videos_of_several_splits_are_told_and_left_out_on_demand():
+    sources = [Source(f"{split}{k}", "x", None, split=split, group=f"{k}")
+               for split, videos in (("train", "0123"), ("val", "34"), ("test", "045")) for k in videos]
+    kept, told = without_shared(sources, drop=False)
+    assert kept == sources and "1 videos are in the train and in the test split: 0" in told[0]
+    assert "1 videos are in the train and in the val split: 3" in told[1] and "val and in the test split: 4" in told[2]
+    kept, told = without_shared(sources, drop=True)
+    assert [source.name for source in kept] == ["train1", "train2", "val3", "test0", "test4", "test5"]
+    assert told[-1] == "--drop_shared: 3 clips left out"
+
+
+@pytest.mark.parametrize(("form", "line"), [("ave", "a&b&c&0"), ("ave", "a&b&good&3&2"), ("kinetics_sounds", "a,10"),
+                                            ("vggsound", "a,b,c,train"), ("vggsound", "a,1,c,dev")])
+def test_a_line_of_another_form_is_refused_with_its_number(tmp_path, form, line):
+    (tmp_path / "videos").mkdir()
+    listed = write(tmp_path / "list.txt", line)
+    flags = ["--list", str(listed)] if form == "vggsound" else ["--train_list", str(listed), "--test_list", str(listed)]
+    with pytest.raises(InputError, match=r"list\.txt, line 1: "):
+        main(["--format", form, "--videos", str(tmp_path / "videos"), "--data_root", str(tmp_path / "out"), *flags])
+
+
+@pytest.mark.parametrize("flags", [[], ["--format", "ave"], ["--format", "vggsound"], ["--videos", "x", "--group", "y"],
+                                   ["--videos", "x", "--drop_shared"], ["--videos", "x", "--val_list", "y"]])
+def test_flags_that_do_not_go_together_are_refused(flags, capsys):
+    with pytest.raises(SystemExit) as error:
+        main([*flags, "--data_root", "nowhere"])
+    assert error.value.code == 2
