@@ -7,7 +7,7 @@ features of the encoder of m and t_m those of its teacher, an encoder of a finis
     loss + umt_weight * sum_m mean over the clips of ||z_m - t_m||^2
 
 the squared distance being summed over the D features. Teachers are frozen, their BatchNorm in evaluation mode; they see
-the student's own inputs, augmentation included. The weight's default 0.1 is ours.
+the student's own inputs, augmentation included. The weight's default 0.01 is ours.
 
 Any M, any fusion, with MMCosine too. Teachers have the architecture of the encoders that they teach; they are kept in
 last.pt, so that a resumed run does not need their files.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 class Umt(Method):
     title = "encoders that are drawn to the features of encoders trained alone"
     flags: ClassVar[tuple[Flag, ...]] = (
-        Flag("umt_weight", number(float, 0, exclusive=True), 0.1, "weight of umt's distances to the teachers"),)
+        Flag("umt_weight", number(float, 0, exclusive=True), 0.01, "weight of umt's distances to the teachers"),)
     needs_teachers = True
 
     def __init__(self, model: MultimodalClassifier, umt_weight: float):
