@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from dataset.clips import ClipDataset
+from dataset.clips import ClipDataset, ClipFiles
 from dataset.cremad import EMOTIONS, PAPER_COUNTS, find_clips
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip, read_lists, split_by_speaker, split_stratified
@@ -94,14 +94,19 @@ def main(argv: Sequence[str]) -> dict:
 def build(args: Namespace, device: torch.device) -> Classification:
     """Data, network and task."""
     data = load_splits(args)
-    torch.manual_seed(args.random_seed)
-    encoders = make_encoders(options.encoders(args, MODALITIES))
-    model = MultimodalClassifier(encoders, len(data.classes), args.fusion_method, args.mmcosine, args.scaling)
-    front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
-    compute = Compute(device, choose_precision(args.amp, device),
-                      {name: front_ends[name].to(device) for name in model.modalities})
+    model, compute = make_network(args, len(data.classes), device)
     loaders = Loaders(args.batch_size, args.random_seed, args.num_workers, device, args.cache, args.cache_size)
     return Classification(data, model, compute, loaders)
+
+
+def make_network(args: Namespace, classes: int, device: torch.device) -> tuple[MultimodalClassifier, Compute]:
+    """The network with its first weights, and how it computes."""
+    torch.manual_seed(args.random_seed)
+    encoders = make_encoders(options.encoders(args, MODALITIES))
+    model = MultimodalClassifier(encoders, classes, args.fusion_method, args.mmcosine, args.scaling)
+    front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
+    return model, Compute(device, choose_precision(args.amp, device),
+                          {name: front_ends[name].to(device) for name in model.modalities})
 
 
 @distributed.failing_together()
@@ -117,12 +122,14 @@ def load_splits(args: Namespace) -> Splits:
     """The lists, checked against the files: clips that cannot be used stop the run, or are counted and left out."""
     classes, found = find_files(args)
     clips = usable_clips(found, classes, args.data_root, args.skip_missing, args.num_workers)
-    datasets = {name: ClipDataset(part, classes, train=name == "train", num_frames=args.num_frames,
-                                  sample_rate=AUDIO_FRONTENDS[args.audio_frontend].sample_rate,
-                                  audio_seconds=args.audio_seconds, image_size=args.image_size,
-                                  modalities=list(options.encoders(args, MODALITIES)))
-                for name, part in clips.items() if part}
+    datasets = {name: make_dataset(args, part, classes, train=name == "train") for name, part in clips.items() if part}
     return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"])
+
+
+def make_dataset(args: Namespace, clips: Sequence[ClipFiles], classes: Sequence[str], train: bool) -> ClipDataset:
+    return ClipDataset(clips, classes, train=train, num_frames=args.num_frames, audio_seconds=args.audio_seconds,
+                       sample_rate=AUDIO_FRONTENDS[args.audio_frontend].sample_rate, image_size=args.image_size,
+                       modalities=list(options.encoders(args, MODALITIES)))
 
 
 @distributed.failing_together()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset import ssw60
-from dataset.clips import ClipDataset
+from dataset.clips import ClipDataset, ClipFiles
 from dataset.errors import InputError
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip, split_stratified
@@ -39,12 +39,10 @@ def get_args_parser() -> flags.Parser:
                        help="train the encoder of --modality on recordings or photographs instead of on the videos "
                        "(video_ml: these after all, to evaluate a pretrained encoder on them)")
     cli.add_boolean(group, "--reliable_audio_only", False, "only videos annotated `reliable_audio`")
-    group.add_argument("--num_frames", type=number(int, 1, 1000), default=3,
-                       help="frames per video, from equal segments")
+    group.add_argument("--num_frames", type=number(int, 1, 1000), default=3, help="frames per video, from equal parts")
     group.add_argument("--fps", type=number(int, 1, 1000), default=1,
                        help="which frames: those prepared with this --fps")
-    # why these sizes have lower bounds: see main_CD.py
-    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")
+    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")  # see main_CD
     group.add_argument("--audio_seconds", type=number(float, 0.6, 3600), default=10.0, help="repeated or cut to this")
     group.add_argument("--audio_frontend", choices=list(AUDIO_FRONTENDS), default="mmcosine", help="which spectrogram")
     flags.add_overlap_flag(group)
@@ -55,8 +53,7 @@ def get_args_parser() -> flags.Parser:
 def parse(argv: Sequence[str]) -> Namespace:
     parser = get_args_parser()
     args = options.parse(parser, argv, DEMO)
-    if args.pretrain_on == ["video_ml"]:
-        args.pretrain_on = None
+    args.pretrain_on = None if args.pretrain_on == ["video_ml"] else args.pretrain_on
     fitting = ssw60.OF_MODALITY.get(args.modality, ())
     if args.pretrain_on and not set(args.pretrain_on) <= set(fitting):
         parser.error(f"--pretrain_on {' '.join(args.pretrain_on)} does not go with --modality {args.modality}: "
@@ -107,14 +104,19 @@ def main(argv: Sequence[str]) -> dict:
 def build(args: Namespace, device: torch.device) -> Classification:
     """Data, network and task."""
     data = load_splits(args)
-    torch.manual_seed(args.random_seed)
-    encoders = make_encoders(options.encoders(args, MODALITIES))
-    model = MultimodalClassifier(encoders, len(data.classes), args.fusion_method, args.mmcosine, args.scaling)
-    front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
-    compute = Compute(device, choose_precision(args.amp, device),
-                      {name: front_ends[name].to(device) for name in model.modalities})
+    model, compute = make_network(args, len(data.classes), device)
     loaders = Loaders(args.batch_size, args.random_seed, args.num_workers, device, args.cache, args.cache_size)
     return Classification(data, model, compute, loaders, confusions=True)
+
+
+def make_network(args: Namespace, classes: int, device: torch.device) -> tuple[MultimodalClassifier, Compute]:
+    """The network with its first weights, and how it computes."""
+    torch.manual_seed(args.random_seed)
+    encoders = make_encoders(options.encoders(args, MODALITIES))
+    model = MultimodalClassifier(encoders, classes, args.fusion_method, args.mmcosine, args.scaling)
+    front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
+    return model, Compute(device, choose_precision(args.amp, device),
+                          {name: front_ends[name].to(device) for name in model.modalities})
 
 
 @distributed.failing_together()
@@ -130,17 +132,19 @@ def load_splits(args: Namespace) -> Splits:
     """The tables, checked against the files: clips that cannot be used stop the run, or are counted and left out."""
     classes, found = find_files(args)
     clips = usable_clips(found, classes, args.data_root, args.skip_missing, args.num_workers)
-    modalities = list(options.encoders(args, MODALITIES))
-    datasets = {name: ClipDataset(part, classes, train=name == "train", sample_rate=sample_rate(args),
-                                  audio_seconds=args.audio_seconds, image_size=args.image_size, modalities=modalities,
-                                  num_frames=1 if args.pretrain_on else args.num_frames, move_sound=True)
-                for name, part in clips.items() if part}
+    datasets = {name: make_dataset(args, part, classes, train=name == "train") for name, part in clips.items() if part}
     every = [clip for part in clips.values() for clip in part]
-    silent = sum(clip.audio is None for clip in every) if "audio" in modalities else 0
+    silent = sum(clip.audio is None for clip in every) if "audio" in options.encoders(args, MODALITIES) else 0
     if silent:
         print_once(f"{silent} of {len(every)} videos have no sound stream: silence in its place")
     return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"],
                   {"parts": args.pretrain_on or [], "n_without_sound": silent})
+
+
+def make_dataset(args: Namespace, clips: Sequence[ClipFiles], classes: Sequence[str], train: bool) -> ClipDataset:
+    return ClipDataset(clips, classes, train=train, sample_rate=sample_rate(args), audio_seconds=args.audio_seconds,
+                       image_size=args.image_size, modalities=list(options.encoders(args, MODALITIES)),
+                       num_frames=1 if args.pretrain_on else args.num_frames, move_sound=True)
 
 
 @distributed.failing_together()
@@ -185,11 +189,10 @@ def note_other_tables(args: Namespace, listed: dict[str, list[ssw60.Asset]]) -> 
 
 
 def keep_reliable(args: Namespace, videos: Sequence[ssw60.Asset]) -> list[ssw60.Asset]:
-    kept = ssw60.reliable_only(args.data_root, videos)
     left_out = [video.split for video in videos if not video.reliable_audio]
     print_once(f"--reliable_audio_only: {len(left_out)} of {len(videos)} videos left out, {left_out.count('test')} of "
                "them test videos: results are not comparable with the paper's")
-    return kept
+    return ssw60.reliable_only(args.data_root, videos)
 
 
 if __name__ == "__main__":

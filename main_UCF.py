@@ -15,7 +15,7 @@ from pathlib import Path
 from dataset import ucf101
 from dataset.frontends import NormaliseDifference, NormaliseFlow, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip
-from dataset.streams import MotionDataset
+from dataset.streams import MotionDataset, MotionFiles
 from utils import cli, distributed
 from utils.cli import number
 from utils.distributed import print_once
@@ -92,14 +92,19 @@ def main(argv: Sequence[str]) -> dict:
 def build(args: Namespace, device: torch.device) -> Classification:
     """Data, network and task."""
     data = load_splits(args)
-    torch.manual_seed(args.random_seed)
-    encoders = make_encoders(options.encoders(args, MODALITIES))
-    model = MultimodalClassifier(encoders, len(data.classes), args.fusion_method, args.mmcosine, args.scaling)
-    front_ends = {"rgb": NormaliseFrames(), "flow": NormaliseFlow(), "difference": NormaliseDifference()}
-    compute = Compute(device, choose_precision(args.amp, device),
-                      {name: front_ends[name].to(device) for name in model.modalities})
+    model, compute = make_network(args, len(data.classes), device)
     loaders = Loaders(args.batch_size, args.random_seed, args.num_workers, device, args.cache, args.cache_size)
     return Classification(data, model, compute, loaders, confusions=True)
+
+
+def make_network(args: Namespace, classes: int, device: torch.device) -> tuple[MultimodalClassifier, Compute]:
+    """The network with its first weights, and how it computes."""
+    torch.manual_seed(args.random_seed)
+    encoders = make_encoders(options.encoders(args, MODALITIES))
+    model = MultimodalClassifier(encoders, classes, args.fusion_method, args.mmcosine, args.scaling)
+    front_ends = {"rgb": NormaliseFrames(), "flow": NormaliseFlow(), "difference": NormaliseDifference()}
+    return model, Compute(device, choose_precision(args.amp, device),
+                          {name: front_ends[name].to(device) for name in model.modalities})
 
 
 @distributed.failing_together()
@@ -116,12 +121,15 @@ def load_splits(args: Namespace) -> Splits:
     classes, found = find_files(args)
     clips = usable_clips(found, classes, args.data_root, args.skip_missing, args.num_workers)
     modalities = list(options.encoders(args, MODALITIES))
-    datasets = {name: MotionDataset(part, classes, train=name == "train", num_frames=args.num_frames,
-                                    flow_frames=args.flow_frames, image_size=args.image_size, modalities=modalities)
-                for name, part in clips.items() if part}
+    datasets = {name: make_dataset(args, part, classes, train=name == "train") for name, part in clips.items() if part}
     made_by = {"flow": args.flow} if "flow" in modalities else {}
     return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"],
                   {"split": args.split, **made_by})
+
+
+def make_dataset(args: Namespace, clips: Sequence[MotionFiles], classes: Sequence[str], train: bool) -> MotionDataset:
+    return MotionDataset(clips, classes, train=train, num_frames=args.num_frames, flow_frames=args.flow_frames,
+                         image_size=args.image_size, modalities=list(options.encoders(args, MODALITIES)))
 
 
 @distributed.failing_together()

@@ -86,9 +86,10 @@ def check_one_class(sources: Sequence[Source]) -> None:
 # ---- a list of one's own
 
 
-def from_list(path: Path, folder: Path, group: str | None = None) -> list[Source]:
+def from_list(path: Path, folder: Path, group: str | None = None, labelled: bool = True) -> list[Source]:
     """Rows path,label and, if there are such columns, split, start, end (seconds); several clips of one video are
-    several rows. group: the column that names what must not be on both sides of a split.
+    several rows. group: the column that names what must not be on both sides of a split. labelled: whether there must
+    be a label.
 
     Paths are below `folder`. Comma or semicolon, with or without BOM. Raises InputError, which names the line.
     """
@@ -98,17 +99,18 @@ def from_list(path: Path, folder: Path, group: str | None = None) -> list[Source
     delimiter = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
     rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     header = [cell.strip() for cell in rows[0]] if rows else []
-    missing = [name for name in ("path", "label", *([group] if group else [])) if name not in header]
+    needed = ["path", *["label"] * labelled, *([group] if group else [])]
+    missing = [name for name in needed if name not in header]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)}: its first line must name the columns, at least "
-                         f"path,label (found: {first_few(header) or 'nothing'})")
+                         f"{','.join(needed)} (found: {first_few(header) or 'nothing'})")
     sources = []
     for line, cells in enumerate(rows[1:], 2):
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
             raise InputError(f"{path}, line {line}: {len(cells)} cells, the first line names {len(header)} columns")
-        row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+        row = {"label": "" if labelled else "none", **dict(zip(header, map(str.strip, cells), strict=True))}
         try:
             sources.append(source_of(row, folder, row[group] if group else ""))
         except InputError as error:

@@ -1,0 +1,100 @@
+"""Exports a finished run's best weights, to share them: no pickle, no data, nothing of the machine they were made on.
+
+    python scripts/export.py runs/NAME
+    python scripts/export.py runs/NAME --output shared/NAME
+
+Writes   <output>/model.safetensors    the weights
+         <output>/config.json          the flags of the run, its classes and results
+         <output>/README.md            a model card: data, protocol, metrics, command, commit, limits
+
+scripts/predict.py takes such a folder in place of a run. In Python: utils/experiments/saved_model.py.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dataset.errors import first_few
+from dataset.whole_files import read_json, write_whole
+from utils import cli
+from utils.experiments import saved_model
+from utils.training import experiment
+
+DEMO = "\n**Demo data: synthetic. The model knows nothing of the real world.**\n"
+CARD = """# {title}
+{demo}
+Trained by `{script}` of a reimplementation of MMCosine (ICASSP 2023), commit `{git_commit}`, torch {torch_version},
+{precision}.
+
+| test set | |
+|---|---|
+{figures}
+
+Data: {dataset}, {n_train} training and {n_test} test clips, {classes} classes ({some}).
+Protocol: epoch {best_epoch} of {epochs}, chosen on {chosen}; seed {seed}.
+Command:
+
+    {command}
+
+## Use
+
+    python scripts/predict.py THIS_FOLDER video.mp4
+
+`model.safetensors` holds the weights, `config.json` the flags and the classes; `utils/experiments/saved_model.py` loads
+them in Python.
+
+## Limits
+
+The model knows the classes it was trained on and answers every video with one of them. Its figures hold for data like
+its test set; people or places that are in training and test data make them too good. The licence of the training data
+may restrict the use of weights that were made from it.
+"""
+OF_THE_MACHINE = ("data_root", "ckpt_path", "tensorboard_path", "resume", "gpu_ids", "cache", "scores_path", "run_name")
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=cli.DocstringHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("--output", type=Path, help="folder of the export; default: <RUN>/export")
+    return parser
+
+
+def portable(settings: Mapping[str, object]) -> dict[str, object]:
+    """The flags without those that say where the run was made."""
+    return {name: value for name, value in settings.items() if name not in OF_THE_MACHINE and value is not None}
+
+
+def model_card(settings: Mapping[str, object], facts: Mapping[str, object], result: Mapping[str, object]) -> str:
+    """README.md."""
+    names = [name for name in result if name.startswith("accuracy")]
+    test_chosen = result["selection"].startswith("best test")
+    return CARD.format(
+        title=experiment.title(settings), demo=DEMO if settings.get("demo") else "", script=settings["script"],
+        figures="\n".join(f"| {name} | {100 * result[name]:.2f} % |" for name in names), dataset=settings["dataset"],
+        n_train=facts.get("n_train"), classes=len(facts["classes"]), some=first_few(list(facts["classes"])),
+        chosen="the test set: such figures are too good" if test_chosen else "validation data",
+        **{name: result[name] for name in ("git_commit", "torch_version", "precision", "n_test", "best_epoch", "epochs",
+                                           "seed", "command")})
+
+
+def main(argv: Sequence[str]) -> dict[str, str]:
+    """{"output": the folder}. Raises InputError: no finished run, or its files are damaged."""
+    args = get_args_parser().parse_args(argv)
+    content = saved_model.read_run(args.run)
+    result = read_json(args.run / "result.json", f"finish the run with --resume {args.run}")
+    output = args.output or args.run / "export"
+    shared = {name: value for name, value in content["facts"].items() if name not in ("pretrained", "teachers")}
+    content = {**content, "args": portable(content["args"]), "facts": shared}
+    result = {name: value for name, value in result.items() if isinstance(value, str | int | float | None | bool)}
+    saved_model.write_export(output, content, result)
+    write_whole(output / "README.md", model_card(content["args"], content["facts"], result))
+    print(f"exported to {output}; try: python scripts/predict.py {output} VIDEO")
+    return {"output": str(output)}
+
+
+if __name__ == "__main__":
+    cli.run(main)

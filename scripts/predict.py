@@ -1,0 +1,139 @@
+"""Asks a trained model about videos: the most probable classes, and what each modality says.
+
+    python scripts/predict.py runs/NAME video.mp4 other.mp4
+    python scripts/predict.py runs/NAME my_videos --out answers               # a folder; tables, and a picture a clip
+    python scripts/predict.py runs/NAME talk.mp4 --every 1 --length 3 --out answers     # a long video, window by window
+
+RUN is the folder of a run of an entry script that classifies, or what scripts/export.py made of one; its data is not
+needed. Videos are files, folders of them, or a csv with a column path (and start, end in seconds). They are prepared as
+the training data was: the same rates, frames, sizes and front ends.
+
+Writes   <out>/predictions.csv, predictions.json    a row a clip: the five best classes of the joint logits and of each
+                                                    modality with probabilities, and what each modality contributes
+                                                    to the winning logit (the contributions add up to it)
+         <out>/<video>.png                          frames, spectrogram, probabilities; with --every a time line
+
+Exit status: 0 if every video could be read, 2 otherwise (the others are answered).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dataset.errors import InputError, readable
+from dataset.preparation.clips import walk
+from dataset.preparation.parts import read_length
+from dataset.preparation.videos import SUFFIXES, from_list
+from dataset.whole_files import write_csv, write_whole
+from utils import cli
+from utils.experiments import saved_model
+from utils.experiments.prediction import JOINT, Clip, Prediction, predict, windows
+from utils.experiments.prediction_figures import draw_clip, draw_time_line, write_figure
+from utils.training.precision import PRECISIONS
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
+                                     formatter_class=cli.DocstringHelpFormatter)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or of an export")
+    parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="video, folder of videos, or csv")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for tables and pictures; without it none")
+    parser.add_argument("--every", type=cli.number(float, 0.01), help="seconds between two windows over a long video")
+    parser.add_argument("--length", type=cli.number(float, 0.1), default=3.0, help="seconds of a window")
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:<index>")
+    parser.add_argument("--amp", choices=["auto", *PRECISIONS], help="precision; default: that of the run")
+    return parser
+
+
+def find_clips(paths: Sequence[Path]) -> tuple[list[Clip], dict[str, str]]:
+    """(the clips that are named, {video: why it cannot be used}). Raises InputError: a list that cannot be read."""
+    clips, problems = [], {}
+    for path in paths:
+        if path.is_dir():
+            clips += [Clip(Path(place, file)) for place, files in walk(path) for file in files
+                      if Path(file).suffix.lower() in SUFFIXES]
+        elif path.suffix.lower() == ".csv":
+            for source in from_list(path, path.parent, labelled=False):
+                if source.video is None:
+                    problems[source.name] = f"its video is not there (listed in {path})"
+                else:
+                    clips.append(Clip(source.video, source.start, source.end))
+        else:
+            clips.append(Clip(path))
+    if not clips and not problems:
+        raise InputError(f"no video in {', '.join(map(str, paths))} ({', '.join(SUFFIXES[:5])}, ...)")
+    return clips, problems
+
+
+def parts_of(clip: Clip, every: float | None, length: float) -> list[Clip]:
+    """The clip itself, or windows over it. Raises InputError: it cannot be read."""
+    if every is None:
+        return [clip]
+    end = read_length(clip.video) if clip.end is None else clip.end
+    return [Clip(clip.video, clip.start + first, clip.start + last)
+            for first, last in windows(end - clip.start, every, length)]
+
+
+def show(found: Prediction) -> None:
+    part = "" if found.clip.end is None and not found.clip.start else f", {found.clip.start:g} to {found.clip.end:g} s"
+    print(f"\n{readable(found.clip.video)}{part}")
+    for of in found.logits if len(found.logits) > 2 else [JOINT]:
+        best = ", ".join(f"{name} {probability:.1%}" for name, probability in found.top(of))
+        print(f"  {of:10} {best}")
+    shares = ", ".join(f"{name} {value:+.2f}" for name, value in found.contributions().items())
+    print(f"  the winning logit {found.logits[JOINT].max():.2f} is the sum of {shares}", flush=True)
+
+
+def picture_path(out: Path, clip: Clip, taken: set[str]) -> Path:
+    """A name of its own for each clip of each video."""
+    part = f"_{clip.start:g}_{clip.end:g}" if clip.end is not None else ""
+    stem = name = f"{readable(clip.video.stem)}{part}".replace("/", "_")
+    number = 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    taken.add(name)
+    return out / f"{name}.png"
+
+
+def answer(clip: Clip, saved: saved_model.SavedModel, args: argparse.Namespace, taken: set[str]) -> list[Prediction]:
+    """Prints, and draws under --out, what the model says of a clip or of its windows. Raises InputError."""
+    found = []
+    for part in parts_of(clip, args.every, args.length):
+        found.append(predict(saved, part))
+        show(found[-1])
+    if args.out:
+        figure = draw_time_line(found) if args.every else draw_clip(found[0])
+        write_figure(figure, picture_path(args.out, clip, taken))
+    return found
+
+
+def main(argv: Sequence[str]) -> list[Prediction]:
+    """The predictions. Raises InputError: no model; at the end: videos that could not be read."""
+    args = get_args_parser().parse_args(argv)
+    saved = saved_model.load(args.run, args.device, args.amp)
+    clips, problems = find_clips(args.videos)
+    predictions, taken = [], set()
+    for clip in clips:
+        try:
+            predictions += answer(clip, saved, args, taken)
+        except InputError as error:
+            problems[str(clip.video)] = str(error)
+            print(f"\n{readable(error)}", file=sys.stderr)
+    if args.out and predictions:
+        rows = [found.row() for found in predictions]
+        write_csv(args.out / "predictions.csv", rows)
+        write_whole(args.out / "predictions.json", json.dumps(rows, indent=2) + "\n")
+        print(f"\ntables and pictures: {args.out}")
+    if problems:
+        raise InputError("\n  ".join([f"{len(problems)} of {len(clips)} videos could not be read:",
+                                      *(readable(reason) for reason in problems.values())]))
+    return predictions
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,193 @@
+"""predict.py and export.py: a trained model's answer about a video is what evaluation says of the prepared clip."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ODD, SHOWN
+from test_prepare_videos import make_video
+
+import main_CD
+import main_UCF
+from dataset.cremad import find_clip
+from dataset.demo.actions import make_demo as make_actions
+from dataset.errors import InputError
+from dataset.lists import Clip as Listed
+from scripts import export, predict, prepare_videos
+from utils.experiments import saved_model
+from utils.experiments.finished_run import open_run
+from utils.experiments.flags import Machine
+from utils.experiments.prediction import Clip, predict_files, windows
+from utils.experiments.prediction_figures import draw_clip, draw_time_line
+from utils.training.engine import outputs
+
+CPU = ["--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory, tiny_encoders) -> tuple[Path, Path]:
+    """(videos of three classes, a run that was trained on them for two epochs)."""
+    root = tmp_path_factory.mktemp("predict")
+    for number in range(12):
+        make_video(root / "videos" / ("bin", "lay", "p$et")[number % 3] / f"clip {number}.mp4", 0.8, shade=19 * number)
+    prepare_videos.main(["--videos", str(root / "videos"), "--data_root", str(root / "data"), "--fps", "4"])
+    main_CD.main(["--train", "--mmcosine", "--scaling", "7", "--dataset", "mine", "--data_root", str(root / "data"),
+                  "--fps", "4", "--num_frames", "2", "--epochs", "2", "--ckpt_path", str(root), "--run_name", "run",
+                  "--num_workers", "0", "--image_size", "64", "--audio_seconds", "0.8", "--amp", "off",
+                  "--batch_size", "4", *CPU])
+    return root / "videos", root / "run"
+
+
+def evaluated(run: Path) -> dict[str, dict[str, np.ndarray]]:
+    """{test clip: its logits, joint and by modality}, by the path of an evaluation."""
+    task = open_run(run, Machine(device="cpu", num_workers=0)).task
+    with torch.inference_mode():
+        made = [output for output, _ in outputs(task.model, task.test_loader, task.compute)]
+    joint, each = torch.cat([one.logits for one in made]), torch.cat([one.modality_logits for one in made], 1)
+    return {clip.name: {"joint": joint[k].numpy(), "audio": each[0, k].numpy(), "visual": each[1, k].numpy()}
+            for k, clip in enumerate(task.data.test.clips)}
+
+
+def test_prepared_files_give_the_logits_of_evaluation_and_the_video_nearly_so(mine, tiny_encoders):
+    videos, run = mine
+    saved = saved_model.load(run, "cpu")
+    expected = evaluated(run)
+    assert len(expected) == 3
+    for name, logits in expected.items():
+        files = find_clip(run.parent / "data", Listed(name, name.split("/")[0]), fps=4)
+        found = predict_files(saved, Clip(videos / f"{name}.mp4"), files)
+        for of, value in logits.items():
+            np.testing.assert_allclose(found.logits[of], value, rtol=1e-5, atol=1e-6)
+        from_video, = predict.main([str(run), str(videos / f"{name}.mp4"), *CPU])
+        assert np.abs(from_video.logits["joint"] - logits["joint"]).max() < 0.02 * 7, "JPEG and resampling"
+        assert sum(found.contributions().values()) == pytest.approx(found.logits["joint"].max(), rel=1e-5)
+        assert found.top("joint", 1)[0][0] == saved.classes[int(logits["joint"].argmax())]
+        assert found.probabilities("audio").sum() == pytest.approx(1)
+
+
+def test_tables_and_pictures_are_written_and_odd_videos_do_not_stop_the_others(mine, tmp_path, capsys, tiny_encoders):
+    videos, run = mine
+    folder = Path(shutil.copytree(videos, tmp_path / "new"))
+    (folder / "broken.mp4").write_text("nothing")
+    shutil.copy(folder / "bin" / "clip 0.mp4", folder / "lay" / "clip 0.mp4")
+    shutil.copy(folder / "bin" / "clip 0.mp4", folder / f"{ODD}.mp4")
+    with pytest.raises(InputError, match=r"2 of 15 videos could not be read:\n  .*broken\.mp4"):
+        predict.main([str(run), str(folder), "--out", str(tmp_path / "out"), *CPU])
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    objects = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(rows) == 13 and objects[0]["joint_1"] == rows[0]["joint_1"]
+    assert {row["joint_1"] for row in rows} <= {"bin", "lay", "p$et"}
+    assert float(rows[0]["joint_1_probability"]) >= float(rows[0]["joint_2_probability"])
+    pictures = sorted(file.name for file in (tmp_path / "out").glob("*.png"))
+    assert len(pictures) == 13 and {"clip 0.png", "clip 0-2.png"} <= set(pictures)
+    printed = capsys.readouterr()
+    assert "the winning logit" in printed.out and f"{SHOWN}.mp4 is not UTF-8: rename" in printed.err
+
+
+def test_a_picture_shows_what_the_table_says(mine, tiny_encoders):
+    videos, run = mine
+    found, = predict.main([str(run), str(videos / "bin" / "clip 0.mp4"), *CPU])
+    figure = draw_clip(found)
+    bars = {axes.get_title().split("\n")[0]: axes for axes in figure.get_axes() if axes.patches}
+    assert set(bars) == {"joint", "audio", "visual"}
+    for of, axes in bars.items():
+        assert axes.get_xlim() == (0, 1)
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx([value for _, value in found.top(of)])
+        names = [text.get_text().replace("\\", "") for text in axes.get_yticklabels()]
+        assert names == [name for name, _ in found.top(of)]
+    shown = [axes.images[0].get_array() for axes in figure.get_axes() if axes.images]
+    assert [image.shape for image in shown[:2]] == [(64, 64, 3)] * 2 and shown[2].shape[0] == 257
+
+
+def test_a_long_video_is_answered_window_by_window(mine, tmp_path, tiny_encoders):
+    video = make_video(tmp_path / "long.mp4", 3.0)
+    found = predict.main([str(mine[1]), str(video), "--every", "0.5", "--length", "1", "--out", str(tmp_path / "out"),
+                          *CPU])
+    assert [(one.clip.start, one.clip.end) for one in found] == [(k / 2, k / 2 + 1) for k in range(5)]
+    alone, = predict.main([str(mine[1]), str(write_list(tmp_path / "one.csv", "path,start,end\nlong.mp4,1,2")), *CPU])
+    np.testing.assert_array_equal(alone.logits["joint"], found[2].logits["joint"])
+    figure = draw_time_line(found)
+    line = figure.get_axes()[0].lines[0]
+    assert line.get_xdata().tolist() == [0.5, 1.0, 1.5, 2.0, 2.5]
+    place = found[0].classes.index(line.get_label().replace("\\", ""))
+    assert line.get_ydata() == pytest.approx([one.probabilities("joint")[place] for one in found])
+    assert [file.name for file in (tmp_path / "out").glob("*.png")] == ["long.png"]
+
+
+def write_list(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_windows_cover_a_video_to_its_end():
+    assert windows(2.0, 1.0, 3.0) == [(0.0, 2.0)]
+    assert windows(5.0, 1.0, 3.0) == [(0, 3), (1, 4), (2, 5)]
+    assert windows(5.5, 2.0, 3.0) == [(0, 3), (2, 5), (2.5, 5.5)]
+
+
+def test_an_export_answers_as_its_run_without_the_data(mine, tmp_path, tiny_encoders):
+    videos, run = mine
+    video = str(videos / "lay" / "clip 1.mp4")
+    before, = predict.main([str(run), video, *CPU])
+    out = Path(export.main([str(run), "--output", str(tmp_path / "shared")])["output"])
+    assert sorted(file.name for file in out.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    shutil.move(run.parent / "data", tmp_path / "data")
+    try:
+        after, = predict.main([str(out), video, *CPU])
+    finally:
+        shutil.move(tmp_path / "data", run.parent / "data")
+    assert all(np.array_equal(after.logits[of], before.logits[of]) for of in before.logits)
+    card, config = (out / "README.md").read_text(), (out / "config.json").read_text()
+    result = json.loads((run / "result.json").read_text())
+    for fact in (f"{100 * result['accuracy']:.2f} %", str(result["git_commit"]), result["command"], "9 training and 3"):
+        assert fact in card, fact
+    assert "chosen on the test set" in card
+    shared = json.loads(config)["args"]
+    assert not {"data_root", "ckpt_path", "run_name"} & set(shared) and shared["scaling"] == 7
+    weights = torch.load(run / "best.pt", weights_only=True)["model"]
+    loaded = saved_model.load(out, "cpu").model.state_dict()
+    assert all(value.equal(loaded[name]) for name, value in weights.items())
+
+
+@pytest.mark.parametrize("damage", ["no weights", "half the weights", "no config", "other format", "script"])
+def test_a_damaged_export_is_refused_by_name(mine, tmp_path, damage, tiny_encoders):
+    out = Path(export.main([str(mine[1]), "--output", str(tmp_path / "shared")])["output"])
+    if damage == "no weights":
+        (out / "model.safetensors").unlink()
+    elif damage == "half the weights":
+        (out / "model.safetensors").write_bytes((out / "model.safetensors").read_bytes()[:1000])
+    elif damage == "no config":
+        (out / "config.json").unlink()
+    else:
+        config = json.loads((out / "config.json").read_text())
+        config["format"] = 99 if damage == "other format" else 1
+        config["args"]["script"] = "main_XY.py" if damage == "script" else config["args"]["script"]
+        (out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"shared|main_XY"):
+        predict.main([str(out), "video.mp4", *CPU])
+
+
+def test_a_run_of_motion_answers_about_a_video(tmp_path, tiny_encoders):
+    make_actions(tmp_path / "actions", clips_per_group=1)
+    main_UCF.main(["--train", "--dataset", "x", "--data_root", str(tmp_path / "actions"), "--epochs", "1",
+                   "--ckpt_path", str(tmp_path), "--run_name", "run", "--num_workers", "0", "--image_size", "64",
+                   "--flow_frames", "4", "--modality", "all", "--amp", "off", *CPU])
+    video = make_video(tmp_path / "v.mp4", 1.0, sound=False, size=(640, 480))
+    found, = predict.main([str(tmp_path / "run"), str(video), "--out", str(tmp_path / "out"), *CPU])
+    assert set(found.logits) == {"joint", "rgb", "flow", "difference"} and found.inputs["flow"].shape == (8, 64, 64)
+    assert (tmp_path / "out" / "v.png").is_file()
+
+
+@pytest.mark.parametrize(("argv", "told"), [
+    (["/nowhere", "v.mp4"], "neither a run"), (["{run}", "/nowhere.mp4"], r"nowhere\.mp4"),
+    (["{run}", "{empty}"], "no video in"), (["{run}", "/nowhere.csv"], "no list")])
+def test_what_is_not_there_is_named(mine, tmp_path, argv, told, tiny_encoders):
+    (tmp_path / "empty").mkdir()
+    places = {"run": mine[1], "empty": tmp_path / "empty"}
+    with pytest.raises(InputError, match=told):
+        predict.main([text.format(**places) for text in argv] + CPU)

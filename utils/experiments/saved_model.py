@@ -1,0 +1,98 @@
+"""A trained model without its data: from a run's folder, or from what scripts/export.py wrote.
+
+    from utils.experiments.saved_model import load
+
+    saved = load(Path("runs/NAME"))              # or the folder of an export
+    saved.model.eval()                           # MultimodalClassifier: inputs of each modality -> ClassifierOutput
+    dataset = saved.script.make_dataset(saved.args, clips, saved.classes, train=False)
+    inputs, labels = saved.compute.prepare(batch)                # a batch of the dataset -> network inputs
+    logits = saved.model(*inputs).logits                         # (B, C); modality_logits (M, B, C) add up to them
+"""
+
+import json
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+from dataset.errors import InputError
+from dataset.files import check_is_media
+from dataset.whole_files import read_json, write_whole
+from models import MultimodalClassifier
+from utils import distributed
+from utils.experiments import entry_script
+from utils.training import checkpoint, options, train
+from utils.training.engine import Compute
+
+WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", 1
+
+
+class SavedModel(NamedTuple):
+    """script: the entry script that trained it, as a module. args: the flags it was trained with. facts: about its data
+    and machine. The model is on the device, in evaluation mode."""
+
+    script: ModuleType
+    args: Namespace
+    facts: Mapping[str, object]
+    classes: list[str]
+    model: MultimodalClassifier
+    compute: Compute
+
+
+def load(folder: Path, device: str = "auto", amp: str | None = None) -> SavedModel:
+    """The model of a run or of an export. amp: its precision; None: as it was trained where the device can.
+
+    Raises InputError: neither a run nor an export, a missing or damaged file.
+    """
+    content = read_export(folder) if (folder / CONFIG).is_file() else read_run(folder)
+    settings, facts, path = content["args"], content["facts"], folder / WEIGHTS
+    name = str(settings.get("script"))
+    if name not in {file.name for file in entry_script.REPO.glob("main_*.py")}:
+        raise InputError(f"{folder} was made by {name}, which is not in {entry_script.REPO}: put it there")
+    script = entry_script.load(Path(name), ("get_args_parser",))
+    if not hasattr(script, "make_network"):
+        raise InputError(f"{folder} was made by {name}, which does not classify: only models that do, such as those of "
+                         "main_CD.py, can be asked about videos")
+    args = options.over(script.get_args_parser(), ["--amp", amp] if amp else [], settings, path)
+    chosen = distributed.choose_device(device, [], 0)
+    model, compute = script.make_network(args, len(facts["classes"]), chosen)
+    checkpoint.load_model(model, content, path)
+    return SavedModel(script, args, facts, list(facts["classes"]), train.place(model, compute, False).eval(), compute)
+
+
+def read_run(folder: Path) -> dict:
+    """The best epoch's checkpoint. Raises InputError."""
+    if not (folder / "best.pt").is_file():
+        raise InputError(f"{folder} is neither a run (it has no best.pt) nor an export (no {CONFIG}): name the folder "
+                         "that training printed, or one of scripts/export.py")
+    return checkpoint.load_own(folder / "best.pt", ["args", "facts", "model"])
+
+
+def read_export(folder: Path) -> dict:
+    """As a checkpoint. Raises InputError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = read_json(folder / CONFIG, "export the run again")
+    if config.get("format") != FORMAT or not all(isinstance(config.get(part), dict) for part in ("args", "facts")):
+        raise InputError(f"{folder / CONFIG} is not of scripts/export.py, or of another version of it: export again")
+    check_is_media(folder / WEIGHTS)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except SafetensorError as error:
+        raise InputError(f"{folder / WEIGHTS} is damaged ({error}): export the run again") from None
+    return {"args": config["args"], "facts": config["facts"], "model": weights}
+
+
+def write_export(folder: Path, content: Mapping, result: Mapping[str, object]) -> None:
+    """Writes weights and configuration of a checkpoint. result: of result.json."""
+    from safetensors.torch import save_file
+
+    weights = {name: value.contiguous() for name, value in content["model"].items()}
+    write_whole(folder / WEIGHTS, lambda path: save_file(weights, path, {"format": "pt"}))
+    config = {"format": FORMAT, "args": content["args"], "facts": content["facts"], "result": dict(result),
+              "torch_version": torch.__version__}
+    write_whole(folder / CONFIG, json.dumps(config, indent=2) + "\n")
