@@ -88,14 +88,18 @@ def build(args: Namespace, device: torch.device) -> Verification:
     """Data, network and task."""
     data = load_data(args)
     classes = len(data.identities) if args.train else checkpoint.num_classes(args.ckpt_path)
+    model, compute = make_network(args, classes, device)
+    loaders = Loaders(args.batch_size, args.random_seed, args.num_workers, device, args.cache, args.cache_size)
+    return Verification(data, model, compute, loaders, args.score, args.scores_path)
+
+
+def make_network(args: Namespace, classes: int, device: torch.device) -> tuple[MultimodalClassifier, Compute]:
+    """The network with its first weights, and how it computes."""
     torch.manual_seed(args.random_seed)
     encoders = make_encoders(options.encoders(args, MODALITIES))
     model = MultimodalClassifier(encoders, classes, args.fusion_method, args.mmcosine, args.scaling)
-    front_ends = {"audio": torch.nn.Identity(), "visual": NormaliseFrames()}  # the voice's encoder takes waveforms
-    compute = Compute(device, choose_precision(args.amp, device),
-                      {name: front_ends[name].to(device) for name in model.modalities})
-    loaders = Loaders(args.batch_size, args.random_seed, args.num_workers, device, args.cache, args.cache_size)
-    return Verification(data, model, compute, loaders, args.score, args.scores_path)
+    fronts = {"audio": torch.nn.Identity(), "visual": NormaliseFrames().to(device)}  # voices stay waveforms
+    return model, Compute(device, choose_precision(args.amp, device), {name: fronts[name] for name in model.modalities})
 
 
 @distributed.failing_together()
@@ -111,8 +115,7 @@ def provide_folders(args: Namespace) -> None:
 def load_data(args: Namespace) -> VerificationData:
     """The lists, checked against the files: utterances that cannot be used stop the run, or are left out by count."""
     trials, listed = read_lists(args)
-    names = next(iter(trials.values())).names  # the lists share them
-    test = make_trial_set(args, "test", trials, lists.trial_utterances(names), "trial")
+    test = make_trial_set(args, "test", trials, lists.trial_utterances(next(iter(trials.values())).names), "trial")
     if not listed:
         return VerificationData((), None, None, test, {})
     train, val = split_validation(args, listed)
@@ -130,10 +133,8 @@ def read_lists(args: Namespace) -> tuple[dict[str, Trials], TrainList | None]:
     trials of identities that are trained on."""
     trials = lists.read_trial_lists(args.trials, args.data_root, HOW_TO_GET)
     listed = read_train_list(args.data_root / "train.csv", HOW_TO_GET) if args.train else None
-    if listed:
-        trained = {*listed.identities, *listed.folders}
-    else:
-        trained = checkpoint.load_own(args.ckpt_path).get("facts", {}).get("classes", ())
+    trained = ({*listed.identities, *listed.folders} if listed else
+               checkpoint.load_own(args.ckpt_path).get("facts", {}).get("classes", ()))
     for name, one in trials.items():
         lists.check_no_leak(trained, one, name)
         print_once(f"trials {name}: {len(one.labels)} of {len(one.names)} utterances" + lists.note_of_repeated(one))
@@ -178,8 +179,7 @@ def usable(args: Namespace, listed: TrainList) -> TrainList:
 
 
 def usable_or_problems(args: Namespace, folder: str, utterances: Utterances, what: str) -> dict[int, str]:
-    """{place: what is wrong} of utterances that cannot be used; the processes share the checking. Raises InputError
-    without --skip_missing."""
+    """{place: what is wrong} of utterances that cannot be used. Raises InputError without --skip_missing."""
     names = list(options.encoders(args, MODALITIES))
     problems = distributed.merged(find_problems(args.data_root / folder, utterances, names, distributed.rank(),
                                                 distributed.size()))

@@ -41,17 +41,20 @@ Command:
 
 ## Use
 
-    python scripts/predict.py THIS_FOLDER video.mp4
+    python scripts/predict.py THIS_FOLDER {videos}
 
 `model.safetensors` holds the weights, `config.json` the flags and the classes; `utils/experiments/saved_model.py` loads
 them in Python.
 
 ## Limits
 
-The model knows the classes it was trained on and answers every video with one of them. Its figures hold for data like
-its test set; people or places that are in training and test data make them too good. The licence of the training data
-may restrict the use of weights that were made from it.
+{answers} Its figures
+hold for data like its test set; people or places that are in training and test data make them too good. The licence of
+the training data may restrict the use of weights that were made from it.
 """
+CLASSIFIES = "The model knows the classes it was trained on and answers every video with one of them."
+VERIFIES = "The model compares two videos of one speaker each; its scores are no probabilities."
+METRICS = ("accuracy", "eer", "min_dcf")
 OF_THE_MACHINE = ("data_root", "ckpt_path", "tensorboard_path", "resume", "gpu_ids", "cache", "scores_path", "run_name")
 
 
@@ -70,15 +73,21 @@ def portable(settings: Mapping[str, object]) -> dict[str, object]:
 
 def model_card(settings: Mapping[str, object], facts: Mapping[str, object], result: Mapping[str, object]) -> str:
     """README.md."""
-    names = [name for name in result if name.startswith("accuracy")]
+    names = [name for name in result if name.startswith(METRICS)]
+    verifies = "eer" in result
     test_chosen = result["selection"].startswith("best test")
     return CARD.format(
         title=experiment.title(settings), demo=DEMO if settings.get("demo") else "", script=settings["script"],
-        figures="\n".join(f"| {name} | {100 * result[name]:.2f} % |" for name in names), dataset=settings["dataset"],
+        figures="\n".join(f"| {name} | {shown(name, result[name])} |" for name in names), dataset=settings["dataset"],
         n_train=facts.get("n_train"), classes=len(facts["classes"]), some=first_few(list(facts["classes"])),
+        answers=VERIFIES if verifies else CLASSIFIES, videos="a.mp4 b.mp4" if verifies else "video.mp4",
         chosen="the test set: such figures are too good" if test_chosen else "validation data",
         **{name: result[name] for name in ("git_commit", "torch_version", "precision", "n_test", "best_epoch", "epochs",
                                            "seed", "command")})
+
+
+def shown(name: str, value: float) -> str:
+    return f"{value:.3f}" if name.startswith("min_dcf") else f"{100 * value:.2f} %"
 
 
 def main(argv: Sequence[str]) -> dict[str, str]:

@@ -3,10 +3,12 @@
     python scripts/predict.py runs/NAME video.mp4 other.mp4
     python scripts/predict.py runs/NAME my_videos --out answers               # a folder; tables, and a picture a clip
     python scripts/predict.py runs/NAME talk.mp4 --every 1 --length 3 --out answers     # a long video, window by window
+    python scripts/predict.py runs/VOX a.mp4 b.mp4 --detector mtcnn      # a run of main_Vox.py: is it one person?
 
-RUN is the folder of a run of an entry script that classifies, or what scripts/export.py made of one; its data is not
-needed. Videos are files, folders of them, or a csv with a column path (and start, end in seconds). They are prepared as
-the training data was: the same rates, frames, sizes and front ends.
+RUN is the folder of a run, or what scripts/export.py made of one; its data is not needed. Videos are files, folders of
+them, or a csv with a column path (and start, end in seconds). They are prepared as the training data was: the same
+rates, frames, sizes and front ends. Runs of main_Vox.py score each pair of the videos, and say how often the run's
+trials would be decided wrongly with this score as the threshold.
 
 Writes   <out>/predictions.csv, predictions.json    a row a clip: the five best classes of the joint logits and of each
                                                     modality with probabilities, and what each modality contributes
@@ -26,11 +28,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset.errors import InputError, readable
 from dataset.preparation.clips import walk
+from dataset.preparation.faces import DETECTORS
 from dataset.preparation.parts import read_length
 from dataset.preparation.videos import SUFFIXES, from_list
 from dataset.whole_files import write_csv, write_whole
 from utils import cli
-from utils.experiments import saved_model
+from utils.experiments import pairs, saved_model
 from utils.experiments.prediction import JOINT, Clip, Prediction, predict, windows
 from utils.experiments.prediction_figures import draw_clip, draw_time_line, write_figure
 from utils.training.precision import PRECISIONS
@@ -44,6 +47,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for tables and pictures; without it none")
     parser.add_argument("--every", type=cli.number(float, 0.01), help="seconds between two windows over a long video")
     parser.add_argument("--length", type=cli.number(float, 0.1), default=3.0, help="seconds of a window")
+    parser.add_argument("--detector", choices=DETECTORS, help="of faces, as the data was prepared; default: none")
+    parser.add_argument("--fps", type=cli.number(float, 0, 1000, exclusive=True), help="faces a second; default: 2")
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:<index>")
     parser.add_argument("--amp", choices=["auto", *PRECISIONS], help="precision; default: that of the run")
     return parser
@@ -79,7 +84,8 @@ def parts_of(clip: Clip, every: float | None, length: float) -> list[Clip]:
 
 
 def show(found: Prediction) -> None:
-    part = "" if found.clip.end is None and not found.clip.start else f", {found.clip.start:g} to {found.clip.end:g} s"
+    end = "the end" if found.clip.end is None else f"{found.clip.end:g} s"
+    part = "" if found.clip.end is None and not found.clip.start else f", {found.clip.start:g} s to {end}"
     print(f"\n{readable(found.clip.video)}{part}")
     for of in found.logits if len(found.logits) > 2 else [JOINT]:
         best = ", ".join(f"{name} {probability:.1%}" for name, probability in found.top(of))
@@ -112,27 +118,79 @@ def answer(clip: Clip, saved: saved_model.SavedModel, args: argparse.Namespace, 
     return found
 
 
-def main(argv: Sequence[str]) -> list[Prediction]:
-    """The predictions. Raises InputError: no model; at the end: videos that could not be read."""
-    args = get_args_parser().parse_args(argv)
-    saved = saved_model.load(args.run, args.device, args.amp)
+def classify(args: argparse.Namespace, saved: saved_model.SavedModel) -> list[Prediction]:
+    """Answers about every clip. Raises InputError: at the end, videos that could not be read."""
+    if args.detector or args.fps:
+        raise InputError(f"--detector and --fps are of main_Vox.py, not of {saved.args.script}: leave them out")
     clips, problems = find_clips(args.videos)
-    predictions, taken = [], set()
+    total, predictions, taken = len(clips) + len(problems), [], set()
     for clip in clips:
         try:
             predictions += answer(clip, saved, args, taken)
         except InputError as error:
             problems[str(clip.video)] = str(error)
             print(f"\n{readable(error)}", file=sys.stderr)
-    if args.out and predictions:
-        rows = [found.row() for found in predictions]
-        write_csv(args.out / "predictions.csv", rows)
-        write_whole(args.out / "predictions.json", json.dumps(rows, indent=2) + "\n")
-        print(f"\ntables and pictures: {args.out}")
-    if problems:
-        raise InputError("\n  ".join([f"{len(problems)} of {len(clips)} videos could not be read:",
-                                      *(readable(reason) for reason in problems.values())]))
+    finish(args.out, [found.row() for found in predictions], problems, total)
     return predictions
+
+
+def verify(args: argparse.Namespace, saved: saved_model.SavedModel) -> list[pairs.Pair]:
+    """Scores every pair of the videos. Raises InputError: fewer than two; at the end, videos that cannot be used."""
+    clips, problems = find_clips(args.videos)
+    total = len(clips) + len(problems)
+    if args.every or any(clip.start or clip.end is not None for clip in clips):
+        raise InputError(f"{args.run} compares whole videos: leave out --every, and start and end of a list")
+    if total < 2:
+        raise InputError(f"{args.run} compares the voices and faces of videos: name at least two")
+    found, unusable = pairs.compare(saved, [clip.video for clip in clips], DETECTORS[args.detector or "none"](),
+                                    args.fps or 2.0)
+    trials, why = known_trials(args.run)
+    taken = set()
+    for pair in found:
+        show_pair(pair, trials)
+        if args.out and trials:
+            name = Path(f"{pair.first.stem}_and_{pair.second.stem}")
+            write_figure(pairs.draw_pair(pair, trials), picture_path(args.out, Clip(name), taken))
+    if found and why:
+        print(f"\nnothing is said about errors at these scores: {why}")
+    problems |= {str(video): reason for video, reason in unusable.items()}
+    finish(args.out, [pair.row(trials) for pair in found], problems, total)
+    return found
+
+
+def known_trials(run: Path) -> tuple[pairs.ScoredTrials | None, str]:
+    """(the run's scored trials, ""), or (None, what is missing)."""
+    try:
+        return pairs.read_scored_trials(run), ""
+    except InputError as error:
+        return None, str(error)
+
+
+def show_pair(pair: pairs.Pair, trials: pairs.ScoredTrials | None) -> None:
+    print(f"\n{readable(pair.first)} and {readable(pair.second)}")
+    print("  score " + ", ".join(f"{name} {value:.4f}" for name, value in pair.scores.items()))
+    if trials:
+        false_alarm, miss = trials.rates_at(pair.score)
+        print(f"  with this score as the threshold, on the run's {len(trials.labels):,} trials {trials.name}: "
+              f"{false_alarm:.2%} false acceptance, {miss:.2%} misses (equal error rate {trials.equal_error_rate:.2%})")
+
+
+def finish(out: Path | None, rows: Sequence[dict], problems: dict[str, str], total: int) -> None:
+    """Writes the tables. Raises InputError: there are problems."""
+    if out and rows:
+        write_csv(out / "predictions.csv", rows)
+        write_whole(out / "predictions.json", json.dumps(rows, indent=2) + "\n")
+        print(f"\ntables and pictures: {out}")
+    if problems:
+        raise InputError("\n  ".join([f"{len(problems)} of {total} videos could not be read:",
+                                      *(readable(reason) for reason in problems.values())]))
+
+
+def main(argv: Sequence[str]) -> list[Prediction] | list[pairs.Pair]:
+    """The predictions. Raises InputError: no model; at the end: videos that could not be read."""
+    args = get_args_parser().parse_args(argv)
+    saved = saved_model.load(args.run, args.device, args.amp)
+    return (verify if saved.verifies else classify)(args, saved)
 
 
 if __name__ == "__main__":

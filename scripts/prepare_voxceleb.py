@@ -36,7 +36,7 @@ import torch
 from dataset.errors import InputError, first_few
 from dataset.lists import read_text
 from dataset.preparation import clips as prep
-from dataset.preparation.faces import DETECTORS, Detector, crop_face
+from dataset.preparation.faces import DETECTORS, Detector, found_faces, read_faces, write_faces
 from dataset.trials import format_trials, identity_of, make_trials
 from dataset.voxceleb import SAMPLE_RATE, Utterance, check_utterance, find_faces
 from dataset.whole_files import read_json, remove_leftovers, write_whole
@@ -115,24 +115,13 @@ class Preparer:
         if not is_whole(self.out, name, "audio"):
             prep.write_sound(wav, prep.read_sound(sound, SAMPLE_RATE), SAMPLE_RATE)
         if not is_whole(self.out, name, "visual"):
-            prep.write_folder_whole(faces, partial(self.write_faces, self.find_faces(video)))
+            prep.write_folder_whole(faces, partial(write_faces, self.find_faces(video)))
 
     def find_faces(self, video: Path) -> list[np.ndarray]:
         """(224, 224, 3) uint8 RGB each. Raises InputError: no video, or no face in it."""
-        times = prep.middle_times(prep.read_duration(video), self.args.fps)
-        crops = [crop_face(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), self.detector)
-                 for frame in prep.read_frames(video, times)]
-        faces = [crop for crop in crops if crop is not None]
-        self.frames.append((len(crops), len(faces)))
-        if not faces:
-            raise InputError(f"no face found in {len(crops)} frames of {video}: remove it, or try another --detector")
-        return faces
-
-    @staticmethod
-    def write_faces(faces: list[np.ndarray], folder: Path) -> None:
-        for number, face in enumerate(faces):
-            png = cv2.imencode(".png", cv2.cvtColor(face, cv2.COLOR_RGB2BGR))[1]
-            (folder / f"{number:07d}.png").write_bytes(png)  # cv2.imwrite hides a full disk
+        crops = read_faces(video, self.args.fps, self.detector)
+        self.frames.append((len(crops), sum(crop is not None for crop in crops)))
+        return found_faces(crops, video)
 
     def report(self) -> None:
         taken, kept = (sum(column) for column in zip(*self.frames, strict=True)) if self.frames else (0, 0)

@@ -56,7 +56,7 @@ def test_prepared_files_give_the_logits_of_evaluation_and_the_video_nearly_so(mi
     videos, run = mine
     saved = saved_model.load(run, "cpu")
     expected = evaluated(run)
-    assert len(expected) == 3
+    assert len(expected) == 3 and saved.classes == (run.parent / "data" / "stat.csv").read_text().split()
     for name, logits in expected.items():
         files = find_clip(run.parent / "data", Listed(name, name.split("/")[0]), fps=4)
         found = predict_files(saved, Clip(videos / f"{name}.mp4"), files)

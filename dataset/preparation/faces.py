@@ -5,11 +5,13 @@ corners of the mouth; the left one in the image first), or None without a face.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from dataset.errors import InputError
+from dataset.preparation import clips as prep
 
 SIDE = 224  # pixels
 SMALLEST = 32  # pixels per side: MTCNN fails on images hardly larger than its smallest face (20 pixels)
@@ -28,6 +30,27 @@ def crop_face(image: np.ndarray, detector: Detector | None) -> np.ndarray | None
         return middle_square(image)
     points = detector(image)
     return None if points is None else align(image, points)
+
+
+def read_faces(video: Path, fps: float, detector: Detector | None) -> list[np.ndarray | None]:
+    """Of `fps` frames a second of a video: (S, S, 3) uint8 RGB each, None where there is no face. Raises InputError."""
+    return [crop_face(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), detector)
+            for frame in prep.read_frames(video, prep.middle_times(prep.read_duration(video), fps))]
+
+
+def found_faces(crops: Sequence[np.ndarray | None], video: Path) -> list[np.ndarray]:
+    """The faces among what `read_faces` gives. Raises InputError: none."""
+    faces = [crop for crop in crops if crop is not None]
+    if not faces:
+        raise InputError(f"no face found in {len(crops)} frames of {video}: remove it, or try another --detector")
+    return faces
+
+
+def write_faces(faces: Sequence[np.ndarray], folder: Path) -> None:
+    """As 0000000.png, 0000001.png, ..."""
+    for number, face in enumerate(faces):
+        png = cv2.imencode(".png", cv2.cvtColor(face, cv2.COLOR_RGB2BGR))[1]
+        (folder / f"{number:07d}.png").write_bytes(png)  # cv2.imwrite hides a full disk
 
 
 def middle_square(image: np.ndarray) -> np.ndarray:

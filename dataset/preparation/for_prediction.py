@@ -1,6 +1,7 @@
 """A part of a video as the files that its data set's preparation would write, for a trained model to look at."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ from dataset import ucf101
 from dataset.clips import ClipFiles
 from dataset.errors import InputError
 from dataset.preparation import motion
-from dataset.preparation.clips import write_frames, write_sound
+from dataset.preparation.clips import read_sound, write_folder_whole, write_frames, write_sound
+from dataset.preparation.faces import Detector, found_faces, read_faces, write_faces
 from dataset.preparation.parts import read_part
 from dataset.streams import MotionFiles
+from dataset.voxceleb import SAMPLE_RATE, Utterance
 
 JPEG_QUALITY = 95
 SPAN_FPS = 25  # frames per second that flow is computed between
@@ -43,6 +46,14 @@ def motion_files(video: Path, start: float, end: float | None, folder: Path, lab
     paths = {name: ucf101.image_paths(folder / kind, name, ucf101.read_extract(folder / kind))
              for kind, names in ucf101.KINDS.items() for name in names}
     return MotionFiles(str(video), label, **paths)
+
+
+def voice_and_faces(video: Path, folder: Path, number: int, detector: Detector | None, fps: float) -> Utterance:
+    """Of main_Vox.py, in the layout <folder>/wav, <folder>/faces. Raises InputError: no sound, no face."""
+    write_sound(folder / "wav" / f"{number}.wav", read_sound(video, SAMPLE_RATE), SAMPLE_RATE)
+    faces = found_faces(read_faces(video, fps, detector), video)
+    write_folder_whole(folder / "faces" / str(number), partial(write_faces, faces))
+    return Utterance(f"{number}.wav", str(number), number)
 
 
 def shrunk(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

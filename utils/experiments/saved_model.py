@@ -41,6 +41,11 @@ class SavedModel(NamedTuple):
     model: MultimodalClassifier
     compute: Compute
 
+    @property
+    def verifies(self) -> bool:
+        """Whether it compares two videos, as models of main_Vox.py do, instead of naming the class of one."""
+        return "trials" in self.args
+
 
 def load(folder: Path, device: str = "auto", amp: str | None = None) -> SavedModel:
     """The model of a run or of an export. amp: its precision; None: as it was trained where the device can.
@@ -54,8 +59,8 @@ def load(folder: Path, device: str = "auto", amp: str | None = None) -> SavedMod
         raise InputError(f"{folder} was made by {name}, which is not in {entry_script.REPO}: put it there")
     script = entry_script.load(Path(name), ("get_args_parser",))
     if not hasattr(script, "make_network"):
-        raise InputError(f"{folder} was made by {name}, which does not classify: only models that do, such as those of "
-                         "main_CD.py, can be asked about videos")
+        raise InputError(f"{folder} was made by {name}, which cannot make its network without its data: only models "
+                         "of scripts that can, such as main_CD.py, can be asked about videos")
     args = options.over(script.get_args_parser(), ["--amp", amp] if amp else [], settings, path)
     chosen = distributed.choose_device(device, [], 0)
     model, compute = script.make_network(args, len(facts["classes"]), chosen)
