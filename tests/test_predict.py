@@ -119,6 +119,16 @@ def test_a_long_video_is_answered_window_by_window(mine, tmp_path, tiny_encoders
     assert [file.name for file in (tmp_path / "out").glob("*.png")] == ["long.png"]
 
 
+def test_a_list_may_leave_out_the_end_and_name_videos_that_are_gone(mine, tmp_path, capsys, tiny_encoders):
+    make_video(tmp_path / "long.mp4", 2.0)
+    listed = write_list(tmp_path / "some.csv", "path,start,end\nlong.mp4,1,\ngone.mp4,,\n")
+    with pytest.raises(InputError, match=r"1 of 2 videos could not be read:\n  .*is not there"):
+        predict.main([str(mine[1]), str(listed), *CPU])
+    assert "long.mp4, 1 s to the end" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"not of main_CD\.py"):
+        predict.main([str(mine[1]), str(listed), "--detector", "none", *CPU])
+
+
 def write_list(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
