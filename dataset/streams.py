@@ -134,7 +134,7 @@ class MotionDataset(Dataset):
         return {name: torch.from_numpy(drawn) for name, drawn in plan.items()}
 
     def gather(self, packed: Packed, plan: Mapping[str, Tensor], clips: Tensor) -> dict[str, Tensor]:
-        images = {name: packed.images[name].pixels[plan[first][clips]]  # (B, T, 3, h, w) or (B, K, 1, h, w)
+        images = {name: packed.images[name].take(plan[first][clips])  # (B, T, 3, h, w) or (B, K, 1, h, w)
                   for first, names in self.streams().items() for name in names}
         return {**images, **{name: plan[name][clips] for name in ("boxes", "flips")}}
 

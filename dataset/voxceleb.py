@@ -175,7 +175,7 @@ class UtteranceDataset(Dataset):
         if "audio" in self.modalities:
             gathered["audio"] = packed.sound["audio"].excerpts(clips, plan["sound"][clips], self.audio_samples)
         if "visual" in self.modalities:
-            gathered["visual"] = packed.images["visual"].pixels[plan["faces"][clips]]  # (B, T, 3, h, w)
+            gathered["visual"] = packed.images["visual"].take(plan["faces"][clips])  # (B, T, 3, h, w)
             gathered |= {name: plan[name][clips] for name in ("boxes", "flips")}
         return gathered
 

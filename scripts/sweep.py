@@ -4,6 +4,7 @@
     python scripts/sweep.py --learning_rate 0.001 0.01 --batch_size 32 64 --random_seed 0 1 2 --demo
     python scripts/sweep.py --script main_Vox.py --mmcosine False True --workers 4 -- --epochs 50   # -- for every run
     python scripts/sweep.py --output runs/fusions --report_only        # the tables again, from the folders
+    python scripts/sweep.py --random_seed 0 1 2 --launcher slurm --slurm timeout_min=240 gpus_per_node=1
 
     python scripts/sweep.py --modality audio visual ensemble --random_seed 0 1 2       # and scripts/ensemble.py of both
 
@@ -27,7 +28,7 @@ stop the others. Exit status 0 when every run has its result, 2 otherwise; 130 a
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
@@ -47,6 +48,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=1,
                         help="runs at a time; with several each has one GPU, in turn when there are fewer; default: "
                              "%(default)s")
+    parser.add_argument("--launcher", choices=("here", "slurm", "local"), default="here",
+                        help="here: --workers runs at a time on this machine; slurm: a job for each run; local: as "
+                             "slurm without a cluster, to try it out")
+    parser.add_argument("--slurm", nargs="+", default=[], metavar="NAME=VALUE", help="of submitit's update_parameters: "
+                        "timeout_min=240 gpus_per_node=1 cpus_per_task=8 slurm_partition=gpu")
     cli.add_boolean(parser, "--demo", False, "short for -- --demo: synthetic data, made when it is needed")
     cli.add_boolean(parser, "--dry_run", False, "print the commands and stop")
     cli.add_boolean(parser, "--report_only", False, "make the tables of --output and stop")
@@ -77,7 +83,7 @@ from contextlib import closing
 
 from dataset.whole_files import remove_leftovers, write_csv, write_whole
 from utils.distributed import print_once
-from utils.experiments import comparison, entry_script, grid, jobs
+from utils.experiments import comparison, entry_script, grid, jobs, slurm
 from utils.experiments.finished_run import FinishedRun
 from utils.experiments.grid import BEGUN, DONE, Ensemble, PlannedRun
 from utils.experiments.jobs import Job
@@ -93,6 +99,8 @@ def main(argv: Sequence[str]) -> list[FinishedRun]:
     ensembles = ENSEMBLE in axes.get("modality", ())
     if ensembles:
         axes["modality"] = [value for value in axes["modality"] if value != ENSEMBLE]
+    if args.slurm and args.launcher == "here":
+        raise InputError("--slurm has no effect without --launcher slurm")
     grid.check_axes(script, axes, list(get_args_parser()._option_string_actions))
     if args.report_only:
         return report(args.output)
@@ -106,7 +114,8 @@ def main(argv: Sequence[str]) -> list[FinishedRun]:
         return []
     with jobs.alone_in(args.output) as lock:
         remove_leftovers(args.output)
-        failed = carry_out(runs, entry_script.REPO / args.script, args.workers, lock)
+        todo = planned(runs)
+        failed = carry_out(todo, launched(todo, args, lock))
         if ensembles:
             failed += combine(grid.ensembles(runs), args.workers, lock)
     finished = report(args.output) if any(map(is_finished, args.output.iterdir())) else []
@@ -137,20 +146,33 @@ def combine(ensembles: Sequence[Ensemble], workers: int, lock: int) -> list[str]
         return [failure(job, status) for job, status in ended if status]
 
 
-def carry_out(runs: Sequence[PlannedRun], script: Path, workers: int, lock: int) -> list[str]:
-    """Runs what has no result yet -> for each run that failed why, and where its log is."""
+def planned(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs that have no result yet, each ready to start or to continue."""
     states = [grid.state(run) for run in runs]  # all, before any starts: a folder of other settings stops the sweep
-    todo = {run.name: run for run, state in zip(runs, states, strict=True) if state != DONE}
+    todo = [run for run, state in zip(runs, states, strict=True) if state != DONE]
     print_once(f"{len(runs)} runs: {states.count(DONE)} done, {states.count(BEGUN)} to resume, "
                f"{len(todo) - states.count(BEGUN)} to start")
-    for run in todo.values():
+    for run in todo:
         grid.clear_start(run)
-    waiting = [Job(run.name, [str(script), *grid.command(run)], run.folder.with_name(f"{run.name}.log"))
-               for run in todo.values()]
+    return todo
+
+
+def launched(todo: Sequence[PlannedRun], args: argparse.Namespace, lock: int) -> Generator[tuple[Job, int]]:
+    """Each run with its exit status as it ends, by the launcher that was asked for."""
+    script = entry_script.REPO / args.script
+    if args.launcher == "here":
+        return jobs.run_jobs([jobs.job_of(run, script) for run in todo], args.workers, jobs.visible_gpus(), lock)
+    return slurm.run_jobs(todo, script, args.output / ".jobs", args.launcher, slurm.parse_options(args.slurm))
+
+
+def carry_out(todo: Sequence[PlannedRun], ended: Generator[tuple[Job, int]]) -> list[str]:
+    """Waits for the runs, of which `ended` gives each with its exit status -> for each that failed why, and where its
+    log is."""
+    folders = {run.name: run.folder for run in todo}
     failed = []
-    with closing(jobs.run_jobs(waiting, workers, jobs.visible_gpus(), lock)) as ended:
+    with closing(ended):
         for job, status in ended:
-            if status == 0 and is_finished(todo[job.name].folder):
+            if status == 0 and is_finished(folders[job.name]):
                 print_once(f"{job.name}: done")
             else:
                 failed.append(failure(job, status))

@@ -13,7 +13,7 @@ from one_step import NAMES, SETTINGS
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from dataset.crops import cut
+from dataset.crops import cut_together
 from dataset.frontends import NormaliseDifference, NormaliseFlow, NormaliseFrames, OgmGeSpectrogram, Spectrogram
 from dataset.packed import Sound, to_float
 from models import MultimodalClassifier
@@ -96,6 +96,7 @@ def test_forward_and_loss_of_each_method_stay_on_the_gpu(name, mmcosine, fake):
     with CUDA:
         learner, batch = learner_of(name, mmcosine, CUDA, torch.float32), batch_of(name)
         learner.method.draws = torch.rand(CLIPS, 2)  # which opm's step makes
+        learner.method.inputs = batch.inputs  # which umt's step keeps
         output, loss = learner.forward(batch)
         assert {tensor.device for tensor in (loss, *output, batch_sums(output, batch.labels, loss))} == {CUDA}
 
@@ -114,7 +115,8 @@ def test_a_method_that_makes_a_tensor_elsewhere_would_be_noticed(fake, monkeypat
 def test_front_ends_and_the_cut_of_cached_clips_stay_on_the_gpu_and_ask_the_host_nothing(fake):
     with CUDA:
         pixels = torch.zeros(CLIPS, 3, 20, 30, dtype=torch.uint8)
-        frames = cut(pixels, torch.rand(CLIPS, 4), torch.rand(CLIPS) < 0.5, 16).unsqueeze(1)
+        frames = cut_together(pixels, torch.rand(CLIPS, 2), torch.rand(CLIPS, 2), torch.rand(CLIPS) < 0.5, 16)
+        frames = frames.unsqueeze(1)
         sound = Sound(torch.zeros(9000, dtype=torch.int16), *torch.zeros(2, CLIPS, dtype=torch.int64))
         wave = to_float(sound.excerpts(torch.arange(CLIPS), torch.zeros(CLIPS, dtype=torch.int64), 2000))
         made = [Spectrogram()(wave), OgmGeSpectrogram()(wave), NormaliseFrames()(frames),

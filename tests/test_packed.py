@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from dataset import packing
 from dataset.clips import ClipDataset
 from dataset.cremad import find_clips
-from dataset.crops import cut, random_boxes
+from dataset.crops import cut, cut_together, random_boxes
 from dataset.errors import InputError
 from dataset.files import read_audio
 from dataset.frames import CROP_AREA, CROP_RATIO, frame_indices, read_frames
@@ -43,15 +43,20 @@ def generator(seed: int = 0) -> np.random.Generator:
 # ---- crops
 
 
+@pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("size", [24, 64, 150])
-def test_a_box_is_resized_as_torchvision_does_it(size, flip):
+def test_a_box_is_resized_as_torchvision_does_it(size, flip, on_gpu):
     image = torch.from_numpy(generator().integers(0, 256, (3, 90, 130), dtype=np.uint8))
     for top, left, height, width in ((0, 0, 90, 130), (11, 30, 60, 45), (70, 1, 20, 21), (5, 5, 1, 120)):
         expected = F.resized_crop(image, top, left, height, width, [size, size], antialias=True)
         expected = expected.flip(-1) if flip else expected
         box = torch.tensor([[top / 90, left / 130, height / 90, width / 130]], dtype=torch.float64)
-        found = cut(image.unsqueeze(0), box, torch.tensor([flip]), size)[0]
+        if on_gpu:  # what is computed there, here in the same precision
+            first, length = torch.tensor([[top, left]]), torch.tensor([[height, width]])
+            found = cut_together(image.unsqueeze(0), first, length, torch.tensor([flip]), size)[0]
+        else:
+            found = cut(image.unsqueeze(0), box, torch.tensor([flip]), size)[0]
         assert (found.int() - expected.int()).abs().max() <= 1, (top, left, height, width)
 
 

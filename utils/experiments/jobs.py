@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 
 from utils.distributed import print_once
+from utils.experiments import grid
+from utils.experiments.grid import PlannedRun
 
 POLL = 0.1  # seconds between two checks of the running programs
 GRACE = 60.0  # seconds that a program has to end after SIGTERM
@@ -31,6 +33,11 @@ class Job(NamedTuple):
     name: str
     argv: Sequence[str]
     log: Path
+
+
+def job_of(run: PlannedRun, script: Path) -> Job:
+    """Starts or resumes a run of the entry script."""
+    return Job(run.name, [str(script), *grid.command(run)], run.folder.with_name(f"{run.name}.log"))
 
 
 @contextmanager

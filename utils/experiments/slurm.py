@@ -1,0 +1,99 @@
+"""`sweep.py --launcher slurm`: a job of a Slurm cluster for each run, submitted by submitit, resumed after preemption.
+
+    pip install submitit
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from dataset.errors import InputError
+from utils.distributed import print_once
+from utils.experiments import grid
+from utils.experiments.grid import PlannedRun
+from utils.experiments.jobs import Job, job_of
+
+POLL = 1.0  # seconds between two looks at the jobs
+
+
+class Remote:
+    """What a job does: starts the run, or continues it when it has a last.pt -> its exit status.
+
+    submitit calls `checkpoint` before the job is preempted or its time is over, and submits what it returns.
+    """
+
+    def __init__(self, run: PlannedRun, script: Path, log: Path):
+        self.run, self.script, self.log = run, script, log
+        self.process: subprocess.Popen | None = None
+
+    def __call__(self) -> int:
+        grid.clear_start(self.run)
+        with self.log.open("ab") as log:
+            argv = [sys.executable, str(self.script), *grid.command(self.run)]
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return self.process.wait()
+
+    def checkpoint(self) -> object:
+        from submitit.helpers import DelayedSubmission
+
+        if self.process:
+            self.process.terminate()  # it says how many whole epochs last.pt holds
+            self.process.wait()
+        return DelayedSubmission(Remote(self.run, self.script, self.log))
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, object]:
+    """`timeout_min=240 gpus_per_node=1 slurm_partition=gpu` -> what submitit's update_parameters takes."""
+    options: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"--slurm {text}: expected NAME=VALUE, such as timeout_min=240")
+        options[name] = int(value) if value.lstrip("-").isdecimal() else value
+    return options
+
+
+def run_jobs(runs: Sequence[PlannedRun], script: Path, folder: Path, cluster: str,
+             options: Mapping[str, object]) -> Iterator[tuple[Job, int]]:
+    """Submits all runs -> (job, exit status) of each as it ends. folder: of submitit's own files.
+
+    cluster: slurm, or local: processes of this machine. Raises InputError: submitit or Slurm is missing, or refuses the
+    options. An exception, and closing the generator, cancels what is waiting or running.
+    """
+    try:
+        import submitit
+    except ModuleNotFoundError:
+        raise InputError("--launcher slurm needs the package submitit: pip install submitit") from None
+    try:
+        executor = submitit.AutoExecutor(folder, cluster=cluster)
+        executor.update_parameters(name="sweep", **options)
+    except (RuntimeError, NameError, TypeError, ValueError) as error:
+        raise InputError(f"--launcher slurm: {error}") from None
+    waiting = {}
+    try:
+        for run in runs:
+            job = job_of(run, script)
+            submitted = executor.submit(Remote(run, script, job.log))
+            waiting[submitted] = job
+            print_once(f"{run.name}: job {submitted.job_id}, log {job.log}")
+        while waiting:
+            time.sleep(POLL)
+            for submitted in [one for one in waiting if one.done()]:
+                yield waiting.pop(submitted), status_of(submitted)
+    finally:
+        if waiting:
+            print_once(f"cancelling {len(waiting)} jobs; start the same command again to continue")
+        for submitted in waiting:
+            submitted.cancel()
+
+
+def status_of(submitted: object) -> int:
+    """The exit status of the run, 1 when its job ended without one."""
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    try:
+        return submitted.result()
+    except (FailedJobError, UncompletedJobError):
+        return 1
