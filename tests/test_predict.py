@@ -12,9 +12,11 @@ from conftest import ODD, SHOWN
 from test_prepare_videos import make_video
 
 import main_CD
+import main_SSW
 import main_UCF
 from dataset.cremad import find_clip
 from dataset.demo.actions import make_demo as make_actions
+from dataset.demo.birds import make_demo as make_birds
 from dataset.errors import InputError
 from dataset.lists import Clip as Listed
 from scripts import export, predict, prepare_videos
@@ -191,6 +193,22 @@ def test_a_run_of_motion_answers_about_a_video(tmp_path, tiny_encoders):
     found, = predict.main([str(tmp_path / "run"), str(video), "--out", str(tmp_path / "out"), *CPU])
     assert set(found.logits) == {"joint", "rgb", "flow", "difference"} and found.inputs["flow"].shape == (8, 64, 64)
     assert (tmp_path / "out" / "v.png").is_file()
+
+
+def test_a_run_of_birds_answers_with_its_own_lengths_and_frames(tmp_path, tiny_encoders):
+    make_birds(tmp_path / "birds", species=4, train_per_class=1, test_per_class=1)
+    main_SSW.main(["--train", "--dataset", "x", "--data_root", str(tmp_path / "birds"), "--epochs", "1", "--mmcosine",
+                   "--ckpt_path", str(tmp_path), "--run_name", "run", "--num_workers", "0", "--image_size", "64",
+                   "--audio_seconds", "1.5", "--num_frames", "2", "--amp", "off", *CPU])
+    expected, saved = evaluated(tmp_path / "run"), saved_model.load(tmp_path / "run", "cpu")
+    test = open_run(tmp_path / "run", Machine(device="cpu", num_workers=0)).task.data.test
+    for files in test.clips:
+        found = predict_files(saved, Clip(Path(files.name)), files)
+        np.testing.assert_allclose(found.logits["joint"], expected[files.name]["joint"], rtol=1e-5, atol=1e-6)
+    video = make_video(tmp_path / "v.mp4", 3.0)
+    asked, = predict.main([str(tmp_path / "run"), str(video), *CPU])
+    assert asked.item["audio"].shape == found.item["audio"].shape == (24000,)
+    assert asked.item["visual"].shape == (2, 3, 64, 64)
 
 
 @pytest.mark.parametrize(("argv", "told"), [
