@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from dataset.errors import readable
 from dataset.whole_files import write_whole
 from utils.experiments.prediction import JOINT, Prediction
-from utils.training.plots import colours, plain
+from utils.training.plots import MORE_COLOURS, colours, plain
 
 FRAMES_SHOWN = 6
 LONGEST_NAME = 28  # characters of a class beside a bar
@@ -73,9 +73,9 @@ def draw_time_line(found: Sequence[Prediction]) -> Figure:
     figure = Figure(figsize=(10, 1.9 * (len(kinds) + 1) + 0.8), layout="constrained")
     rows = figure.subplots(len(kinds) + 1, 1, sharex=True)
     for axes, of in zip(rows, kinds, strict=False):
-        for name in leading:
+        for name, colour in zip(leading, MORE_COLOURS, strict=False):  # the others are those of the modalities
             place = list(found[0].classes).index(name)
-            axes.plot(middles, [one.probabilities(of)[place] for one in found], marker="o", markersize=3,
+            axes.plot(middles, [one.probabilities(of)[place] for one in found], color=colour, marker="o", markersize=3,
                       label=plain(shortened(name)))
         axes.set_ylim(-0.02, 1.02)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
