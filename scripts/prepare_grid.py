@@ -2,6 +2,8 @@
 
     # https://zenodo.org/records/3625687: s1.zip (videos) and alignments.zip, unpacked below one folder
     python scripts/prepare_grid.py --grid_root data/GRID --data_root data/grid_digits --speaker s1 --column digit
+    python scripts/prepare_grid.py --grid_root data/GRID --data_root data/grid_digits --babble_snr clean 5 -5 --folds 5
+    python scripts/prepare_grid.py --grid_root data/GRID --data_root data/people --speakers s1 s2 s3 --split speaker
     python main_CD.py --train --dataset grid_digits --image_size 112 --audio_seconds 1 --learning_rate 0.01
 
 GRID: Cooke, Barker, Cunningham, Shao, "An audio-visual corpus for speech perception and automatic speech recognition"
@@ -15,7 +17,10 @@ Writes   <data_root>/AudioWAV/<clip>.wav                          the word -/+ 6
          <data_root>/prepare_grid.json                            how the words were cut
          <data_root>/prepare_failures.csv                         clip,reason; only when clips failed
 
-If the script is interrupted, run the same command again: finished clips are kept.
+--babble_snr: data sets <data_root>-snr<DB> in which six other sentences of the same part of the split babble over each
+word, DB weaker than it (a mixture that would clip is made quieter as a whole). --folds: <data_root>-fold<K>, in which
+every clip is tested once. Frames are links to <data_root>. Both: <data_root>-fold<K>-snr<DB>.
+If it is interrupted, run the same command again: finished clips are kept.
 Exit status: 0 if every clip is usable, 2 otherwise (all usable clips are still prepared).
 """
 
@@ -36,6 +41,7 @@ from dataset.errors import InputError
 from dataset.lists import NOT_A_NAME
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
+from dataset.preparation import variants
 from dataset.whole_files import remove_leftovers
 from utils import cli
 
@@ -60,17 +66,25 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--grid_root", required=True, help="folder of the videos and the alignments")
-    parser.add_argument("--data_root", default="data/grid_digits", help="output folder: one speaker, one --column")
-    parser.add_argument("--speaker", default="s1", help="folder of the videos: s1 to s34")
+    parser.add_argument("--data_root", default="data/grid_digits", help="output folder: of these speakers and --column")
+    parser.add_argument("--speaker", "--speakers", nargs="+", default=["s1"], metavar="S",
+                        help="folders of the videos: s1 to s34; clips of several are called <speaker>_<clip>")
+    parser.add_argument("--split", choices=prep_lists.SPLITS, default="stratified", help="speaker: test other people")
+    parser.add_argument("--babble_snr", nargs="+", type=level, metavar="DB", help="levels of noise: clean, or dB")
+    parser.add_argument("--folds", type=cli.number(int, 2, 100), help="data sets of which each tests another part")
     parser.add_argument("--column", choices=COLUMNS, default="digit", help="which word of the sentence is cut out")
     parser.add_argument("--rows", type=int, nargs=2, default=[156, 268], help="pixel rows of the mouth: first, end")
     parser.add_argument("--columns", type=int, nargs=2, default=[101, 213], help="pixel columns of it: first, end")
     parser.add_argument("--test_fraction", type=cli.number(float, 0, 1, exclusive=True), default=0.2,
                         help="test part of the clips of every class")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the split")
-    parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=os.cpu_count(),
-                        help="clips decoded in parallel")
+    parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=os.cpu_count(), help="decoded in parallel")
     return parser
+
+
+def level(text: str) -> float | None:
+    """`clean` is None."""
+    return None if text == "clean" else cli.number(float, -100, 100)(text)
 
 
 def check_box(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -98,19 +112,31 @@ def speaker_of(path: Path) -> str | None:
     return next((part for part in reversed(path.parts[:-1]) if re.fullmatch(r"s\d+", part)), None)
 
 
-def find_videos(grid_root: Path, speaker: str) -> dict[str, Path]:
+def named(found: dict[str, Path], speaker: str, speakers: Sequence[str]) -> dict[str, Path]:
+    """By the clips' names: several speakers say sentences of the same names."""
+    return found if len(speakers) == 1 else {f"{speaker}_{name}": path for name, path in found.items()}
+
+
+def find_videos(grid_root: Path, speakers: Sequence[str]) -> dict[str, Path]:
     if not grid_root.is_dir():
         raise InputError(f"no folder {grid_root}: name the folder of the GRID corpus with --grid_root")
-    videos = find_files(grid_root, ".mpg", [speaker])
-    if not videos:
-        raise InputError(f"no .mpg below a folder {speaker} in {grid_root}. Get {speaker}.zip and alignments.zip from "
-                         "https://zenodo.org/records/3625687, unpack both below it, or choose another --speaker")
+    videos = {}
+    for speaker in speakers:
+        found = find_files(grid_root, ".mpg", [speaker])
+        if not found:
+            raise InputError(f"no .mpg below a folder {speaker} in {grid_root}. Get {speaker}.zip and alignments.zip "
+                             "from https://zenodo.org/records/3625687, unpack both below it, or choose another "
+                             "--speaker")
+        videos |= named(found, speaker, speakers)
     return videos
 
 
-def find_alignments(grid_root: Path, speaker: str) -> dict[str, Path]:
-    """{clip: path}; files in the speaker's folder take precedence over those in a folder without a speaker."""
-    return {**find_files(grid_root, ".align", [None]), **find_files(grid_root, ".align", [speaker])}
+def find_alignments(grid_root: Path, speakers: Sequence[str]) -> dict[str, Path]:
+    """{clip: path}; for a single speaker, files in a folder without a speaker's name do where there are no others."""
+    found = find_files(grid_root, ".align", [None]) if len(speakers) == 1 else {}
+    for speaker in speakers:
+        found |= named(find_files(grid_root, ".align", [speaker]), speaker, speakers)
+    return found
 
 
 def read_word(path: Path, column: str) -> Word:
@@ -188,6 +214,12 @@ def cut_words(videos: dict[str, Path], words: dict[str, Word], root: Path, args:
     return prep.run_parallel(work, list(words), args.workers, "words")
 
 
+def span(word: Word) -> slice:
+    """Where the word is in its clip, in samples."""
+    first = round(min(word.start, MARGIN) * SAMPLE_RATE)
+    return slice(first, first + round((word.end - word.start) * SAMPLE_RATE))
+
+
 def main(argv: list[str]) -> dict[str, int]:
     """Counts of clips found, failed, and listed for training and test. Raises InputError: a clip failed."""
     parser = get_args_parser()
@@ -197,16 +229,19 @@ def main(argv: list[str]) -> dict[str, int]:
     videos = find_videos(grid_root, args.speaker)
     words, problems = read_words(videos, find_alignments(grid_root, args.speaker), args.column)
     prep.check_some_usable(grid_root, videos, problems)
-    settings = {name: getattr(args, name) for name in ("speaker", "column", "rows", "columns")}
+    settings = {name: getattr(args, name) for name in ("column", "rows", "columns")}
+    settings["speaker"] = args.speaker[0] if len(args.speaker) == 1 else args.speaker  # as it was noted before
     prep_lists.check_settings(root / "prepare_grid.json", settings, root / AUDIO_FOLDER)
     lists = prep_lists.read_own_lists(root)  # before the long work, so that mistakes in them show at once
     problems |= cut_words(videos, words, root, args)
     prep.check_some_usable(grid_root, videos, problems)
     labels = {name: word.text.upper() for name, word in words.items() if name not in problems}
-    lists = prep_lists.settle_lists(root, lists, labels, problems, len(videos), fps=1, split="stratified",
-                                    test_fraction=args.test_fraction, seed=args.seed)
+    lists = prep_lists.settle_lists(root, lists, labels, problems, len(videos), fps=1,
+                                    test_fraction=args.test_fraction, seed=args.seed, split=args.split)
     prep_lists.report_lists(lists, labels)
-    prep.finish(root, problems, f"python main_CD.py --train --dataset {root.name} --data_root {root} --image_size 112 "
+    spans = {name: span(word) for name, word in words.items()}
+    last = variants.make_all(root, lists, args.folds, args.babble_snr, videos, spans, args.seed, args.workers)[-1]
+    prep.finish(root, problems, f"python main_CD.py --train --dataset {last.name} --data_root {last} --image_size 112 "
                                 "--audio_seconds 1 --learning_rate 0.01")
     return {"clips": len(videos), "failed": len(problems), "train": len(lists.train), "test": len(lists.test)}
 

@@ -454,15 +454,15 @@ def test_speakers_are_kept_apart(tmp_path):
     for place in ("s1/video/mpg_vcd/a.mpg", "s2/a.mpg", "align/a.align", "alignments/s1/a.align", "s2/align/a.align"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).touch()
-    assert prepare_grid.find_videos(tmp_path, "s1") == {"a": tmp_path / "s1/video/mpg_vcd/a.mpg"}
-    assert prepare_grid.find_alignments(tmp_path, "s1") == {"a": tmp_path / "alignments/s1/a.align"}
-    assert prepare_grid.find_alignments(tmp_path, "s3") == {"a": tmp_path / "align/a.align"}
+    assert prepare_grid.find_videos(tmp_path, ["s1"]) == {"a": tmp_path / "s1/video/mpg_vcd/a.mpg"}
+    assert prepare_grid.find_alignments(tmp_path, ["s1"]) == {"a": tmp_path / "alignments/s1/a.align"}
+    assert prepare_grid.find_alignments(tmp_path, ["s3"]) == {"a": tmp_path / "align/a.align"}
     with pytest.raises(InputError, match=r"no \.mpg below a folder s3"):
-        prepare_grid.find_videos(tmp_path, "s3")
+        prepare_grid.find_videos(tmp_path, ["s3"])
     (tmp_path / "s1/b").mkdir()
     (tmp_path / "s1/b/a.mpg").touch()
     with pytest.raises(InputError, match="two files of clip a"):
-        prepare_grid.find_videos(tmp_path, "s1")
+        prepare_grid.find_videos(tmp_path, ["s1"])
 
 
 def test_another_column_does_not_mix_into_the_same_folder(tmp_path, mpg):

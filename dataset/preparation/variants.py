@@ -1,0 +1,107 @@
+"""Data sets made of a prepared one: several splits into folds, and levels of babble over its words."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from dataset.cremad import AUDIO_FOLDER, audio_path, frames_folder
+from dataset.errors import InputError
+from dataset.lists import Clip, Lists, write_lists
+from dataset.preparation.babble import add_babble, choose_voices, generator
+from dataset.preparation.clips import read_sound, run_parallel, write_sound
+from dataset.whole_files import remove_leftovers
+
+SAMPLE_RATE = 16000  # Hz
+
+
+def folds_of(clips: Sequence[Clip], count: int, seed: int) -> list[Lists]:
+    """`count` splits in which every clip is tested once, stratified by class. Raises InputError: a class with fewer
+    clips than folds."""
+    by_class: dict[str, list[Clip]] = {}
+    for clip in sorted(clips):
+        by_class.setdefault(clip.label, []).append(clip)
+    few = [label for label, members in by_class.items() if len(members) < count]
+    if few:
+        raise InputError(f"class {few[0]} has {len(by_class[few[0]])} clips, fewer than --folds {count}")
+    rng, fold_of = np.random.default_rng(seed), {}
+    for label in sorted(by_class):
+        shift = int(rng.integers(count))  # else the first folds were larger in every class
+        for place, index in enumerate(rng.permutation(len(by_class[label]))):
+            fold_of[by_class[label][index]] = (place + shift) % count
+    return [Lists(sorted(by_class), [clip for clip in clips if fold_of[clip] != fold],
+                  [clip for clip in clips if fold_of[clip] == fold]) for fold in range(count)]
+
+
+def variant_root(root: Path, fold: int | None, level: float | None) -> Path:
+    """`digits` -> `digits-fold0-snr-5`."""
+    name = root.name + ("" if fold is None else f"-fold{fold}") + ("" if level is None else f"-snr{level:g}")
+    return root.with_name(name)
+
+
+def link(source: Path, target: Path) -> None:
+    """A folder that is the other one, by a relative link."""
+    if not target.is_symlink():
+        target.symlink_to(os.path.relpath(source, target.parent), target_is_directory=True)
+
+
+def make_all(root: Path, lists: Lists, folds: int | None, levels: Sequence[float | None] | None,
+             videos: Mapping[str, Path], spans: Mapping[str, slice], seed: int, workers: int) -> list[Path]:
+    """The folders of all folds and levels; `root` itself where neither is wanted. levels: None is clean. videos: of the
+    clips' sentences. spans: where in its clip the word is. Raises InputError."""
+    clips = [*lists.train, *lists.test]
+    splits = dict(enumerate(folds_of(clips, folds, seed))) if folds else {None: lists}
+    wanted = [(fold, level) for fold in splits for level in levels or [None] if (fold, level) != (None, None)]
+    speech: dict[str, np.ndarray] = {}
+    if any(level is not None for _, level in wanted):
+        problems = run_parallel(lambda name: speech.update({name: read_sound(videos[name], SAMPLE_RATE)}),
+                                [clip.name for clip in clips], workers, "sentences")
+        refuse(problems, "sentences cannot be read")
+    for fold, level in wanted:
+        make_variant(variant_root(root, fold, level), root, splits[fold], level, speech, spans, seed, workers)
+    return [variant_root(root, fold, level) for fold, level in wanted] or [root]
+
+
+def make_variant(folder: Path, root: Path, lists: Lists, level: float | None, speech: Mapping[str, np.ndarray],
+                 spans: Mapping[str, slice], seed: int, workers: int) -> None:
+    """Lists, linked frames, and sound with babble of each part of the split; clean sound is linked too."""
+    folder.mkdir(exist_ok=True)
+    link(frames_folder(root), frames_folder(folder))
+    if level is None:
+        link(root / AUDIO_FOLDER, folder / AUDIO_FOLDER)
+    else:
+        remove_leftovers(folder / AUDIO_FOLDER)
+        for part in (lists.train, lists.test):
+            sentences = {clip.name: speech[clip.name] for clip in part}
+            mix = Mixer(root, folder, level, sentences, spans, seed)
+            refuse(run_parallel(mix, list(sentences), workers, folder.name), f"clips of {folder} cannot be mixed")
+    write_lists(folder, lists)
+
+
+class Mixer(NamedTuple):
+    """Writes a clip of `root` with babble of `sentences` into `folder`, unless it is there. Raises InputError."""
+
+    root: Path
+    folder: Path
+    level: float
+    sentences: Mapping[str, np.ndarray]
+    spans: Mapping[str, slice]
+    seed: int
+
+    def __call__(self, name: str) -> None:
+        target = audio_path(self.folder, name)
+        if not target.is_file():
+            clip, _ = soundfile.read(audio_path(self.root, name), dtype="int16")
+            rng = generator(self.seed, name)
+            voices = choose_voices(name, self.sentences, rng)
+            write_sound(target, add_babble(clip, self.spans[name], voices, self.level, rng), SAMPLE_RATE)
+
+
+def refuse(problems: Mapping[str, str], what: str) -> None:
+    """Raises InputError if there are any."""
+    if problems:
+        name, reason = next(iter(problems.items()))
+        raise InputError(f"{len(problems)} {what}. The first, {name}: {reason}")
