@@ -852,6 +852,9 @@ MUTANTS: Sequence[Mutant] = [
            "values[seed] - baseline[seed]",
            "baseline[seed] - values[seed]",
            "The paired difference is plain minus method."),
+    Mutant("holm-is-not-monotone", "utils/experiments/tables.py",
+           "max(largest, min(1.0,", "max(0.0, min(1.0,",
+           "A corrected p value can be below that of a row with stronger evidence."),
     # ---- scripts
     Mutant("predicted-by-audio", "scripts/analyse.py",
            "features.modality_logits.sum(0, keepdims=True)",

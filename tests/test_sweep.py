@@ -22,7 +22,7 @@ from utils.balancing import METHOD_FLAGS, METHODS
 from utils.experiments import comparison, jobs
 from utils.experiments.jobs import Job, alone_in, run_jobs
 from utils.experiments.paper_results import paper_result
-from utils.experiments.tables import mean_and_std, paired_difference
+from utils.experiments.tables import holm, mean_and_std, paired_difference
 from utils.training.experiment import without_meaning
 
 FAKE = str(REPO / "tests" / "fake_entry.py")
@@ -392,10 +392,20 @@ def test_paired_difference_is_scipys_paired_t_interval(n):
     assert (found.mean, found.n) == (pytest.approx((a - b).mean()), n)
 
 
+def test_holms_p_values_by_hand_and_against_scipys_paired_test():
+    # 4 * 0.01, 3 * 0.02, then 2 * 0.021 = 0.042 may not be below the one before it, 1 * 0.9
+    assert holm([0.9, 0.02, 0.01, 0.021]) == pytest.approx([0.9, 0.06, 0.04, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []
+    a, b = np.random.default_rng(3).random((2, 5))
+    assert paired_difference(dict(enumerate(a)), dict(enumerate(b))).p == pytest.approx(stats.ttest_rel(a, b).pvalue)
+    same = {0: 0.5, 1: 0.5}
+    assert (paired_difference(same, same).p, paired_difference({0: 1.0, 1: 1.0}, same).p) == (1.0, 0.0)
+
+
 def test_paired_difference_by_hand_over_common_seeds_alone():
     found = paired_difference({0: 0.70, 1: 0.62, 5: 9.0}, {1: 0.60, 0: 0.60, 7: -9.0})
     # differences 0.10, 0.02: mean 0.06, std 0.0565685, over sqrt 2: 0.04; t(0.975, 1) = 12.7062
-    assert found == pytest.approx((0.06, 0.06 - 0.508248, 0.06 + 0.508248, 2), abs=1e-6)
+    assert found == pytest.approx((0.06, 0.06 - 0.508248, 0.06 + 0.508248, 2, 0.374334), abs=1e-6)
     assert paired_difference({0: 0.7, 1: 0.6}, {1: 0.5, 2: 0.5}) is None
 
 
@@ -452,7 +462,7 @@ def test_table_has_means_spreads_and_the_interval_to_plain_of_the_same_fusion(sw
     assert rows["film, plain"] == ["2", "52.50 +- 0.71", "26.25 +- 0.35", "", "51.50 +- 0.71", "", ""]
     assert rows["film, MMCosine s=10"][:2] == ["2", "62.50 +- 0.71"]
     assert difference_rows(out) == {f"{fusion}, MMCosine s=10": ["+10.00 [+10.00, +10.00] *, n=2",
-                                                                 "+5.00 [+5.00, +5.00] *, n=2", "n/a"]
+                                                                 "+5.00 [+5.00, +5.00] *, n=2", "n/a", "<0.001"]
                                     for fusion in ("concat", "film")}
     text = (out / "table.md").read_text()
     assert "accuracy %, higher is better" in text
@@ -463,12 +473,12 @@ def test_table_has_means_spreads_and_the_interval_to_plain_of_the_same_fusion(sw
 def test_one_seed_gives_no_interval_and_no_spread(sweep, out):
     sweep("--mmcosine", "False", "True")
     assert table_rows(out)["concat, MMCosine s=10"] == ["1", "60.00", "30.00", "", "59.00", "", ""]
-    assert difference_rows(out) == {"concat, MMCosine s=10": ["n/a", "n/a", "n/a"]}
+    assert difference_rows(out) == {"concat, MMCosine s=10": ["n/a", "n/a", "n/a", "n/a"]}
 
 
 def test_without_a_plain_run_there_is_no_difference(sweep, out):
     sweep("--mmcosine", "True", "--random_seed", "0", "1")
-    assert difference_rows(out) == {"concat, MMCosine s=10": ["n/a", "n/a", "n/a"]}
+    assert difference_rows(out) == {"concat, MMCosine s=10": ["n/a", "n/a", "n/a", "n/a"]}
 
 
 def test_error_rates_are_said_to_be_better_when_low(sweep, out):
@@ -480,7 +490,8 @@ def test_error_rates_are_said_to_be_better_when_low(sweep, out):
 def test_an_encoder_alone_stands_against_the_joint_network_and_against_its_modality_there(sweep, out):
     sweep("--modality", "both", "audio", "--random_seed", "0", "1")
     assert difference_rows(out) == {"audio encoder alone, plain": ["+0.00 [+0.00, +0.00], n=2",
-                                                                   "+25.25 [+22.07, +28.43] *, n=2", "n/a"]}
+                                                                   "+25.25 [+22.07, +28.43] *, n=2", "n/a",
+                                                                   "1.000"]}
 
 
 def test_runs_that_differ_in_more_than_the_axes_are_never_averaged(tmp_path, sweep, out):

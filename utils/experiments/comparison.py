@@ -12,7 +12,7 @@ from utils.balancing import METHODS
 from utils.experiments.finished_run import FinishedRun
 from utils.experiments.paper_results import paper_result
 from utils.experiments.splits import MeanRun, means_over_splits
-from utils.experiments.tables import LEVEL, markdown, paired_difference, percent, points
+from utils.experiments.tables import LEVEL, Difference, holm, markdown, paired_difference, percent, points, probability
 from utils.training.experiment import CORE, NOT_COMPARED, label, seedless, without_meaning
 from utils.training.modalities import ENSEMBLE, JOINT, is_joint, predicts_jointly
 from utils.training.run import is_finished
@@ -103,13 +103,14 @@ def section(runs: Sequence[FinishedRun | MeanRun]) -> str:
     demo = " (DEMO DATA: synthetic, not a benchmark)" if runs[0].result.get("demo") else ""
     rows = [[*row(group, names, measure, columns), time(group, baseline(group, groups, names))]
             for group in groups.values()]
-    differences = [difference_row(group, groups, names, measure, columns) for group in groups.values()]
+    differences = [found for group in groups.values()
+                   if (found := differences_of(group, groups, names, measure, columns))]
     mean = f", mean over the splits {runs[0].settings['split']}" if isinstance(runs[0], MeanRun) else ""
     lines = [f"## {runs[0].settings['dataset']}{mean}{demo}: {MEASURES[measure]}", "",
              markdown(["", "n", *columns, "last epoch", "paper", "time"], rows), ""]
-    if any(differences):
+    if differences:
         lines += ["Points to the joint plain network with the same fusion, paired over seeds:", "",
-                  markdown(["", *columns], filter(None, differences)), ""]
+                  markdown(["", *columns, f"p of {columns[0]}, Holm"], difference_rows(differences)), ""]
     return "\n".join([*lines, notes(runs, measure), ""])
 
 
@@ -160,9 +161,9 @@ def test_size(result: Mapping[str, object]) -> int | None:
     return next(iter(result["trials"].values())) if "trials" in result else result.get("n_test")
 
 
-def difference_row(group: Group, groups: Mapping[str, Group], names: Sequence[str], measure: str,
-                   columns: Sequence[str]) -> list[str] | None:
-    """The group's paired differences to its baseline, in points; None: it is a baseline itself."""
+def differences_of(group: Group, groups: Mapping[str, Group], names: Sequence[str], measure: str,
+                   columns: Sequence[str]) -> tuple[str, list[Difference | None]] | None:
+    """(the group's label, its paired differences to its baseline); None: it is a baseline itself."""
     run, compared = next(iter(group.values())), baseline(group, groups, names)
     if compared is group:
         return None
@@ -171,7 +172,14 @@ def difference_row(group: Group, groups: Mapping[str, Group], names: Sequence[st
         plain = metric_names(next(iter(compared.values())), measure)
     found = [paired_difference(by_seed(group, mine.get(column)), by_seed(compared, plain.get(column)))
              for column in columns]
-    return [label(seedless(run.settings), names), *map(points, found)]
+    return label(seedless(run.settings), names), found
+
+
+def difference_rows(differences: Sequence[tuple[str, Sequence[Difference | None]]]) -> list[list[str]]:
+    """Cells in points, and the p values of the first column, corrected for the number of rows that have one."""
+    corrected = iter(holm([found[0].p for _, found in differences if found[0]]))
+    return [[name, *map(points, found), probability(next(corrected) if found[0] else None)]
+            for name, found in differences]
 
 
 def baseline(group: Group, groups: Mapping[str, Group], names: Sequence[str]) -> Group:
@@ -202,7 +210,9 @@ def baseline_of(run: FinishedRun, groups: Mapping[str, Group]) -> dict[str, obje
 NOTES = """n: seeds. +-: standard deviation over seeds (n - 1). last epoch: on the test set, of the joint network or the
 encoder alone. paper: published result on a test set of this size, at any scale where the paper gives none. time:
 seconds of a training epoch, as a multiple of what it is compared with. Points: mean over the common seeds (n) with its
-{level:.0%} confidence interval (Student's t); * where the interval excludes 0, as one in twenty does by chance.
+{level:.0%} confidence interval (Student's t); * where the interval excludes 0, as one in twenty does by chance. p: of a
+paired t test, corrected for the number of rows by Holm's method: chance alone puts any row of a table below 0.05 in at
+most one table of twenty.
 Networks are compared with the plain network of the same modalities (from scratch, if there is one), encoders alone and
 their ensemble with that of all modalities, or of the most that there are runs of. The intervals cover the noise of
 seeds, not that of the choice of test data or of the machine. {more}

@@ -11,12 +11,13 @@ LEVEL = 0.95  # of the confidence intervals
 
 
 class Difference(NamedTuple):
-    """Mean of n paired differences, and its confidence interval."""
+    """Mean of n paired differences, its confidence interval, and the p value of the paired t test."""
 
     mean: float
     low: float
     high: float
     n: int
+    p: float
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
@@ -33,7 +34,21 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
     differences = np.array([values[seed] - baseline[seed] for seed in seeds])
     mean, error = differences.mean(), differences.std(ddof=1) / np.sqrt(len(seeds))
     half = stats.t.ppf((1 + LEVEL) / 2, len(seeds) - 1) * error
-    return Difference(float(mean), float(mean - half), float(mean + half), len(seeds))
+    p = 2 * stats.t.sf(abs(mean) / error, len(seeds) - 1) if error else float(mean == 0)
+    return Difference(float(mean), float(mean - half), float(mean + half), len(seeds), float(p))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p values of several tests, corrected for their number: where nothing but chance is at work, any of them is
+    below 0.05 in at most one of twenty such tables.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for place, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+        corrected[index] = largest
+    return corrected
 
 
 def percent(values: Sequence[float]) -> str:
@@ -51,6 +66,10 @@ def points(difference: Difference | None) -> str:
     mark = " *" if difference.low > 0 or difference.high < 0 else ""
     mean, low, high = (100 * value for value in difference[:3])
     return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]{mark}, n={difference.n}"
+
+
+def probability(p: float | None) -> str:
+    return "n/a" if p is None else f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
 def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
