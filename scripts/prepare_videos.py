@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset.cremad import AUDIO_FOLDER, audio_path, frames_folder
 from dataset.errors import InputError, first_few
-from dataset.lists import Clip, Lists, check_every_class_has_a_clip, write_clips
+from dataset.lists import NOT_A_NAME, Clip, Lists, check_every_class_has_a_clip, write_clips
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
 from dataset.preparation import official_lists as official
@@ -123,6 +123,18 @@ def check_enough(sources: Sequence[Source]) -> None:
                          "leave these classes out")
 
 
+def unusable(sources: Sequence[Source]) -> dict[str, str]:
+    """{name: reason} of clips whose video is not there, or whose name lists cannot hold."""
+    problems = {}
+    for source in sources:
+        if not source.video:
+            problems[source.name] = "its video is not there"
+        elif NOT_A_NAME.search(source.name) or source.name != source.name.strip():
+            problems[source.name] = (f"the file name {source.video.name!r} holds characters that lists cannot contain: "
+                                     "rename the file")
+    return problems
+
+
 def prepare_clip(name: str, sources: Mapping[str, Source], root: Path, fps: int) -> None:
     """Writes sound and frames of a clip, unless they are there and not older than its video. Raises InputError."""
     source, wav, frames = sources[name], audio_path(root, name), frames_folder(root, fps) / name
@@ -193,8 +205,8 @@ def main(argv: list[str]) -> dict[str, int]:
                               root / AUDIO_FOLDER)
     own = prep_lists.read_own_lists(root)  # before the long work, so that mistakes in them show at once
     report_missing(root, sources)
-    there = {source.name: source for source in sources if source.video}
-    problems = {source.name: "its video is not there" for source in sources if not source.video}
+    problems = unusable(sources)
+    there = {source.name: source for source in sources if source.name not in problems}
     problems |= prepare_clips(there, args)
     prep.check_some_usable(root, [source.name for source in sources], problems)
     usable = [source for source in sources if source.name not in problems]
@@ -206,7 +218,8 @@ def main(argv: list[str]) -> dict[str, int]:
     lists = own or settle(root, usable, args)
     prep_lists.report_lists(lists, [source.name for source in usable if source.split != "val"])
     prep.finish(root, problems, next_command(root, [source.name for source in usable], args.fps))
-    return {"clips": len(sources), "missing": len(sources) - len(there), "failed": len(problems),
+    missing = sum(source.video is None for source in sources)
+    return {"clips": len(sources), "missing": missing, "failed": len(problems),
             "silent": len(silent), "train": len(lists.train), "test": len(lists.test)}
 
 

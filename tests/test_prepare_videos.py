@@ -182,9 +182,13 @@ def test_a_second_start_decodes_only_what_has_changed(folders, tmp_path, monkeyp
 def test_videos_that_cannot_be_read_are_named_and_the_rest_goes_on(folders, tmp_path):
     (folders / "a" / "text.mp4").write_text("no video")
     (folders / "b" / "empty.mp4").touch()
-    with pytest.raises(InputError, match=r"2 clips cannot be used .*--skip_missing"):
-        main(["--videos", str(folders), "--data_root", str(tmp_path / "mine")])
-    assert {row[0] for row in rows(tmp_path / "mine" / "prepare_failures.csv")[1:]} == {"a/text", "b/empty"}
+    for name in ("two\nlines.mp4", " space .mp4"):
+        shutil.copy(folders / "a" / "clip 0.mp4", folders / "a" / name)
+    for _ in range(2):  # the lists can be read again
+        with pytest.raises(InputError, match=r"4 clips cannot be used .*--skip_missing"):
+            main(["--videos", str(folders), "--data_root", str(tmp_path / "mine")])
+    assert {row[0] for row in rows(tmp_path / "mine" / "prepare_failures.csv")[1:]} == {
+        "a/text", "b/empty", "a/two\nlines", "a/ space "}
     assert len(rows(tmp_path / "mine" / "train.csv")) == 6
 
 
@@ -229,6 +233,7 @@ def test_a_list_cuts_several_clips_of_a_video_into_its_splits(tmp_path):
 @pytest.mark.parametrize(("text", "told"), [
     ("", "no column path, label"), ("path,kind\na.mp4,x", "no column label"), ("path,label\n", "lists no clip"),
     ("path,label\na.mp4,x\na.mp4,x", "lists the clip a twice"),
+    ('path,label\na.mp4,"x\ny"', "line 2: .*cannot be the name of a class"),
     ("path,label\na.mp4,x\na.mp4,y", "with the labels x and y"),
     ("path,label\na.mp4", "line 2: 1 cells"), ("path,label\na.mp4,", "line 2: path or label is empty"),
     ("path,label\n../a.mp4,x", "line 2: .*no path below"), ('path,label\n"a\nb.mp4",x', "no path below"),

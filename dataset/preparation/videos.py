@@ -43,6 +43,7 @@ def from_folders(root: Path) -> list[Source]:
     sources = []
     for folder in classes:
         check_name(folder)
+        check_label(folder.name)
         found = [Path(place, file) for place, files in walk(folder) for file in files
                  if Path(file).suffix.lower() in SUFFIXES and not file.startswith(".")]
         if not found:
@@ -52,6 +53,12 @@ def from_folders(root: Path) -> list[Source]:
     check_unique(sources, str(root))
     check_one_class(sources)
     return sources
+
+
+def check_label(label: str) -> None:
+    """Raises InputError: stat.csv could not hold it."""
+    if NOT_A_NAME.search(label) or label != label.strip():
+        raise InputError(f"{label!r} cannot be the name of a class: leave out line ends and spaces at its ends")
 
 
 def name_of(path: Path) -> str:
@@ -123,6 +130,7 @@ def source_of(row: Mapping[str, str], folder: Path, group: str) -> Source:
     """Raises InputError; the message does not name file and line."""
     if not row["path"] or not row["label"]:
         raise InputError("path or label is empty")
+    check_label(row["label"])
     split = row.get("split", "")
     if split and split not in SPLITS:
         raise InputError(f"split {split!r} is none of {', '.join(SPLITS)}")
