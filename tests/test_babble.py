@@ -112,6 +112,22 @@ def test_levels_and_folds_are_data_sets_of_their_own(grid, tmp_path, monkeypatch
     assert {path.name: path.read_bytes() for path in noisy.iterdir()} == bytes_before
 
 
+def test_babble_of_another_split_or_seed_is_not_kept_under_new_lists(tmp_path):
+    root, clips = tmp_path / "out", [Clip(f"c{n:02}", "ab"[n % 2]) for n in range(16)]
+    (root / "AudioWAV").mkdir(parents=True)
+    speech = {clip.name: voice(n).astype(np.int16) for n, clip in enumerate(clips)}
+    for name, sound in speech.items():
+        soundfile.write(root / "AudioWAV" / f"{name}.wav", sound, 16000)
+    spans, folder = dict.fromkeys(speech, slice(1000, 9000)), tmp_path / "noisy"
+    variants.make_variant(folder, root, folds_of(clips, 2, 0)[0], -5.0, speech, spans, 0, 1)
+    variants.make_variant(folder, root, folds_of(clips, 2, 0)[0], -5.0, speech, spans, 0, 1)
+    before = (folder / "test.csv").read_bytes()
+    for lists, seed in ((folds_of(clips, 2, 0)[1], 0), (folds_of(clips, 2, 0)[0], 1)):
+        with pytest.raises(InputError, match="noisy holds clips prepared with"):
+            variants.make_variant(folder, root, lists, -5.0, speech, spans, seed, 1)
+    assert (folder / "test.csv").read_bytes() == before
+
+
 def test_two_speakers_have_clips_of_their_own_and_can_be_split(grid, tmp_path):
     shutil.copytree(grid / "s1", grid / "s2", symlinks=True)
     (grid / "align").rename(grid / "all")

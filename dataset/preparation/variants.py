@@ -1,5 +1,6 @@
 """Data sets made of a prepared one: several splits into folds, and levels of babble over its words."""
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ import soundfile
 from dataset.cremad import AUDIO_FOLDER, audio_path, frames_folder
 from dataset.errors import InputError
 from dataset.lists import Clip, Lists, write_lists
-from dataset.preparation.babble import add_babble, choose_voices, generator
+from dataset.preparation.babble import PEAK, VOICES, add_babble, choose_voices, generator
 from dataset.preparation.clips import read_sound, run_parallel, write_sound
+from dataset.preparation.lists import check_settings
 from dataset.whole_files import remove_leftovers
 
 SAMPLE_RATE = 16000  # Hz
@@ -67,8 +69,13 @@ def make_all(root: Path, lists: Lists, folds: int | None, levels: Sequence[float
 
 def make_variant(folder: Path, root: Path, lists: Lists, level: float | None, speech: Mapping[str, np.ndarray],
                  spans: Mapping[str, slice], seed: int, workers: int) -> None:
-    """Lists, linked frames, and sound with babble of each part of the split; clean sound is linked too."""
+    """Lists, linked frames, and sound with babble of each part of the split; clean sound is linked too. Raises
+    InputError: the folder holds babble of another seed or another split, which would cross this one."""
     folder.mkdir(exist_ok=True)
+    tested = hashlib.sha256("\n".join(sorted(clip.name for clip in lists.test)).encode()).hexdigest()
+    check_settings(folder / "prepare_grid.json",
+                   {"babble_snr": level, "voices": VOICES, "peak": PEAK, "seed": seed, "test_clips_sha256": tested},
+                   folder / AUDIO_FOLDER)
     link(frames_folder(root), frames_folder(folder))
     if level is None:
         link(root / AUDIO_FOLDER, folder / AUDIO_FOLDER)
