@@ -1598,4 +1598,8 @@ LATER: Sequence[Mutant] = [
            "if fold_of[clip] == fold]) for fold",
            "if fold_of[clip] == 0]) for fold",
            "Every fold tests the same clips."),
+    Mutant("babble-of-another-split-kept", "dataset/preparation/variants.py",
+           "\"seed\": seed, \"test_clips_sha256\": tested}",
+           "}",
+           "Prepared again with another seed, test sentences babble over training clips."),
 ]
