@@ -12,8 +12,9 @@ from conftest import SMALL
 
 from dataset.demo.birds import make_demo as make_birds
 from dataset.errors import InputError
+from dataset.preparation.lists import check_settings
 from main_CD import build, main, parse
-from scripts import prepare_grid, prepare_ssw60, prepare_voxceleb
+from scripts import prepare_ssw60, prepare_voxceleb
 from scripts.analyse import main as analyse
 from scripts.probe import main as probe
 from scripts.sweep import main as sweep
@@ -175,11 +176,11 @@ def test_a_damaged_result_stops_the_table_of_a_sweep_by_name(copied_runs):
 @pytest.mark.parametrize("text", ["5", "[]", "[1]", "{", "", "null"])
 def test_settings_of_preparations_that_hold_something_else_are_refused_by_name(tmp_path, text):
     (tmp_path / "faces").mkdir()
-    for name, read in (("prepare.json", prepare_voxceleb.read_settings), ("prepare_grid.json", partial(
-            prepare_grid.check_settings, args=prepare_grid.get_args_parser().parse_args(["--grid_root", "x"])))):
+    for name, read in (("prepare.json", lambda path: prepare_voxceleb.read_settings(path.parent)),
+                       ("prepare_grid.json", lambda path: check_settings(path, {}, tmp_path / "AudioWAV"))):
         (tmp_path / name).write_text(text)
         with pytest.raises(InputError, match=f"^{tmp_path / name} is missing or damaged: remove it if"):
-            read(tmp_path)
+            read(tmp_path / name)
 
 
 def test_reports_that_hold_something_else_are_refused_by_name_before_the_work(tmp_path, monkeypatch):
