@@ -109,25 +109,16 @@ class ClipDataset(Dataset):
         return Media(sound, {"visual": list(read_frames(clip.frames).numpy())} if "visual" in self.modalities else {})
 
     def plan(self, packed: Packed, random: np.random.Generator) -> dict[str, Tensor]:
-        """sound (N,): where the sound begins. frames (N, T): images. boxes (N, 4), flips (N,): one of each a clip."""
+        """audio (N,): where the sound begins. visual (N, T): frames. boxes (N, 4), flips (N,): one of each per clip."""
         plan = {}
         if "audio" in self.modalities:
-            plan["sound"] = packed.sound["audio"].random_starts(self.audio_samples, random)
+            plan["audio"] = packed.sound["audio"].random_starts(self.audio_samples, random)
         if "visual" in self.modalities:
             images = packed.images["visual"]
-            plan["frames"] = images.random_frames(self.num_frames, random)
-            plan["boxes"] = images.random_boxes(plan["frames"][:, 0], CROP_AREA, CROP_RATIO, random)
+            plan["visual"] = images.random_frames(self.num_frames, random)
+            plan["boxes"] = images.random_boxes(plan["visual"][:, 0], CROP_AREA, CROP_RATIO, random)
             plan["flips"] = random.random(len(self)) < 0.5
         return {name: torch.from_numpy(drawn) for name, drawn in plan.items()}
-
-    def gather(self, packed: Packed, plan: Mapping[str, Tensor], clips: Tensor) -> dict[str, Tensor]:
-        gathered = {}
-        if "audio" in self.modalities:
-            gathered["audio"] = packed.sound["audio"].excerpts(clips, plan["sound"][clips], self.audio_samples)
-        if "visual" in self.modalities:
-            gathered["visual"] = packed.images["visual"].take(plan["frames"][clips])  # (B, T, 3, h, w)
-            gathered |= {name: plan[name][clips] for name in ("boxes", "flips")}
-        return gathered
 
     def finish(self, gathered: Mapping[str, Tensor]) -> dict[str, Tensor]:
         batch = {}

@@ -33,8 +33,8 @@ def image_transform(image_size: int, train: bool, area: tuple[float, float] = CR
                     ratio: tuple[float, float] = CROP_RATIO, flip: bool = True) -> nn.Module:
     """(..., C, H, W) uint8 -> (..., C, S, S) uint8. All frames of a clip get the same crop and flip.
 
-    area, ratio: of training crops, relative area and width over height. flip: whether
-    half of the training clips are mirrored.
+    area, ratio: of training crops, relative area and width over height. flip: whether half of the training clips are
+    mirrored.
     """
     from torchvision.transforms import v2  # here, because it takes a second that --help need not wait for
 

@@ -118,7 +118,7 @@ def write_lists(root: Path, lists: Lists) -> None:
 
 
 def write_clips(path: Path, rows: Iterable[Sequence[str]]) -> None:
-    """Writes one list: a row a clip, or a class."""
+    """Writes one list: one row per clip, or per class."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_whole(path, text.getvalue())
@@ -152,8 +152,8 @@ def split_by_speaker(clips: Sequence[Clip], fraction: float, seed: int) -> tuple
     return partition(clips, {clip for speaker in speakers for clip in by_speaker[speaker]})
 
 
-def split_by_group(clips: Sequence[Clip], fraction: float, seed: int,
-                   groups: Mapping[str, str]) -> tuple[list[Clip], list[Clip]]:
+def split_whole_groups(clips: Sequence[Clip], fraction: float, seed: int,
+                       groups: Mapping[str, str]) -> tuple[list[Clip], list[Clip]]:
     """Splits off whole groups of about `fraction` of the clips: no group is in both parts. A group whose clips are the
     last ones of a class in the rest stays there. groups: {name of a clip: its group}."""
     by_group = group(clips, lambda clip: groups[clip.name])

@@ -26,12 +26,13 @@ class Media(NamedTuple):
 class Packable(Protocol):
     """A data set of which training batches can be made from what is decoded once.
 
-    labels: of each clip. files(i): what `media(i)` reads. decoding: the settings that `media` depends on. plan: for an
-    epoch, what is drawn for every clip. gather: of a batch's clips what it takes from `packed`, where that is. finish:
-    the batch as the loader would make it, on the device that the gathered tensors are on by then.
+    labels: of each clip. audio_samples: of an item's sound. files(i): what `media(i)` reads. decoding: the settings
+    that `media` depends on. plan: what is drawn for every clip for an epoch, as `Packed.gather` takes it. finish: the
+    batch as the loader would make it, on the device that the gathered tensors are on by then.
     """
 
     labels: Sequence[int]
+    audio_samples: int
 
     def __len__(self) -> int: ...
     def files(self, index: int) -> Sequence[Path]: ...
@@ -39,7 +40,6 @@ class Packable(Protocol):
     @property
     def decoding(self) -> Mapping[str, object]: ...
     def plan(self, packed: "Packed", random: np.random.Generator) -> dict[str, Tensor]: ...
-    def gather(self, packed: "Packed", plan: Mapping[str, Tensor], clips: Tensor) -> dict[str, Tensor]: ...
     def finish(self, gathered: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
 
 
@@ -99,6 +99,16 @@ class Packed(NamedTuple):
     def device(self) -> torch.device:
         """Where it is."""
         return next(iter([*self.sound.values(), *self.images.values()])).first.device
+
+    def gather(self, plan: Mapping[str, Tensor], clips: Tensor, samples: int) -> dict[str, Tensor]:
+        """What was planned for the clips (B,) of a batch: {modality: its sound (B, samples) int16, stream: its images
+        (B, T, C, h, w) uint8}, and whatever else the plan has of them.
+
+        plan: {modality of sound: where it begins (N,), stream of images: their places (N, T)}, and others (N, ...).
+        """
+        gathered = {name: drawn[clips] for name, drawn in plan.items()}
+        sound = {name: one.excerpts(clips, gathered[name], samples) for name, one in self.sound.items()}
+        return {**gathered, **sound, **{name: one.take(gathered[name]) for name, one in self.images.items()}}
 
     def to(self, device: torch.device) -> "Packed":
         """The same, on the device."""

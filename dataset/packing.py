@@ -114,7 +114,8 @@ def pack(dataset: Packable, place: Path, stored: Mapping[str, tuple[int, int]], 
         write_whole(temporary / INDEX, json.dumps(write_streams(temporary, bar)))
         temporary.replace(place)
     except OSError as error:
-        raise disk_error(place, error) from error
+        if not (place / INDEX).is_file():  # else another run has packed the same clips meanwhile
+            raise disk_error(place, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -49,6 +49,8 @@ class MotionDataset(Dataset):
     for images that cannot be decoded or differ in size.
     """
 
+    audio_samples = 0  # it has no sound
+
     def __init__(self, clips: Sequence[MotionFiles], classes: Sequence[str], *, train: bool, num_frames: int = 3,
                  flow_frames: int = 16, image_size: int = 224,
                  modalities: Sequence[str] = ("rgb", "flow", "difference")):
@@ -124,19 +126,14 @@ class MotionDataset(Dataset):
                           for name, image in images.items()})
 
     def plan(self, packed: Packed, random: np.random.Generator) -> dict[str, Tensor]:
-        """rgb (N, T), u (N, K): images, also of the streams that go with them. boxes (N, 4), flips (N,)."""
+        """rgb, next (N, T), u, v (N, K): images. boxes (N, 4), flips (N,): one of each per clip."""
         plan = {}
-        for name in self.streams():
-            images = packed.images[name]
-            plan[name] = images.random_frames(self.wanted(name), random)
-        plan["boxes"] = images.random_boxes(plan[name][:, 0], CROP_AREA, CROP_RATIO, random)
+        for first, names in self.streams().items():
+            images = packed.images[first]
+            plan |= dict.fromkeys(names, images.random_frames(self.wanted(first), random))
+        plan["boxes"] = images.random_boxes(plan[first][:, 0], CROP_AREA, CROP_RATIO, random)
         plan["flips"] = random.random(len(self)) < 0.5
         return {name: torch.from_numpy(drawn) for name, drawn in plan.items()}
-
-    def gather(self, packed: Packed, plan: Mapping[str, Tensor], clips: Tensor) -> dict[str, Tensor]:
-        images = {name: packed.images[name].take(plan[first][clips])  # (B, T, 3, h, w) or (B, K, 1, h, w)
-                  for first, names in self.streams().items() for name in names}
-        return {**images, **{name: plan[name][clips] for name in ("boxes", "flips")}}
 
     def finish(self, gathered: Mapping[str, Tensor]) -> dict[str, Tensor]:
         boxes, flips = gathered["boxes"], gathered["flips"]

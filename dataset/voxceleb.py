@@ -158,26 +158,17 @@ class UtteranceDataset(Dataset):
         return Media(sound, {"visual": faces} if faces else {})
 
     def plan(self, packed: Packed, random: np.random.Generator) -> dict[str, Tensor]:
-        """sound (N,): where the excerpt begins. faces (N, T): images. boxes (N, T, 4), flips (N, T): one of each a
+        """audio (N,): where the excerpt begins. visual (N, T): faces. boxes (N, T, 4), flips (N, T): one of each per
         face."""
         plan = {}
         if "audio" in self.modalities:
-            plan["sound"] = packed.sound["audio"].random_starts(self.audio_samples, random)
+            plan["audio"] = packed.sound["audio"].random_starts(self.audio_samples, random)
         if "visual" in self.modalities:
             images = packed.images["visual"]
-            plan["faces"] = images.random_frames(self.num_frames, random)
-            plan["boxes"] = images.random_boxes(plan["faces"], CROP_AREA, CROP_RATIO, random)
-            plan["flips"] = random.random(plan["faces"].shape) < 0.5
+            plan["visual"] = images.random_frames(self.num_frames, random)
+            plan["boxes"] = images.random_boxes(plan["visual"], CROP_AREA, CROP_RATIO, random)
+            plan["flips"] = random.random(plan["visual"].shape) < 0.5
         return {name: torch.from_numpy(drawn) for name, drawn in plan.items()}
-
-    def gather(self, packed: Packed, plan: Mapping[str, Tensor], clips: Tensor) -> dict[str, Tensor]:
-        gathered = {}
-        if "audio" in self.modalities:
-            gathered["audio"] = packed.sound["audio"].excerpts(clips, plan["sound"][clips], self.audio_samples)
-        if "visual" in self.modalities:
-            gathered["visual"] = packed.images["visual"].take(plan["faces"][clips])  # (B, T, 3, h, w)
-            gathered |= {name: plan[name][clips] for name in ("boxes", "flips")}
-        return gathered
 
     def finish(self, gathered: Mapping[str, Tensor]) -> dict[str, Tensor]:
         batch = {}

@@ -1,7 +1,7 @@
 """Asks a trained model about videos: the most probable classes, and what each modality says.
 
     python scripts/predict.py runs/NAME video.mp4 other.mp4
-    python scripts/predict.py runs/NAME my_videos --out answers               # a folder; tables, and a picture a clip
+    python scripts/predict.py runs/NAME my_videos --out answers             # a folder; tables, and one picture per clip
     python scripts/predict.py runs/NAME talk.mp4 --every 1 --length 3 --out answers     # a long video, window by window
     python scripts/predict.py runs/VOX a.mp4 b.mp4 --detector mtcnn      # a run of main_Vox.py: is it one person?
 
@@ -10,7 +10,7 @@ them, or a csv with a column path (and start, end in seconds). They are prepared
 rates, frames, sizes and front ends. Runs of main_Vox.py score each pair of the videos, and say how often the run's
 trials would be decided wrongly with this score as the threshold.
 
-Writes   <out>/predictions.csv, predictions.json    a row a clip: the five best classes of the joint logits and of each
+Writes   <out>/predictions.csv, predictions.json    one row per clip: the five best classes of the joint logits and each
                                                     modality with probabilities, and what each modality contributes
                                                     to the winning logit (the contributions add up to it)
          <out>/<video>.png                          frames, spectrogram, probabilities; with --every a time line

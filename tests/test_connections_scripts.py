@@ -852,11 +852,11 @@ def test_the_printed_quantiles_are_students():
 def test_table_md_pairs_every_method_by_seed_with_the_joint_plain_network_of_its_fusion(
         tables, dataset, methods, measure):
     _, (head, _, *rows) = both_tables(tables.sections[dataset])
-    assert head == ["", "joint", "audio", "visual"]
+    assert head == ["", "joint", "audio", "visual", "p of joint, Holm"]
     results = tables.results[dataset]
     plain = plain_of_each_fusion(methods)
     assert plain.keys() == {"concat", "gated"}
-    expected = []
+    expected, p_values = [], {}
     for method in methods:
         if method in plain.values():
             continue
@@ -869,10 +869,23 @@ def test_table_md_pairs_every_method_by_seed_with_the_joint_plain_network_of_its
             if not baseline or kind not in mine:
                 row.append("n/a")
                 continue
-            row.append(difference(values_of(results, method, mine[kind]),
-                                  values_of(results, baseline, shown(measure, baseline)[kind])))
+            pair = (values_of(results, method, mine[kind]),
+                    values_of(results, baseline, shown(measure, baseline)[kind]))
+            row.append(difference(*pair))
+            if kind == "joint" and row[-1] != "n/a":
+                p_values[method.label] = stats.ttest_rel(*([one[seed] for seed in sorted(set(pair[0]) & set(pair[1]))]
+                                                           for one in pair)).pvalue
         expected.append(row)
-    assert rows == expected
+    assert [row[:-1] for row in rows] == expected
+    assert {row[0]: row[-1] for row in rows} == {row[0]: "n/a" for row in expected} | corrected(p_values)
+
+
+def corrected(p_values: Mapping[str, float]) -> dict[str, str]:
+    """Holm: the i-th smallest of m times m - i, and none below a smaller one's; as they are printed."""
+    ordered = sorted(p_values, key=p_values.get)
+    times = [p_values[name] * (len(ordered) - place) for place, name in enumerate(ordered)]
+    found = {name: min(1.0, max(times[:place + 1])) for place, name in enumerate(ordered)}
+    return {name: f"{p:.3f}" if p >= 0.001 else "<0.001" for name, p in found.items()}
 
 
 def test_an_interval_without_zero_is_starred_and_one_with_zero_is_not(runs, tmp_path):

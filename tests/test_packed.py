@@ -139,16 +139,16 @@ def test_a_clip_from_the_cache_is_what_is_in_its_files(tiny_data, move_sound):
     assert made["label"].tolist() == dataset.labels
     for index, clip in enumerate(dataset.clips):
         wave = read_audio(clip.audio, 16000)
-        heard = np.resize(wave[int(plan["sound"][index]):], 11200)
+        heard = np.resize(wave[int(plan["audio"][index]):], 11200)
         assert np.array_equal(made["audio"][index], heard)
         frames = read_frames(clip.frames)
-        chosen = plan["frames"][index] - loader.clips.images["visual"].first[index]
+        chosen = plan["visual"][index] - loader.clips.images["visual"].first[index]
         height, width = frames.shape[-2:]
         box = (plan["boxes"][index] * torch.tensor([height, width, height, width])).round().int().tolist()
         expected = F.resized_crop(frames[chosen], *box, [64, 64], antialias=True)
         expected = expected.flip(-1) if plan["flips"][index] else expected
         assert (made["visual"][index].int() - expected.int()).abs().max() <= 1
-    assert len(plan["flips"].unique()) == 2 and bool(plan["sound"].any()) == move_sound
+    assert len(plan["flips"].unique()) == 2 and bool(plan["audio"].any()) == move_sound
 
 
 def test_a_video_without_sound_is_silent(tiny_data):
@@ -191,14 +191,14 @@ def test_utterances_from_the_cache_are_what_is_in_their_files(tiny_voices):
     loader = loaders("ram").training(dataset)
     made = in_order(loader, 2)
     plan = dataset.plan(loader.clips, np.random.Generator(np.random.Philox(np.random.SeedSequence((0, 2)))))
-    assert made["label"].tolist() == dataset.labels and bool(plan["sound"].any())
+    assert made["label"].tolist() == dataset.labels and bool(plan["audio"].any())
     for index in range(len(dataset)):
         wav, *faces = dataset.files(index)
-        begin = int(plan["sound"][index])
+        begin = int(plan["audio"][index])
         wave = read_audio(wav, 16000)
         assert np.array_equal(made["audio"][index], np.resize(wave[begin:begin + 6640], 6640))
         for k in range(2):
-            image = read_frames([faces[int(plan["faces"][index, k] - loader.clips.images["visual"].first[index])]])[0]
+            image = read_frames([faces[int(plan["visual"][index, k] - loader.clips.images["visual"].first[index])]])[0]
             height, width = image.shape[-2:]
             box = (plan["boxes"][index, k] * torch.tensor([height, width, height, width])).round().int().tolist()
             assert FACE_AREA[0] * 0.95 <= box[2] * box[3] / (height * width) <= 1
@@ -300,6 +300,23 @@ def test_what_was_packed_in_memory_is_removed(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr("utils.training.cached.temporary_folder", lambda size: tmp_path / "memory")
     loader = loaders("ram").training(clip_dataset(tiny_data))
     assert os.listdir(tmp_path / "memory") == [] and len(batches(loader, 1)) == 6
+
+
+def test_two_runs_that_pack_the_same_clips_at_once_both_go_on(tiny_data, tmp_path, monkeypatch):
+    dataset, folder, write = clip_dataset(tiny_data), tmp_path / "packed", packing.write_streams
+
+    def write_and_be_overtaken(*where):
+        written = write(*where)
+        monkeypatch.setattr(packing, "write_streams", write)
+        with monkeypatch.context() as other:  # another run, which ends first
+            other.setattr(packing.os, "getpid", os.getppid)
+            in_order(loaders(folder).training(dataset), 1)
+        return written
+
+    monkeypatch.setattr(packing, "write_streams", write_and_be_overtaken)
+    slow = in_order(loaders(folder).training(dataset), 1)
+    assert slow["visual"].equal(in_order(loaders(folder).training(dataset), 1)["visual"])
+    assert packed_folders(folder) == [packing.place_of(dataset, folder, 256).name]
 
 
 def test_a_killed_packing_leaves_nothing_that_is_used(tiny_data, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import soundfile
 from conftest import REAL_DATA, SMALL, needs_real_data
 
 from dataset.errors import InputError
-from dataset.lists import Clip, split_by_group
+from dataset.lists import Clip, split_whole_groups
 from dataset.preparation import clips as prep
 from dataset.preparation import parts
 from dataset.preparation.official_lists import without_shared
@@ -86,6 +86,23 @@ def test_frames_of_a_varying_rate_are_those_on_screen(tmp_path):
     video = make_video(tmp_path / "v.mp4", 3.0, times=times)
     found = read_part(video, 1.4, 1.8, fps=10)  # at 1.45, 1.55, 1.65 and 1.75 s
     assert [number_of(frame) for frame in found.frames] == [1, 2, 3, 4]
+
+
+def test_a_last_frame_that_is_shown_for_long_is_no_truncated_video(tmp_path):
+    path = tmp_path / "still.mp4"
+    with av.open(str(path), "w") as file:
+        video = file.add_stream("mpeg4", rate=RATE)
+        video.width, video.height, video.pix_fmt, video.codec_context.time_base = 64, 48, "yuv420p", Fraction(1, 1000)
+        packets = []
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = 100 * number, Fraction(1, 1000)
+            packets += video.encode(frame)
+        packets += video.encode()
+        packets[-1].duration = 5000
+        file.mux(packets)
+    assert parts.read_length(path) == pytest.approx(5.2, abs=0.1)
+    assert read_part(path, 4.0, 5.0).frames[0].mean() > 160
 
 
 def test_sound_that_begins_late_or_is_not_there_is_silence(tmp_path):
@@ -275,17 +292,17 @@ def test_a_group_is_never_on_both_sides(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_split_by_groups_has_about_the_wanted_part_and_keeps_every_class_in_training(seed):
+def test_a_split_by_whole_groups_has_about_the_wanted_part_and_keeps_every_class_in_training(seed):
     rng = np.random.default_rng(seed)
     clips = [Clip(f"{k}", "abcd"[rng.integers(4)]) for k in range(300)]
     groups = {clip.name: f"{rng.integers(40)}" for clip in clips}
-    train, test = split_by_group(clips, 0.2, seed, groups)
+    train, test = split_whole_groups(clips, 0.2, seed, groups)
     assert sorted([*train, *test]) == sorted(clips)
     assert not {groups[clip.name] for clip in train} & {groups[clip.name] for clip in test}
     assert 0.15 < len(test) / 300 <= 0.2 and {clip.label for clip in train} == set("abcd")
-    assert split_by_group(clips, 0.2, seed, groups) == (train, test)
+    assert split_whole_groups(clips, 0.2, seed, groups) == (train, test)
     with pytest.raises(InputError, match="1 groups cannot be split"):
-        split_by_group(clips, 0.2, seed, dict.fromkeys(groups, "one"))
+        split_whole_groups(clips, 0.2, seed, dict.fromkeys(groups, "one"))
 
 
 # ---- official lists
@@ -346,6 +363,13 @@ def test_a_line_of_another_form_is_refused_with_its_number(tmp_path, form, line)
     flags = ["--list", str(listed)] if form == "vggsound" else ["--train_list", str(listed), "--test_list", str(listed)]
     with pytest.raises(InputError, match=r"list\.txt, line 1: "):
         main(["--format", form, "--videos", str(tmp_path / "videos"), "--data_root", str(tmp_path / "out"), *flags])
+
+
+def test_two_downloads_of_one_name_are_refused(tmp_path):
+    flags = official(tmp_path, "ave")
+    shutil.copy(tmp_path / "videos" / "id_0-x.mp4", tmp_path / "videos" / "id_0-x.mkv")
+    with pytest.raises(InputError, match="two videos are called id_0-x"):
+        main(["--format", "ave", *flags, "--data_root", str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize("flags", [[], ["--format", "ave"], ["--format", "vggsound"], ["--videos", "x", "--group", "y"],

@@ -1,7 +1,9 @@
 """sweep.py --launcher: jobs submitted by submitit, here with its local executor in place of a cluster's."""
 
 import json
+import os
 import pickle
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,25 @@ def test_what_cannot_be_launched_is_told(tmp_path, monkeypatch, more, told):
     monkeypatch.setenv("PATH", "")  # no sbatch
     with pytest.raises(InputError, match=told):
         launch(tmp_path, *more)
+
+
+@pytest.mark.parametrize(("files", "starts_with", "kept"), [
+    ([], "--train --ckpt_path {parent} --run_name run --mmcosine True", True),
+    (["args.json"], "--train", False), (["args.json", "last.pt"], "--resume {run}", True),
+    (["thesis.doc"], "--train", True), (["last.pt", "result.json"], "", True)])
+def test_a_requeued_job_resumes_and_removes_nothing_but_its_own_start(tmp_path, files, starts_with, kept):
+    (tmp_path / "run").mkdir()
+    for name in files:
+        (tmp_path / "run" / name).touch()
+    (tmp_path / "bin").mkdir()
+    for name, body in (("srun", 'echo "$@" > $LOG'), ("scontrol", "echo node")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_RESTART_COUNT": "1",
+                   "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node", "SLURM_NNODES": "1", "LOG": str(tmp_path / "log")}
+    run = str(tmp_path / "run")
+    subprocess.run(["bash", str(REPO / "scripts" / "slurm.sbatch"), "main_CD.py", run, "--mmcosine", "True"],
+                   env=environment, check=True, capture_output=True)
+    started = (tmp_path / "log").read_text().partition("main_CD.py ")[2] if (tmp_path / "log").exists() else ""
+    assert started.startswith(starts_with.format(parent=tmp_path, run=run)) and bool(started) == bool(starts_with)
+    assert {path.name for path in Path(run).glob("*")} == (set(files) if kept else set())

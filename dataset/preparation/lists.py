@@ -13,9 +13,9 @@ from dataset.lists import (
     Lists,
     check_every_class_has_a_clip,
     read_lists,
-    split_by_group,
     split_by_speaker,
     split_stratified,
+    split_whole_groups,
     write_lists,
 )
 from dataset.preparation.clips import write_failures
@@ -79,7 +79,7 @@ def make_lists(clips: Sequence[Clip], split: str, test_fraction: float, seed: in
     Raises InputError: the clips cannot be split this way."""
     classes = sorted({clip.label for clip in clips})
     try:
-        divide = partial(split_by_group, groups=groups) if groups else SPLITS[split]
+        divide = partial(split_whole_groups, groups=groups) if groups else SPLITS[split]
         train, test = divide(clips, test_fraction, seed)
         check_every_class_has_a_clip(classes, train, f"this {split} split")
     except InputError as error:

@@ -56,13 +56,18 @@ def cut_or_whole(name: str, start: float, end: float, label: str, split: str, vi
 
 
 class Videos:
-    """The videos below a folder by their names without suffix."""
+    """The videos below a folder by their names without suffix. Raises InputError: no folder, two of one name."""
 
     def __init__(self, root: Path):
         if not root.is_dir():
             raise InputError(f"no folder {root}: name the folder of the downloaded videos with --videos")
-        self.found = {Path(file).stem: Path(place, file) for place, files in walk(root) for file in files
-                      if Path(file).suffix.lower() in SUFFIXES}
+        self.found: dict[str, Path] = {}
+        for path in (Path(place, file) for place, files in walk(root) for file in files):
+            if path.suffix.lower() not in SUFFIXES:
+                continue
+            other = self.found.setdefault(path.stem, path)
+            if other != path:
+                raise InputError(f"two videos are called {path.stem}: {other} and {path}. Remove one of them")
 
     def find(self, stem: str) -> Path | None:
         return self.found.get(stem)

@@ -91,14 +91,19 @@ def frames_at(container: av.container.InputContainer, path: Path, times: Sequenc
     video.thread_type = "SLICE"  # clips run in parallel
     seek(container, video, times[0])
     decoded = container.decode(video)
-    shown, following, last = None, next(decoded, None), 0.0
+    shown, following = None, next(decoded, None)
     for time in times:
         while following is not None and (shown is None or following.time - begin(container) <= time + EXACT):
             shown, following = following, next(decoded, None)
-            last = shown.time - begin(container)
         if following is None:
-            check_end(path, 0 if shown is None else last + MISSING_END / 2, time)
+            check_end(path, 0 if shown is None else end_of(shown, video) - begin(container), time)
         yield upright(shown)
+
+
+def end_of(frame: av.VideoFrame, video: av.video.stream.VideoStream) -> float:
+    """Until when it is shown: by its own duration, which may be long, or by the usual one."""
+    duration = frame.duration * frame.time_base if frame.duration else 1 / (video.average_rate or 25)
+    return frame.time + float(duration)
 
 
 def upright(frame: av.VideoFrame) -> np.ndarray:

@@ -147,7 +147,7 @@ class CachedTraining:
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.batch_sampler.epoch))))
         plan = {name: drawn.to(self.labels.device) for name, drawn in self.whole.plan(self.clips, random).items()}
         for clips in self.clips_of_batches():
-            yield {**self.whole.gather(self.clips, plan, clips), "label": self.labels[clips]}
+            yield {**self.clips.gather(plan, clips, self.whole.audio_samples), "label": self.labels[clips]}
 
     def clips_of_batches(self) -> Sequence[Tensor]:
         """The places of each batch's clips in `whole`: of all at once, so that no batch waits for its own."""

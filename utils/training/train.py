@@ -65,7 +65,7 @@ def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None,
     method `modulation`. Other arguments are named as the flags.
     """
     model, compute = task.model, task.compute
-    warn_about_settings(model, lam)
+    warn_about_settings(model, lam, accumulate)
     encoders = {name: model.encoder(name) for name in model.modalities}
     origins = {} if resume else {"pretrained": load_pretrained(encoders, starts, settings, task.clips)}
     for encoder in encoders.values():
@@ -183,7 +183,7 @@ def load_evaluated(model: MultimodalClassifier, content: Mapping, path: Path) ->
     checkpoint.load_model(model, content, path)
 
 
-def warn_about_settings(model: MultimodalClassifier, lam: float) -> None:
+def warn_about_settings(model: MultimodalClassifier, lam: float, accumulate: int) -> None:
     """Notes on settings that do not do quite what they seem to."""
     modalities, classes, _ = model.class_weights().shape
     paper, tight = (scale_lower_bound(classes, modalities=modalities, tight=tight) for tight in (False, True))
@@ -191,7 +191,7 @@ def warn_about_settings(model: MultimodalClassifier, lam: float) -> None:
     if model.mmcosine and model.scaling < tight:
         print_once(f"note: --scaling {model.scaling:g} is below the lower bound for {classes} classes ({undercut}): "
                    "the true class's posterior cannot reach 0.99")
-    if lam and distributed.size() > 1:
-        print_once("note: the contrastive loss compares the clips of each process's part of a batch, not of the whole "
-                   "batch")
+    if lam and (distributed.size() > 1 or accumulate > 1):
+        whose = "each process's part" if distributed.size() > 1 else "each of the --accumulate parts"
+        print_once(f"note: the contrastive loss compares the clips of {whose} of a batch, not of the whole batch")
 
