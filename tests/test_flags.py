@@ -155,6 +155,7 @@ ELSEWHERE = {
     "skip_missing": "test_clips_without_files_are_left_out_only_on_demand (below)",
     "gpu_ids": "test_main_cd.py: test_gpu_ids_start_a_process_each..., test_missing_cards_are_one_message",
     "device": "no second device here; test_main_cd.py: test_missing_cards_are_one_message",
+    "test_every_epoch": "test_main_cd.py: test_the_test_set_is_watched...; test_main_vox.py: test_the_bonus_of...",
     "help": "argparse's",
 }
 OVERLAP = {"allow_overlap": "test_same_data.py: test_test_clips_that_were_trained_on_are_refused..."}

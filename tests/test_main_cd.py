@@ -129,6 +129,22 @@ def test_epoch_is_chosen_on_validation_data_when_there_is_some(train_argv, tmp_p
     assert evaluated["accuracy"] == pytest.approx(result["accuracy"])
 
 
+def test_the_test_set_is_watched_without_choosing_or_changing_anything(train_argv, tmp_path, capsys):
+    held_out = [*train_argv, "--val_fraction", "0.25", "--epochs", "3"]
+    plain = main([*held_out, "--run_name", "plain"])
+    watched = main([*held_out, "--run_name", "watched", "--test_every_epoch"])
+    a, b = (checkpoint.load(tmp_path / name / "last.pt")["model"] for name in ("plain", "watched"))
+    assert same_tensors(a, b)
+    assert {name: watched[name] for name in ("accuracy", "best_epoch")} == {
+        name: plain[name] for name in ("accuracy", "best_epoch")}
+    lines = [json.loads(line) for line in (tmp_path / "watched" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[watched["best_epoch"] - 1]["test_accuracy"] == pytest.approx(watched["accuracy"])
+    assert watched["best_test_accuracy"] == max(line["test_accuracy"] for line in lines)
+    assert watched["selection_bonus"] == pytest.approx(watched["best_test_accuracy"] - watched["accuracy"])
+    assert "after every epoch too and chose nothing" in watched["selection"] and "selection_bonus" not in plain
+    assert "points, had the test set chosen the epoch" in capsys.readouterr().out
+
+
 def test_validation_speakers_are_not_trained_on(train_argv):
     splits = load_splits(parse([*train_argv, "--val_fraction", "0.3", "--val_by_speaker"]))
     train, val = ({clip.name.split("_")[0] for clip in part.clips} for part in (splits.train, splits.val))
@@ -327,6 +343,7 @@ def test_without_data_one_message_names_folder_preparation_and_demo(tmp_path):
                                                                                       "..", "")),
     (["--train", "--lam", "1", "--modality", "audio"], "leave it out with --modality audio"),
     (["--train", "--val_by_speaker"], "--val_fraction holds out"),
+    (["--train", "--test_every_epoch"], "has no effect without --val_fraction"),
 ])
 def test_wrong_flags_are_refused_with_status_2(argv, part, capsys):
     with pytest.raises(SystemExit) as exit:

@@ -120,6 +120,13 @@ def test_epoch_is_chosen_on_trials_of_held_out_identities(train_argv, tmp_path):
     assert "validation" in result["selection"] and "val_eer" in epoch and "test_eer" not in epoch
 
 
+def test_the_bonus_of_choosing_on_test_trials_is_told(train_argv, tmp_path):
+    result = main([*train_argv, "--val_fraction", "0.5", "--test_every_epoch", "--epochs", "2"])
+    eers = [json.loads(line)["test_eer"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert result["best_test_eer"] == min(eers) and eers[result["best_epoch"] - 1] == pytest.approx(result["eer"])
+    assert result["selection_bonus"] == pytest.approx(result["eer"] - min(eers))
+
+
 def test_validation_trials_choose_the_epoch_of_several_test_lists(train_argv, tmp_path, tiny_voices):
     (tmp_path / "few.csv").write_text("\n".join((tiny_voices / "test_pairs.csv").read_text().splitlines()[:8]))
     result = main([*train_argv, "--val_fraction", "0.5", "--trials", "test_pairs.csv", f"few={tmp_path / 'few.csv'}"])

@@ -30,7 +30,7 @@ def folder(tmp_path) -> Path:
     events.iterations(columns, 1)
     norms = {f"weight_norm_{name}": 1.0 for name in MODALITIES}
     logits = {f"logit_{name}": 1.0 for name in MODALITIES}
-    events.epoch({"loss": 1.0, **logits, **norms}, {"loss": 1.0, **logits, **dict.fromkeys(SHOWN.values(), 0.5)}, 1)
+    events.epoch({"loss": 1.0, **logits, **norms}, {"loss": 1.0, **logits, **dict.fromkeys(SHOWN.values(), 0.5)}, {}, 1)
     events.finish(SETTINGS, SCORES, 1)
     return tmp_path
 
@@ -99,6 +99,6 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     events = Events(None, charts=layout(MODALITIES, SHOWN))
     events.iterations({"loss": torch.ones(1)}, 1)
-    events.epoch({"loss": 1.0}, {"loss": 1.0}, 1)
+    events.epoch({"loss": 1.0}, {"loss": 1.0}, {}, 1)
     events.finish(SETTINGS, SCORES, 1)
     assert not list(tmp_path.iterdir())

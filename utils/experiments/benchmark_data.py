@@ -15,16 +15,22 @@ import numpy as np
 import soundfile
 
 from dataset.cremad import audio_path, frames_folder
+from dataset.errors import InputError
 from dataset.ssw60 import Asset
 from dataset.ucf101 import KINDS, LISTS, NOTE, flow_folder, image_path
 from dataset.ucf101 import frames_folder as rgb_folder
 
+CLASSES = {"main_SSW.py": 60, "main_UCF.py": 101}
 DIFFERENT = 64  # clips
 RATE = 16000  # samples per second
 
 
 def make_data(script: str, root: Path, clips: int) -> list[str]:
-    """Writes so many training clips (and some test clips) below `root` -> the script's flags that use them."""
+    """Writes so many training clips (and some test clips) below `root` -> the script's flags that use them. Raises
+    InputError: fewer clips than the data set's classes."""
+    if clips < CLASSES.get(script, 1):
+        raise InputError(f"--clips {clips}: the data of {script} has {CLASSES[script]} classes, and each needs a "
+                         f"training clip: give --clips {CLASSES[script]} or more")
     return WRITERS[script](root, clips)
 
 
@@ -58,7 +64,7 @@ def make_ssw60(root: Path, clips: int) -> list[str]:
 def make_ucf101(root: Path, clips: int) -> list[str]:
     """Three 320x240 frames and 16 flow fields of each video."""
     classes = [f"Class{k:03d}" for k in range(101)]
-    parts = {"train": range(max(clips, 101)), "test": range(10**6, 10**6 + 101)}
+    parts = {"train": range(clips), "test": range(10**6, 10**6 + 101)}
     write_rows(root / LISTS / "classInd.txt", [[f"{k} {name}"] for k, name in enumerate(classes, 1)])
     for split, numbers in parts.items():
         listed = [f"{classes[k % 101]}/v_{classes[k % 101]}_g{k:07d}_c01" for k in numbers]

@@ -99,6 +99,9 @@ class Classification:
     def evaluate_held_out(self) -> dict[str, float]:
         return evaluate(self.model, self.held_out_loader, self.compute)
 
+    def evaluate_test(self) -> dict[str, float]:
+        return evaluate(self.model, self.test_loader, self.compute)
+
     def final(self, run: Run) -> dict[str, float]:
         """The test metrics of the best epoch."""
         if self.data.val or self.confusions:
@@ -106,7 +109,7 @@ class Classification:
         if self.confusions:
             print_once(confusion.report(self.model, self.test_loader, self.compute, self.data.classes, run.folder))
         if self.data.val:
-            return evaluate(self.model, self.test_loader, self.compute)
+            return self.evaluate_test()
         return {name.removeprefix("test_"): value for name, value in run.best().items() if name.startswith("test_")}
 
     def evaluate_checkpoint(self, path: Path, compile: bool, allow_overlap: bool) -> dict:

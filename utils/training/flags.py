@@ -132,6 +132,8 @@ def add_data_flags(parser: ArgumentParser) -> None:
     group.add_argument("--val_fraction", type=number(float, 0, 0.9), default=0.0,
                        help="part of the training clips (main_Vox.py: identities) held out to choose the epoch; 0: "
                             "the paper's protocol, the best test epoch is reported")
+    add_boolean(group, "--test_every_epoch", False, "with --val_fraction: evaluate the test set after every epoch as "
+                "well, to tell how much better its best epoch looks; it chooses nothing")
     group.add_argument("--cache", type=cache_place, default="off", metavar="WHERE",
                        help="off, or where clips that are decoded once are kept: device (the GPU), ram, auto (one of "
                        "both), or a folder, which later runs use too")

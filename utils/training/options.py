@@ -24,11 +24,9 @@ NETWORK_SETTINGS = ("fusion_method", "mmcosine", "scaling", "modality")  # an ev
 def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, object],
           per_evaluation: Sequence[str] = (), fixed: Sequence[str] = ()) -> Namespace:
     """Flags from argv; those not given come from the run that is resumed, from the checkpoint that is evaluated, from
-    `demo_defaults` under --demo, else from the parser.
+    `demo_defaults` under --demo, else from the parser. Raises InputError, or exits with status 2 on a wrong flag.
 
-    per_evaluation: flags of the script that an evaluation does not take over from the checkpoint's run. fixed: those
-    that it cannot change.
-    Raises InputError, or exits with status 2 on a wrong flag.
+    per_evaluation: flags that an evaluation does not take over from the checkpoint's run. fixed: that it cannot change.
     """
     first = parser.parse_known_args(argv)[0]
     if first.demo:
@@ -43,6 +41,8 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
     loaded = any(files(args, parser.declared, end) for end in experiment.CHECKPOINTS)
     if args.train and getattr(args, "allow_overlap", False) and not loaded:
         parser.error("--allow_overlap is for checkpoints that are evaluated, start encoders or teach: leave it out")
+    if args.test_every_epoch and not args.val_fraction:
+        parser.error("--test_every_epoch has no effect without --val_fraction: leave it out")
     for check in (check_method, check_teachers, check_encoders, check_frozen):
         check(parser, args)
     args.data_root = args.data_root or Path("data") / args.dataset

@@ -19,6 +19,7 @@ from utils.training import experiment
 
 SELECTION = {"test": "best test epoch (the paper's protocol: there is no validation set)",
              "val": "best validation epoch; the test set was evaluated once"}
+WATCHED = "best validation epoch; the test set was evaluated after every epoch too and chose nothing"
 LINE_WIDTH = 99  # columns of an epoch's line
 
 
@@ -58,7 +59,8 @@ def result(settings: Mapping[str, object], last: Mapping[str, float], best_epoch
     at_the_end = {f"last_{split}_{name}": last[f"{split}_{name}"] for name in scores if f"{split}_{name}" in last}
     weights = {name.replace("train", "last"): value for name, value in last.items() if "weight_norm" in name}
     return {**{name: settings[name] for name in same}, **named, "best_epoch": best_epoch, **scores, **at_the_end,
-            **weights, "selection": SELECTION[split], "command": settings["command"]}
+            **weights, "selection": WATCHED if settings.get("test_every_epoch") else SELECTION[split],
+            "command": settings["command"]}
 
 
 def time_left(seconds: float, done: int, epochs: int) -> str:
@@ -101,6 +103,9 @@ def summary(title: str, result: Mapping[str, object], shown: Mapping[str, str], 
              f"{measure + ' %':{width}} {'test, epoch ' + str(result['best_epoch']):>16} {split + ', last epoch':>18}"]
     lines += [f"{what:{width}} {100 * result[name]:16.2f} {100 * result[f'last_{split}_{name}']:18.2f}"
               for what, name in shown.items()]
+    if "selection_bonus" in result:
+        lines.append(f"bonus:     {100 * result['selection_bonus']:.2f} points, had the test set chosen the epoch "
+                     f"({100 * result[f'best_test_{measure}']:.2f})")
     lines += [f"chosen by: {result['selection']}", f"run:       {folder}", f"curves:    {folder / 'curves.png'}"]
     if events_folder:
         program = "tensorboard"

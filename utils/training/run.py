@@ -50,6 +50,7 @@ class Run:
         self.folder, self.settings, self.facts = folder, dict(settings), dict(facts)
         self.modalities, self.split, self.shown = tuple(modalities), split, shown
         self.choose, self.clips = max if higher_is_better else min, dict(clips or {})
+        self.tests_every_epoch = split == "val" and bool(settings.get("test_every_epoch"))
         saved = saved or {"history": [], "class_norms": [], "iterations": 0, "wall_seconds": 0.0}
         self.history: list[dict] = list(saved["history"])  # one record per epoch
         self.saved_epochs = len(self.history)  # in last.pt
@@ -95,22 +96,23 @@ class Run:
                                  "--learning_rate, or --amp off")
 
     def end_epoch(self, train: Mapping[str, float], held_out: Mapping[str, float], class_norms: Tensor,
-                  state: Mapping) -> None:
+                  state: Mapping, test: Mapping[str, float] | None = None) -> None:
         """Adds the epoch's record; writes checkpoints, metrics.jsonl, class_norms.npy and events; prints a line.
 
         train: the epoch's metrics, with `lr`, `seconds` and `clips_per_second`. class_norms: (M, C), the norm of every
-        class weight. state: for last.pt.
+        class weight. state: for last.pt. test: metrics of the test set, where it chooses nothing.
         """
-        self.check_finite({**train, **held_out}, "at its end")
+        test = test or {}
+        self.check_finite({**train, **held_out, **test}, "at its end")
         record = {"epoch": len(self.history) + 1, **report.prefixed("train", train),
-                  **report.prefixed(self.split, held_out)}
+                  **report.prefixed(self.split, held_out), **report.prefixed("test", test)}
         self.history.append(record)
         self.class_norms.append(class_norms.cpu())
         if self.best() is record:
             self.save("best.pt", {"model": state["model"]})
         self.save_last(state)
         self.write_history()
-        self.events.epoch(train, held_out, record["epoch"])
+        self.events.epoch(train, held_out, test, record["epoch"])
         distributed.print_once(report.epoch_line(record, self.split, self.shown, self.settings["epochs"]))
 
     def save_last(self, state: Mapping) -> None:
@@ -130,6 +132,15 @@ class Run:
         name = next(iter(self.shown.values()))
         return self.choose(self.history, key=lambda record: record[f"{self.split}_{name}"])
 
+    def selection_bonus(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """What the best test epoch would have given, and how much better that looks than the epoch that was chosen
+        without the test set; {} where the test set was measured at the end alone, or chose the epoch."""
+        name = next(iter(self.shown.values()))
+        if not self.tests_every_epoch:
+            return {}
+        best = self.choose(record[f"test_{name}"] for record in self.history)
+        return {f"best_test_{name}": best, "selection_bonus": abs(best - scores[name])}
+
     def wall_seconds(self) -> float:
         return time.time() - self.start
 
@@ -138,6 +149,7 @@ class Run:
         metrics."""
         self.check_finite(scores, "evaluation of the best epoch")
         result = report.result(self.settings, self.history[-1], self.best()["epoch"], self.split, scores)
+        result.update(self.selection_bonus(scores))
         seconds = statistics.median(record["train_seconds"] for record in self.history)
         result.update(self.facts, **self.environment, wall_seconds=self.wall_seconds(), epoch_seconds=seconds)
         self.write("result.json", json.dumps(result, indent=2) + "\n")

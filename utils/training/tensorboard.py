@@ -120,9 +120,11 @@ class Events:
             self.writer.add_figure(tag, figure)
 
     @reports_disk_errors
-    def epoch(self, train: Mapping[str, float], held_out: Mapping[str, float], epoch: int) -> None:
+    def epoch(self, train: Mapping[str, float], held_out: Mapping[str, float], test: Mapping[str, float],
+              epoch: int) -> None:
         self.scalars("train", train, epoch)
         self.scalars("eval", held_out, epoch)
+        self.scalars("test", test, epoch)
         if self.writer:
             self.writer.flush()
 

@@ -35,7 +35,8 @@ class Task(Protocol):
     data, for the result. clips: {split: {name: label}} of what is listed, for the checkpoints; {} where the facts have
     a digest of the lists instead. split: the name of the held-out data that chooses the epoch, "test" (the paper's
     protocol) or "val". shown: {what is measured: name of the metric}, the one that chooses first; metrics are
-    fractions. evaluate_held_out() measures after every epoch, final(run) once at the end.
+    fractions. evaluate_held_out() measures after every epoch, evaluate_test() too where that is wanted, final(run)
+    once at the end.
     """
 
     train: Dataset
@@ -50,6 +51,7 @@ class Task(Protocol):
     higher_is_better: bool
 
     def evaluate_held_out(self) -> dict[str, float]: ...
+    def evaluate_test(self) -> dict[str, float]: ...
     def final(self, run: Run) -> dict[str, float]: ...
 
 
@@ -124,13 +126,13 @@ def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: flo
         distributed.broadcast_model(learner.model)
         learner.method.end_epoch(learner, clips)
         seconds = time.perf_counter() - start
-        held_out = task.evaluate_held_out()
+        held_out, test = task.evaluate_held_out(), task.evaluate_test() if run.tests_every_epoch else {}
         count = loader.batch_sampler.clips
         norms = class_norms(learner.model)
         train.update(lr=lr, seconds=seconds, clips_per_second=count / seconds,
                      **{f"weight_norm_{name}": norm for name, norm in
                         zip(learner.model.modalities, norms.mean(1).tolist(), strict=True)})
-        run.end_epoch(train, held_out, norms, learner.state_dict())
+        run.end_epoch(train, held_out, norms, learner.state_dict(), test)
 
 
 def class_norms(model: MultimodalClassifier) -> Tensor:

@@ -80,6 +80,9 @@ class Verification:
     def evaluate_held_out(self) -> dict[str, float]:
         return metrics_of(self.score(self.held_out), self.held_out)
 
+    def evaluate_test(self) -> dict[str, float]:
+        return metrics_of(self.score(self.test), self.test)
+
     def final(self, run: Run) -> dict[str, float]:
         """The test metrics of the best epoch."""
         load_best(self.model, run)
