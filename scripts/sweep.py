@@ -4,6 +4,7 @@
     python scripts/sweep.py --learning_rate 0.001 0.01 --batch_size 32 64 --random_seed 0 1 2 --demo
     python scripts/sweep.py --script main_Vox.py --mmcosine False True --workers 4 -- --epochs 50   # -- for every run
     python scripts/sweep.py --output runs/fusions --report_only        # the tables again, from the folders
+    python scripts/sweep.py --table_of runs/fusions/runs.csv           # the same from the csv alone
     python scripts/sweep.py --random_seed 0 1 2 --launcher slurm --slurm timeout_min=240 gpus_per_node=1
 
     python scripts/sweep.py --modality audio visual ensemble --random_seed 0 1 2       # and scripts/ensemble.py of both
@@ -18,7 +19,7 @@ twice has the values of the last time.
 
 Writes   <output>/<run>/            what the entry script writes
          <output>/<run>.log         what it prints
-         <output>/runs.csv          one row per run: settings, metrics, commit, command
+         <output>/runs.csv          one row per run: settings, metrics, commit, command; unfinished ones last
          <output>/table.md          mean +- std over seeds, the paper's result, the difference to plain and its interval
 
 Start the same command again to continue: runs with a result are skipped, others resumed. A run that fails does not
@@ -56,6 +57,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     cli.add_boolean(parser, "--demo", False, "short for -- --demo: synthetic data, made when it is needed")
     cli.add_boolean(parser, "--dry_run", False, "print the commands and stop")
     cli.add_boolean(parser, "--report_only", False, "make the tables of --output and stop")
+    parser.add_argument("--table_of", type=Path, metavar="CSV", help="print the tables of a runs.csv and stop")
     return parser
 
 
@@ -83,7 +85,7 @@ from contextlib import closing
 
 from dataset.whole_files import remove_leftovers, write_csv, write_whole
 from utils.distributed import print_once
-from utils.experiments import comparison, entry_script, grid, jobs, slurm
+from utils.experiments import comparison, entry_script, grid, jobs, run_rows, slurm
 from utils.experiments.finished_run import FinishedRun
 from utils.experiments.grid import BEGUN, DONE, Ensemble, PlannedRun
 from utils.experiments.jobs import Job
@@ -95,6 +97,9 @@ def main(argv: Sequence[str]) -> list[FinishedRun]:
     """The finished runs of --output. Raises InputError for the user's mistakes, and at the end for failed runs."""
     own, axes, rest = split_argv(argv)
     args = get_args_parser().parse_args(own)
+    if args.table_of:
+        print(comparison.report(*run_rows.read_csv(args.table_of)))
+        return []
     script = entry_script.load(args.script)
     ensembles = ENSEMBLE in axes.get("modality", ())
     if ensembles:
@@ -186,10 +191,10 @@ def failure(job: Job, status: int) -> str:
 
 
 def report(output: Path) -> list[FinishedRun]:
-    """Writes runs.csv and table.md of the finished runs in a folder, and prints the table."""
-    runs = comparison.read_runs(output)
-    table = comparison.report(runs)
-    write_csv(output / "runs.csv", [comparison.csv_row(run) for run in runs])
+    """Writes runs.csv and table.md of the runs in a folder, and prints the table."""
+    runs, unfinished = comparison.read_runs(output), run_rows.unfinished_rows(output)
+    table = comparison.report(runs, [str(row["run"]) for row in unfinished])
+    write_csv(output / "runs.csv", [*map(run_rows.csv_row, runs), *unfinished])
     write_whole(output / "table.md", table)
     print_once(f"\n{table}\ntable: {output / 'table.md'}, one row per run: {output / 'runs.csv'}")
     return runs

@@ -930,15 +930,24 @@ def test_runs_csv_has_every_figure_of_every_finished_run_under_its_name(tables):
     with (tables.output / "runs.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     names = [path.parent.name for path in tables.output.glob("*/result.json") if path.parent.name != "resumed"]
-    assert sorted(row["run"] for row in rows) == sorted(names)
+    assert sorted(row["run"] for row in rows) == sorted([*names, "resumed", "unfinished"])
     for row in rows:
+        if row["run"] in ("resumed", "unfinished"):
+            assert not row["accuracy"] and not row["modalities"] and row["--fusion_method"]
+            continue
         result = json.loads((tables.output / row["run"] / "result.json").read_text())
         plain = {name: value for name, value in result.items() if not isinstance(value, (dict, list))}
         assert plain.keys() >= {"git_commit", "command", "seed", "mmcosine", "scaling", "modality"}
+        if "trials" in result:
+            plain["trials"] = next(iter(result["trials"].values()))
+        settings = json.loads((tables.output / row["run"] / "args.json").read_text())
         for name, cell in row.items():
-            if name != "run":
-                assert cell == ("" if plain.get(name) is None else str(plain[name])), name
+            value = settings.get(name[2:]) if name.startswith("--") else plain.get(name)
+            if name not in ("run", "modalities") and not (name.startswith("--") and not cell):
+                assert cell == ("" if value is None else str(value)), name
         assert plain.keys() <= row.keys()
+        assert {name for name in plain if row[name] == ""} == {name for name in plain if plain[name] is None}
+    rows = [row for row in rows if row["modalities"]]
     order = [(row["dataset"], row["fusion"], row["modality"]) for row in rows]
     assert [modality for *_, modality in order] == sorted([m for *_, m in order], key=lambda m: m != "both")
     methods = [(row["run"], row["seed"]) for row in rows if row["dataset"] == "CREMAD"]
@@ -947,6 +956,12 @@ def test_runs_csv_has_every_figure_of_every_finished_run_under_its_name(tables):
     by_command = {result["command"]: placed[key] for key, result in tables.results["CREMAD"].items()}
     commands = [row["command"] for row in rows if row["dataset"] == "CREMAD"]
     assert [by_command[command] for command in commands] == list(range(len(methods))), "in the table's order, by seed"
+
+
+def test_the_tables_come_out_of_the_csv_alone(tables, capsys):
+    sweep.main(["--table_of", str(tables.output / "runs.csv")])
+    assert capsys.readouterr().out.strip() == (tables.output / "table.md").read_text().strip()
+    assert "In no table, for want of a result: 2 runs: resumed, unfinished." in tables.printed
 
 
 # ---- what reaches the runs of a sweep

@@ -663,3 +663,31 @@ def test_the_table_tells_which_methods_trained_on_fewer_clips_than_the_other_row
     for method in ("lfm", "mslr"):
         (tmp_path / method / "result.json").unlink()
     assert "part of the training clips" not in comparison.report(comparison.read_runs(tmp_path))
+
+
+def test_the_table_has_the_selection_bonus_and_tells_folds_and_rows_of_fewer_runs(finished_runs, tmp_path):
+    for method, seeds in (("none", (0, 1, 2)), ("ogm", (0, 1))):
+        for seed in seeds:
+            (tmp_path / f"{method}{seed}").mkdir()
+            more = {"random_seed": seed, "seed": seed, "modulation": method, "test_list": f"fold {seed}", "n_test": 50,
+                    "accuracy": 0.5, "best_test_accuracy": 0.6 + seed / 100, "selection_bonus": 0.1 + seed / 100}
+            for name in ("args.json", "result.json"):
+                content = json.loads((finished_runs["plain"] / name).read_text())
+                kept = more if name == "result.json" else {name: more[name] for name in ("random_seed", "modulation")}
+                (tmp_path / f"{method}{seed}" / name).write_text(json.dumps({**content, **kept}))
+    text = comparison.report(comparison.read_runs(tmp_path))
+    rows = rows_of(text.partition("\nPoints to")[0])
+    assert rows[""][-4:] == ["best test epoch", "bonus", "paper", "time"]
+    assert [cells[-4:-2] for cells in list(rows.values())[-2:]] == [["61.00 +- 1.00", "11.00 +- 1.00"],
+                                                                    ["60.50 +- 0.71", "10.50 +- 0.71"]]
+    # sqrt(0.5 * 0.5 / 150) = 4.08 points
+    assert "the binomial standard error of the 150 clips of 3 test lists together is 4.1." in text
+    assert "Of fewer runs than other rows: concat, plain, ogm (2 of 3)." in text and "bonus: how much more" in text
+
+
+def test_a_csv_that_is_no_table_of_runs_is_refused(tmp_path):
+    (tmp_path / "other.csv").write_text("clip,reason\na,b\n")
+    with pytest.raises(InputError, match="has no column run, dataset"):
+        main(["--table_of", str(tmp_path / "other.csv")])
+    with pytest.raises(InputError, match="cannot be read"):
+        main(["--table_of", str(tmp_path / "missing.csv")])

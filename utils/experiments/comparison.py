@@ -3,16 +3,17 @@ difference to the plain network. Metrics are fractions, tables show percent."""
 
 import json
 import statistics
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dataset.errors import InputError
+from dataset.errors import InputError, first_few
 from utils.balancing import METHODS
 from utils.experiments.finished_run import FinishedRun
 from utils.experiments.paper_results import paper_result
-from utils.experiments.splits import MeanRun, means_over_splits
-from utils.experiments.tables import LEVEL, Difference, holm, markdown, paired_difference, percent, points, probability
+from utils.experiments.run_rows import RunRow
+from utils.experiments.splits import means_over_splits
+from utils.experiments.table_notes import notes
+from utils.experiments.tables import Difference, holm, markdown, paired_difference, percent, points, probability
 from utils.training.experiment import CORE, NOT_COMPARED, label, seedless, without_meaning
 from utils.training.modalities import ENSEMBLE, JOINT, is_joint, predicts_jointly
 from utils.training.run import is_finished
@@ -22,7 +23,9 @@ SCRATCH = {"freeze_encoders": False, "imagenet": False}  # and no pretrained enc
 IN_ORDER = ("modality", "fusion_method", "modulation", "lam", "mmcosine", "scaling", "random_seed")
 MEASURES = {"accuracy": "accuracy %, higher is better", "eer": "equal error rate %, lower is better"}
 
-Group = Mapping[int, FinishedRun]  # by seed: runs that differ in nothing else
+BONUS = ("best test epoch", "bonus")  # columns
+
+Group = Mapping[int, FinishedRun | RunRow]  # by seed: runs that differ in nothing else
 
 
 def read_runs(output: Path) -> list[FinishedRun]:
@@ -45,12 +48,6 @@ def sort_key(run: FinishedRun) -> list:
     values = {**run.settings, "modulation": list(METHODS).index(run.settings["modulation"])}
     modality = run.settings["modality"]
     return [not predicts_jointly(modality), modality not in JOINT, *map(values.get, IN_ORDER)]
-
-
-def csv_row(run: FinishedRun) -> dict[str, object]:
-    """What result.json holds, without lists and nested values."""
-    plain = {name: value for name, value in run.result.items() if not isinstance(value, dict | list)}
-    return {"run": run.name, **plain}
 
 
 # ---- which runs belong together
@@ -84,34 +81,37 @@ def make_groups(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str, 
 # ---- tables
 
 
-def report(runs: Sequence[FinishedRun]) -> str:
+def report(runs: Sequence[FinishedRun | RunRow], unfinished: Sequence[str] = ()) -> str:
     """Markdown: for each data set a table of means and one of differences, and notes; the same of the means over its
-    splits, where runs are on several."""
+    splits, where runs are on several. unfinished: names of runs without a result, which are in no table."""
     datasets = dict.fromkeys(run.settings["dataset"] for run in runs)
     sections = []
     for dataset in datasets:
         own = [run for run in runs if run.settings["dataset"] == dataset]
         means = means_over_splits(own)
-        sections += [section(own), *([section(means)] if means else [])]
+        sections += [section(own), *([section(means, mean=True)] if means else [])]
+    if unfinished:
+        sections.append(f"In no table, for want of a result: {len(unfinished)} runs: {first_few(unfinished)}.\n")
     return "\n".join(sections)
 
 
-def section(runs: Sequence[FinishedRun | MeanRun]) -> str:
-    """Of the runs of one data set."""
+def section(runs: Sequence[FinishedRun | RunRow], mean: bool = False) -> str:
+    """Of the runs of one data set. mean: these are means over its splits."""
     names, measure, columns = varying(runs), measure_of(runs[0]), columns_of(runs)
     groups = make_groups(runs, names)
     demo = " (DEMO DATA: synthetic, not a benchmark)" if runs[0].result.get("demo") else ""
-    rows = [[*row(group, names, measure, columns), time(group, baseline(group, groups, names))]
+    bonus = any("selection_bonus" in run.result for run in runs)
+    rows = [[*row(group, names, measure, columns, bonus), time(group, baseline(group, groups, names))]
             for group in groups.values()]
     differences = [found for group in groups.values()
                    if (found := differences_of(group, groups, names, measure, columns))]
-    mean = f", mean over the splits {runs[0].settings['split']}" if isinstance(runs[0], MeanRun) else ""
-    lines = [f"## {runs[0].settings['dataset']}{mean}{demo}: {MEASURES[measure]}", "",
-             markdown(["", "n", *columns, "last epoch", "paper", "time"], rows), ""]
+    splits = f", mean over the splits {runs[0].settings['split']}" if mean else ""
+    lines = [f"## {runs[0].settings['dataset']}{splits}{demo}: {MEASURES[measure]}", "",
+             markdown(["", "n", *columns, "last epoch", *BONUS * bonus, "paper", "time"], rows), ""]
     if differences:
         lines += ["Points to the joint plain network with the same fusion, paired over seeds:", "",
                   markdown(["", *columns, f"p of {columns[0]}, Holm"], difference_rows(differences)), ""]
-    return "\n".join([*lines, notes(runs, measure), ""])
+    return "\n".join([*lines, notes(runs, measure, {cells[0]: int(cells[1]) for cells in rows}), ""])
 
 
 def columns_of(runs: Sequence[FinishedRun]) -> list[str]:
@@ -125,18 +125,19 @@ def measure_of(run: FinishedRun) -> str:
     for name in MEASURES:
         if name in run.result:
             return name
-    raise InputError(f"{run.folder / 'result.json'} has no {' and no '.join(MEASURES)}: move the folder away")
+    raise InputError(f"the result of {run.name} has no {' and no '.join(MEASURES)}: move the run away")
 
 
-def row(group: Group, names: Sequence[str], measure: str, columns: Sequence[str]) -> list[str]:
+def row(group: Group, names: Sequence[str], measure: str, columns: Sequence[str], bonus: bool) -> list[str]:
     run = next(iter(group.values()))
     shown = metric_names(run, measure)
     if not predicts_jointly(run.settings["modality"]):
         del shown["joint"]
     cells = [percent(list(by_seed(group, shown.get(column)).values())) for column in columns]
-    last = percent(list(by_seed(group, f"last_test_{measure}").values()))
+    more = [f"last_test_{measure}", *[f"best_test_{measure}", "selection_bonus"] * bonus]
+    more = [percent(list(by_seed(group, name).values())) for name in more]
     paper = paper_result(run.settings, test_size(run.result))
-    return [label(seedless(run.settings), names), str(len(group)), *cells, last, f"{paper:.2f}" if paper else ""]
+    return [label(seedless(run.settings), names), str(len(group)), *cells, *more, f"{paper:.2f}" if paper else ""]
 
 
 def time(group: Group, plain: Group) -> str:
@@ -157,8 +158,9 @@ def by_seed(group: Group, metric: str | None) -> dict[int, float]:
 
 
 def test_size(result: Mapping[str, object]) -> int | None:
-    """Trials of the first list, or test clips."""
-    return next(iter(result["trials"].values())) if "trials" in result else result.get("n_test")
+    """Trials of the first list, which are all that a csv has, or test clips."""
+    trials = result.get("trials", result.get("n_test"))
+    return next(iter(trials.values())) if isinstance(trials, Mapping) else trials
 
 
 def differences_of(group: Group, groups: Mapping[str, Group], names: Sequence[str], measure: str,
@@ -205,42 +207,3 @@ def baseline_of(run: FinishedRun, groups: Mapping[str, Group]) -> dict[str, obje
         modality = chosen.settings["modality"] if chosen else JOINT[0]
         return {**run.settings, **BASELINE, **fusion, "modality": modality}
     return {**run.settings, **BASELINE}
-
-
-NOTES = """n: seeds. +-: standard deviation over seeds (n - 1). last epoch: on the test set, of the joint network or the
-encoder alone. paper: published result on a test set of this size, at any scale where the paper gives none. time:
-seconds of a training epoch, as a multiple of what it is compared with. Points: mean over the common seeds (n) with its
-{level:.0%} confidence interval (Student's t); * where the interval excludes 0, as one in twenty does by chance. p: of a
-paired t test, corrected for the number of rows by Holm's method: chance alone puts any row of a table below 0.05 in at
-most one table of twenty.
-Networks are compared with the plain network of the same modalities (from scratch, if there is one), encoders alone and
-their ensemble with that of all modalities, or of the most that there are runs of. The intervals cover the noise of
-seeds, not that of the choice of test data or of the machine. {more}
-
-Epoch: {chosen}. Commits: {commits}."""
-
-
-def notes(runs: Sequence[FinishedRun], measure: str) -> str:
-    chosen = sorted({str(run.result.get("selection")) for run in runs})
-    commits = Counter(str(run.result.get("git_commit")) for run in runs)
-    more = " ".join(filter(None, [noise_of_test_data(runs, measure), fewer_clips(runs)]))
-    return NOTES.format(level=LEVEL, more=more, chosen="; or ".join(chosen),
-                        commits=", ".join(f"{name} ({count} runs)" for name, count in commits.items()))
-
-
-def noise_of_test_data(runs: Sequence[FinishedRun], measure: str) -> str:
-    """A sentence: how many points one test clip is, and the binomial standard error of the mean accuracy."""
-    clips = {run.result.get("n_test") for run in runs}
-    if measure != "accuracy" or len(clips) > 1 or None in clips:
-        return ""
-    n, p = clips.pop(), statistics.fmean(run.result[measure] for run in runs)
-    error = (p * (1 - p) / n) ** 0.5
-    return f"One of {n} clips is {100 / n:.3f} points, the binomial standard error is {100 * error:.1f}."
-
-
-def fewer_clips(runs: Sequence[FinishedRun | MeanRun]) -> str:
-    """A sentence: which methods trained on fewer clips than the other rows, because they hold some out."""
-    found = {run.settings["modulation"]: f"{run.result['n_trained']} of {run.result['n_train']}" for run in runs
-             if run.result.get("n_trained", run.result.get("n_train")) != run.result.get("n_train")}
-    told = ", ".join(f"{method} on {counts}" for method, counts in found.items())
-    return f"Trained on a part of the training clips, the others being held out by the method: {told}." if told else ""

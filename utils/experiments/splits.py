@@ -2,23 +2,14 @@
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from utils.experiments.finished_run import FinishedRun
+from utils.experiments.run_rows import RunRow
 from utils.training.experiment import NOT_COMPARED
 
 
-class MeanRun(NamedTuple):
-    """Runs that differ in the split alone, as one run. result: the means of what was measured; n_test: their sum."""
-
-    name: str
-    settings: Mapping[str, object]
-    result: Mapping[str, object]
-    modalities: Sequence[str]
-
-
-def means_over_splits(runs: Sequence[FinishedRun]) -> list[MeanRun]:
+def means_over_splits(runs: Sequence[FinishedRun]) -> list[RunRow]:
     """One for each group of runs that differ in the split alone; groups without a run on every split that occurs are
     left out. [] where there is one split."""
     groups: dict[str, dict[int, FinishedRun]] = {}
@@ -32,10 +23,10 @@ def means_over_splits(runs: Sequence[FinishedRun]) -> list[MeanRun]:
     return [mean_of([group[split] for split in splits]) for group in groups.values() if len(group) == len(splits)]
 
 
-def mean_of(runs: Sequence[FinishedRun]) -> MeanRun:
+def mean_of(runs: Sequence[FinishedRun]) -> RunRow:
     first = runs[0]
     result = {name: statistics.fmean(run.result[name] for run in runs) if isinstance(value, float) else value
               for name, value in first.result.items()}
     result["n_test"] = sum(run.result["n_test"] for run in runs)
     settings = {**first.settings, "split": "+".join(str(run.settings["split"]) for run in runs)}
-    return MeanRun(first.name, settings, result, first.modalities)
+    return RunRow(first.name, settings, result, first.modalities)

@@ -45,7 +45,9 @@ class Splits(NamedTuple):
 
     def facts(self) -> dict[str, object]:
         counts = {f"n_{name}": len(self.parts().get(name, ())) for name in ("train", "val", "test")}
-        return {"classes": list(self.classes), **counts, "lists": digest_of(self.listed()), **self.more}
+        listed = self.listed()
+        return {"classes": list(self.classes), **counts, "lists": digest_of(listed),
+                "test_list": digest_of({"test": listed["test"]}), **self.more}
 
 
 def usable_clips(found: Found, classes: Sequence[str], root: Path, skip_missing: bool,

@@ -1,0 +1,82 @@
+"""Runs as rows of a runs.csv, and back: what a table needs of a run is in its row."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dataset.errors import InputError
+from dataset.whole_files import read_json
+from utils.experiments.finished_run import FinishedRun
+from utils.training.experiment import NOT_COMPARED, RECORDED
+from utils.training.run import is_finished
+
+ALSO_CALLED = {"fusion_method": "fusion", "random_seed": "seed"}  # {setting: its name in result.json}
+NEEDED = ("run", "dataset", "modality", "mmcosine", "scaling", "seed", "modalities")
+TRUTH = {"": None, "True": True, "False": False}
+
+
+class RunRow(NamedTuple):
+    """A finished run without its folder, or the mean of several: as `FinishedRun` has these."""
+
+    name: str
+    settings: Mapping[str, object]
+    result: Mapping[str, object]
+    modalities: Sequence[str]
+
+
+def csv_row(run: FinishedRun) -> dict[str, object]:
+    """What result.json holds without lists and nested values, but for the trials of the first list; and the settings
+    that are not in it, named as flags."""
+    plain = {name: value for name, value in run.result.items() if not isinstance(value, dict | list)}
+    if "trials" in run.result:
+        plain["trials"] = next(iter(run.result["trials"].values()))
+    return {"run": run.name, **plain, "modalities": "+".join(run.modalities), **flags(run.settings, plain)}
+
+
+def flags(settings: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
+    return {f"--{name}": value for name, value in settings.items() if name not in NOT_COMPARED
+            and ALSO_CALLED.get(name, name) not in known and not isinstance(value, list)}
+
+
+def unfinished_rows(output: Path) -> list[dict[str, object]]:
+    """The runs below a folder that were begun and have no result of all their epochs: their names and settings."""
+    return [{"run": path.parent.name, **flags(read_json(path), {})} for path in sorted(output.glob("*/args.json"))
+            if not is_finished(path.parent)]
+
+
+def read_csv(path: Path) -> tuple[list[RunRow], list[str]]:
+    """A runs.csv -> the finished runs, the names of the others. Raises InputError: no such file, or no table of
+    runs."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read ({error}): name the runs.csv of a sweep") from error
+    missing = [name for name in NEEDED if name not in (rows[0] if rows else ())]
+    if missing:
+        raise InputError(f"{path} has no column {', '.join(missing)}: name the runs.csv of a sweep")
+    return [row_of(cells) for cells in rows if cells["modalities"]], [cells["run"] for cells in rows
+                                                                      if not cells["modalities"]]
+
+
+def row_of(cells: Mapping[str, str]) -> RunRow:
+    values = {name: value_of(cell) for name, cell in cells.items()}
+    settings = {name.removeprefix("--"): value for name, value in values.items() if name.startswith("--")}
+    settings |= {name: values[other] for name in RECORDED
+                 if values.get(other := ALSO_CALLED.get(name, name)) is not None}
+    result = {name: value for name, value in values.items() if value is not None and not name.startswith("--")}
+    modalities = cells["modalities"].split("+")
+    return RunRow(cells["run"], settings, {**result, "modalities": modalities}, modalities)
+
+
+def value_of(cell: str) -> object:
+    """`True` -> True, `3` -> 3, `0.5` -> 0.5, nothing -> None; anything else is text."""
+    if cell in TRUTH:
+        return TRUTH[cell]
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell

@@ -1,0 +1,61 @@
+"""What is said below a table of runs: how to read it, and what a reader has to know about these runs."""
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from utils.experiments.finished_run import FinishedRun
+from utils.experiments.run_rows import RunRow
+from utils.experiments.tables import LEVEL
+
+NOTES = """n: seeds. +-: standard deviation over seeds (n - 1). last epoch: on the test set, of the joint network or the
+encoder alone. paper: published result on a test set of this size, at any scale where the paper gives none. time:
+seconds of a training epoch, as a multiple of what it is compared with. Points: mean over the common seeds (n) with its
+{level:.0%} confidence interval (Student's t); * where the interval excludes 0, as one in twenty does by chance. p: of a
+paired t test, corrected for the number of rows by Holm's method: chance alone puts any row of a table below 0.05 in at
+most one table of twenty.
+Networks are compared with the plain network of the same modalities (from scratch, if there is one), encoders alone and
+their ensemble with that of all modalities, or of the most that there are runs of. The intervals cover the noise of
+seeds, not that of the choice of test data or of the machine. {more}
+
+Epoch: {chosen}. Commits: {commits}."""
+BONUS = ("best test epoch: what choosing the epoch on the test set would have reported; bonus: how much more that is "
+         "than what the validation clips chose.")
+
+
+def notes(runs: Sequence[FinishedRun | RunRow], measure: str, counts: Mapping[str, int]) -> str:
+    """counts: {label of a row: its number of runs}."""
+    chosen = sorted({str(run.result["selection"]) for run in runs if "selection" in run.result})
+    commits = Counter(str(run.result.get("git_commit")) for run in runs)
+    bonus = BONUS if any("selection_bonus" in run.result for run in runs) else ""
+    more = " ".join(filter(None, [noise_of_test_data(runs, measure), fewer_clips(runs), bonus, fewer_runs(counts)]))
+    return NOTES.format(level=LEVEL, more=more, chosen="; or ".join(chosen),
+                        commits=", ".join(f"{name} ({count} runs)" for name, count in commits.items()))
+
+
+def noise_of_test_data(runs: Sequence[FinishedRun | RunRow], measure: str) -> str:
+    """A sentence: how many points one test clip is, and the binomial standard error of the mean accuracy; of several
+    test lists, such as folds, that of all their clips."""
+    clips = {run.result.get("n_test") for run in runs}
+    if measure != "accuracy" or len(clips) > 1 or None in clips:
+        return ""
+    lists = len({run.result["test_list"] for run in runs if "test_list" in run.result})
+    n, p = clips.pop(), statistics.fmean(run.result[measure] for run in runs)
+    error = (p * (1 - p) / (n * max(1, lists))) ** 0.5
+    of = f" of the {n * lists} clips of {lists} test lists together" if lists > 1 else ""
+    return f"One of {n} clips is {100 / n:.3f} points, the binomial standard error{of} is {100 * error:.1f}."
+
+
+def fewer_clips(runs: Sequence[FinishedRun | RunRow]) -> str:
+    """A sentence: which methods trained on fewer clips than the other rows, because they hold some out."""
+    found = {run.settings["modulation"]: f"{run.result['n_trained']} of {run.result['n_train']}" for run in runs
+             if run.result.get("n_trained", run.result.get("n_train")) != run.result.get("n_train")}
+    told = ", ".join(f"{method} on {counts}" for method, counts in found.items())
+    return f"Trained on a part of the training clips, the others being held out by the method: {told}." if told else ""
+
+
+def fewer_runs(counts: Mapping[str, int]) -> str:
+    """A sentence: which rows are means over fewer runs than others."""
+    most = max(counts.values())
+    told = "; ".join(f"{label} ({count} of {most})" for label, count in counts.items() if count < most)
+    return f"Of fewer runs than other rows: {told}." if told else ""
