@@ -139,17 +139,21 @@ def split_stratified(clips: Sequence[Clip], fraction: float, seed: int) -> tuple
 
 
 def split_by_speaker(clips: Sequence[Clip], fraction: float, seed: int) -> tuple[list[Clip], list[Clip]]:
-    """Splits off round(fraction * n) whole speakers, at least one: no speaker is in both parts.
+    """Splits off round(fraction * n) whole speakers, at least one: no speaker is in both parts."""
+    by_speaker = by_speakers(clips)
+    count = min(max(1, round(fraction * len(by_speaker))), len(by_speaker) - 1)
+    speakers = random.Random(seed).sample(sorted(by_speaker), count)
+    return partition(clips, {clip for speaker in speakers for clip in by_speaker[speaker]})
 
-    The speaker is the clip's name up to the first underscore: 1001 of 1001_DFA_ANG_XX.
-    """
+
+def by_speakers(clips: Sequence[Clip]) -> dict[str, list[Clip]]:
+    """{speaker: clips}, the speaker being the clip's name up to the first underscore: 1001 of 1001_DFA_ANG_XX. Raises
+    InputError: a single speaker, or one for each clip."""
     by_speaker = group(clips, lambda clip: clip.name.split("_")[0])
     if len(by_speaker) < 2 or len(by_speaker) == len(clips):
         raise InputError(f"a split by speaker needs clips named <speaker>_..., several per speaker: found "
                          f"{len(by_speaker)} speakers in {len(clips)} clips ({first_few([c.name for c in clips])})")
-    count = min(max(1, round(fraction * len(by_speaker))), len(by_speaker) - 1)
-    speakers = random.Random(seed).sample(sorted(by_speaker), count)
-    return partition(clips, {clip for speaker in speakers for clip in by_speaker[speaker]})
+    return by_speaker
 
 
 def split_whole_groups(clips: Sequence[Clip], fraction: float, seed: int,

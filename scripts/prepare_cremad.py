@@ -6,12 +6,14 @@
     python scripts/prepare_cremad.py --data_root data/CREMAD
     python scripts/prepare_cremad.py --data_root data/CREMAD --frames ogm_ge      # the frames that OGM-GE extracts
     python scripts/prepare_cremad.py --data_root data/CREMAD --split speaker      # no actor in both lists
+    python scripts/prepare_cremad.py --data_root data/CREMAD --split speaker --folds 3     # and folds of actors
 
 Reads    <root>/AudioWAV/<clip>.wav and <root>/VideoFlash/<clip>.flv
 Writes   <root>/Image-<fps>-FPS/<clip>/frame_00001.jpg ...
          <root>/Image-<fps>-FPS.txt              the --frames they were extracted with
          <root>/train.csv, test.csv, stat.csv    existing lists are checked, never overwritten
          <root>/prepare_failures.csv             clip,reason; only when clips failed
+         <root>-fold<K>/                         with --folds: lists of the K-th fold, links to sound and frames
 
 --frames middle (default): a clip is divided into n = max(1, round(seconds * fps)) equal parts, the middle frame of each
 is extracted. --frames ogm_ge: the first frame of every int(frame rate) frames, which are frames 0, 29, 58, ... of
@@ -37,6 +39,7 @@ from dataset.files import read_audio
 from dataset.lists import Lists, read_text
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
+from dataset.preparation import variants
 from dataset.whole_files import remove_leftovers, write_whole
 from utils import cli
 
@@ -83,6 +86,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                         help="how new lists are split; speaker: no actor in both lists")
     parser.add_argument("--test_fraction", type=cli.number(float, 0, 1, exclusive=True), default=0.1,
                         help="test part of the clips (speaker: of the actors)")
+    parser.add_argument("--folds", type=cli.number(int, 2, 91), help="also make <data_root>-fold<K>, in which every "
+                        "clip is tested once; with --split speaker every actor")
     parser.add_argument("--seed", type=int, default=0, help="random seed of the split")
     parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=os.cpu_count(),
                         help="clips decoded in parallel")
@@ -176,7 +181,8 @@ def main(argv: list[str]) -> dict[str, int]:
     report_origin(root, lists, made_here)
     prep_lists.report_lists(lists, usable)
     fps = f" --fps {args.fps}" if args.fps != 1 else ""
-    prep.finish(root, problems, f"python main_CD.py --train --data_root {root}{fps}")
+    *_, last = variants.make_all(root, lists, args.folds, args.split, None, {}, {}, args.seed, args.workers, args.fps)
+    prep.finish(root, problems, f"python main_CD.py --train --data_root {last}{fps}")
     return {"clips": len(names), "failed": len(problems), "train": len(lists.train), "test": len(lists.test)}
 
 

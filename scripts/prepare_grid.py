@@ -4,7 +4,6 @@
     python scripts/prepare_grid.py --grid_root data/GRID --data_root data/grid_digits --speaker s1 --column digit
     python scripts/prepare_grid.py --grid_root data/GRID --data_root data/grid_digits --babble_snr clean 5 -5 --folds 5
     python scripts/prepare_grid.py --grid_root data/GRID --data_root data/people --speakers s1 s2 s3 --split speaker
-    python main_CD.py --train --dataset grid_digits --image_size 112 --audio_seconds 1 --learning_rate 0.01
 
 GRID: Cooke, Barker, Cunningham, Shao, "An audio-visual corpus for speech perception and automatic speech recognition"
 (2006), CC BY 4.0. Each sentence has six words: command colour preposition letter digit adverb.
@@ -229,8 +228,8 @@ def main(argv: list[str]) -> dict[str, int]:
     videos = find_videos(grid_root, args.speaker)
     words, problems = read_words(videos, find_alignments(grid_root, args.speaker), args.column)
     prep.check_some_usable(grid_root, videos, problems)
-    settings = {name: getattr(args, name) for name in ("column", "rows", "columns")}
-    settings["speaker"] = args.speaker[0] if len(args.speaker) == 1 else args.speaker  # as it was noted before
+    settings = {name: getattr(args, name) for name in ("column", "rows", "columns")}  # and, as it was noted before:
+    settings["speaker"] = args.speaker[0] if len(args.speaker) == 1 else args.speaker
     prep_lists.check_settings(root / "prepare_grid.json", settings, root / AUDIO_FOLDER)
     lists = prep_lists.read_own_lists(root)  # before the long work, so that mistakes in them show at once
     problems |= cut_words(videos, words, root, args)
@@ -240,9 +239,10 @@ def main(argv: list[str]) -> dict[str, int]:
                                     test_fraction=args.test_fraction, seed=args.seed, split=args.split)
     prep_lists.report_lists(lists, labels)
     spans = {name: span(word) for name, word in words.items()}
-    last = variants.make_all(root, lists, args.folds, args.babble_snr, videos, spans, args.seed, args.workers)[-1]
-    prep.finish(root, problems, f"python main_CD.py --train --dataset {last.name} --data_root {last} --image_size 112 "
-                                "--audio_seconds 1 --learning_rate 0.01")
+    *_, last = variants.make_all(root, lists, args.folds, args.split, args.babble_snr, videos, spans, args.seed,
+                                 args.workers)
+    prep.finish(root, problems, f"python main_CD.py --train --dataset {last.name} --data_root {last} "
+                                "--image_size 112 --audio_seconds 1 --learning_rate 0.01")
     return {"clips": len(videos), "failed": len(problems), "train": len(lists.train), "test": len(lists.test)}
 
 

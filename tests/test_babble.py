@@ -57,14 +57,27 @@ def test_silence_and_too_few_sentences_are_refused():
 
 def test_every_clip_is_tested_once_over_the_folds():
     clips = [Clip(f"c{k}", "xyz"[k % 3]) for k in range(62)]
-    folds = folds_of(clips, 5, seed=0)
+    folds = folds_of(clips, 5, 0, "stratified")
     assert sorted(clip for fold in folds for clip in fold.test) == sorted(clips)
     for fold in folds:
         assert sorted([*fold.train, *fold.test]) == sorted(clips) and len(fold.test) in (12, 13)
         assert max(Counter(clip.label for clip in fold.test).values()) <= 5
-    assert folds == folds_of(clips[::1], 5, seed=0) != folds_of(clips, 5, seed=1)
+    assert folds == folds_of(clips[::1], 5, 0, "stratified") != folds_of(clips, 5, 1, "stratified")
     with pytest.raises(InputError, match="class x has 2 clips, fewer than --folds 5"):
-        folds_of([Clip("a", "x"), Clip("b", "x"), *clips[1::3]], 5, 0)
+        folds_of([Clip("a", "x"), Clip("b", "x"), *clips[1::3]], 5, 0, "stratified")
+
+
+def test_folds_of_speakers_test_every_speaker_once_as_a_whole():
+    clips = [Clip(f"{1001 + k % 7}_{k}", "xyz"[k // 7 % 3]) for k in range(63)]
+    folds = folds_of(clips, 3, 0, "speaker")
+    assert sorted(clip for fold in folds for clip in fold.test) == sorted(clips)
+    speakers = [({clip.name[:4] for clip in fold.train}, {clip.name[:4] for clip in fold.test}) for fold in folds]
+    assert all(not train & test and len(test) in (2, 3) for train, test in speakers)
+    assert folds != folds_of(clips, 3, 1, "speaker")
+    with pytest.raises(InputError, match="there are 7 speakers, fewer than --folds 8"):
+        folds_of(clips, 8, 0, "speaker")
+    with pytest.raises(InputError, match=r"no training clip of class only in fold .*give fewer --folds"):
+        folds_of([*clips, Clip("1003_x", "only")], 3, 0, "speaker")
 
 
 @pytest.fixture
@@ -119,10 +132,10 @@ def test_babble_of_another_split_or_seed_is_not_kept_under_new_lists(tmp_path):
     for name, sound in speech.items():
         soundfile.write(root / "AudioWAV" / f"{name}.wav", sound, 16000)
     spans, folder = dict.fromkeys(speech, slice(1000, 9000)), tmp_path / "noisy"
-    variants.make_variant(folder, root, folds_of(clips, 2, 0)[0], -5.0, speech, spans, 0, 1)
-    variants.make_variant(folder, root, folds_of(clips, 2, 0)[0], -5.0, speech, spans, 0, 1)
+    variants.make_variant(folder, root, folds_of(clips, 2, 0, "stratified")[0], -5.0, speech, spans, 0, 1)
+    variants.make_variant(folder, root, folds_of(clips, 2, 0, "stratified")[0], -5.0, speech, spans, 0, 1)
     before = (folder / "test.csv").read_bytes()
-    for lists, seed in ((folds_of(clips, 2, 0)[1], 0), (folds_of(clips, 2, 0)[0], 1)):
+    for lists, seed in ((folds_of(clips, 2, 0, "stratified")[1], 0), (folds_of(clips, 2, 0, "stratified")[0], 1)):
         with pytest.raises(InputError, match="noisy holds clips prepared with"):
             variants.make_variant(folder, root, lists, -5.0, speech, spans, seed, 1)
     assert (folder / "test.csv").read_bytes() == before

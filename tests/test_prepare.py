@@ -157,6 +157,21 @@ def test_speaker_split_has_no_actor_in_both_lists(tmp_path, flv):
     assert (len(train), len(test), train & test) == (3, 2, set())
 
 
+def test_folds_of_actors_test_each_actor_once(tmp_path, flv):
+    root = tmp_path / "data"
+    make_cremad(root, flv, actors=5)
+    prepare(root, "--split", "speaker", "--folds", "3", "--fps", "2")
+    tested = []
+    for fold in range(3):
+        folder = tmp_path / f"data-fold{fold}"
+        lists = read_lists(folder, "")
+        train, test = ({clip.name[:4] for clip in clips} for clips in (lists.train, lists.test))
+        assert not train & test and len(train | test) == 5
+        assert find_clips(folder, [*lists.train, *lists.test], fps=2)[1] == {}
+        tested += sorted(test)
+    assert sorted(tested) == [f"{1001 + i}" for i in range(5)]
+
+
 def test_lists_that_are_there_are_kept_and_checked(tmp_path, flv, capsys):
     names = make_cremad(tmp_path, flv)
     (tmp_path / "stat.csv").write_text("HAP\nANG\n")
@@ -463,6 +478,17 @@ def test_speakers_are_kept_apart(tmp_path):
     (tmp_path / "s1/b/a.mpg").touch()
     with pytest.raises(InputError, match="two files of clip a"):
         prepare_grid.find_videos(tmp_path, ["s1"])
+
+
+def test_folds_of_people_test_each_person_once(tmp_path, mpg):
+    for speaker in ("s1", "s2", "s3"):
+        make_grid(tmp_path / "one", mpg)
+        shutil.move(tmp_path / "one" / "s1", tmp_path / "grid" / speaker)
+        shutil.move(tmp_path / "one" / "align", tmp_path / "grid" / "alignments" / speaker)
+    cut(tmp_path / "grid", tmp_path / "out", "--speakers", "s1", "s2", "s3", "--split", "speaker", "--folds", "3")
+    tested = [{clip.name.split("_")[0] for clip in read_lists(tmp_path / f"out-fold{fold}", "").test}
+              for fold in range(3)]
+    assert sorted(map(sorted, tested)) == [["s1"], ["s2"], ["s3"]]
 
 
 def test_another_column_does_not_mix_into_the_same_folder(tmp_path, mpg):

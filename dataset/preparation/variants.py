@@ -11,7 +11,7 @@ import soundfile
 
 from dataset.cremad import AUDIO_FOLDER, audio_path, frames_folder
 from dataset.errors import InputError
-from dataset.lists import Clip, Lists, write_lists
+from dataset.lists import Clip, Lists, by_speakers, check_every_class_has_a_clip, group, write_lists
 from dataset.preparation.babble import PEAK, VOICES, add_babble, choose_voices, generator
 from dataset.preparation.clips import read_sound, run_parallel, write_sound
 from dataset.preparation.lists import check_settings
@@ -20,22 +20,41 @@ from dataset.whole_files import remove_leftovers
 SAMPLE_RATE = 16000  # Hz
 
 
-def folds_of(clips: Sequence[Clip], count: int, seed: int) -> list[Lists]:
-    """`count` splits in which every clip is tested once, stratified by class. Raises InputError: a class with fewer
-    clips than folds."""
-    by_class: dict[str, list[Clip]] = {}
-    for clip in sorted(clips):
-        by_class.setdefault(clip.label, []).append(clip)
+def folds_of(clips: Sequence[Clip], count: int, seed: int, split: str) -> list[Lists]:
+    """`count` splits in which every clip is tested once: `stratified` by class, or each `speaker` as a whole. Raises
+    InputError: fewer speakers than folds, a class with fewer clips, or one without a training clip."""
+    rng = np.random.default_rng(seed)
+    fold_of = (deal_speakers if split == "speaker" else deal_classes)(sorted(clips), count, rng)
+    classes = sorted({clip.label for clip in clips})
+    folds = [Lists(classes, [clip for clip in clips if fold_of[clip] != fold],
+                   [clip for clip in clips if fold_of[clip] == fold]) for fold in range(count)]
+    for number, fold in enumerate(folds):
+        check_every_class_has_a_clip(classes, fold.train, f"fold {number}", "give fewer --folds")
+    return folds
+
+
+def deal_classes(clips: Sequence[Clip], count: int, rng: np.random.Generator) -> dict[Clip, int]:
+    """{clip: its fold}, each class being dealt out evenly."""
+    by_class = group(clips, lambda clip: clip.label)
     few = [label for label, members in by_class.items() if len(members) < count]
     if few:
         raise InputError(f"class {few[0]} has {len(by_class[few[0]])} clips, fewer than --folds {count}")
-    rng, fold_of = np.random.default_rng(seed), {}
+    fold_of = {}
     for label in sorted(by_class):
         shift = int(rng.integers(count))  # else the first folds were larger in every class
         for place, index in enumerate(rng.permutation(len(by_class[label]))):
             fold_of[by_class[label][index]] = (place + shift) % count
-    return [Lists(sorted(by_class), [clip for clip in clips if fold_of[clip] != fold],
-                  [clip for clip in clips if fold_of[clip] == fold]) for fold in range(count)]
+    return fold_of
+
+
+def deal_speakers(clips: Sequence[Clip], count: int, rng: np.random.Generator) -> dict[Clip, int]:
+    """{clip: its fold}, the speakers being dealt out evenly."""
+    by_speaker = by_speakers(clips)
+    if len(by_speaker) < count:
+        raise InputError(f"there are {len(by_speaker)} speakers, fewer than --folds {count}")
+    names = sorted(by_speaker)
+    return {clip: place % count for place, index in enumerate(rng.permutation(len(names)))
+            for clip in by_speaker[names[index]]}
 
 
 def variant_root(root: Path, fold: int | None, level: float | None) -> Path:
@@ -50,12 +69,13 @@ def link(source: Path, target: Path) -> None:
         target.symlink_to(os.path.relpath(source, target.parent), target_is_directory=True)
 
 
-def make_all(root: Path, lists: Lists, folds: int | None, levels: Sequence[float | None] | None,
-             videos: Mapping[str, Path], spans: Mapping[str, slice], seed: int, workers: int) -> list[Path]:
-    """The folders of all folds and levels; `root` itself where neither is wanted. levels: None is clean. videos: of the
-    clips' sentences. spans: where in its clip the word is. Raises InputError."""
+def make_all(root: Path, lists: Lists, folds: int | None, split: str, levels: Sequence[float | None] | None,
+             videos: Mapping[str, Path], spans: Mapping[str, slice], seed: int, workers: int,
+             fps: int = 1) -> list[Path]:
+    """The folders of all folds and levels; `root` itself where neither is wanted. split: how folds are made. levels:
+    None is clean. videos: of the clips' sentences. spans: where in its clip the word is. Raises InputError."""
     clips = [*lists.train, *lists.test]
-    splits = dict(enumerate(folds_of(clips, folds, seed))) if folds else {None: lists}
+    splits = dict(enumerate(folds_of(clips, folds, seed, split))) if folds else {None: lists}
     wanted = [(fold, level) for fold in splits for level in levels or [None] if (fold, level) != (None, None)]
     speech: dict[str, np.ndarray] = {}
     if any(level is not None for _, level in wanted):
@@ -63,20 +83,20 @@ def make_all(root: Path, lists: Lists, folds: int | None, levels: Sequence[float
                                 [clip.name for clip in clips], workers, "sentences")
         refuse(problems, "sentences cannot be read")
     for fold, level in wanted:
-        make_variant(variant_root(root, fold, level), root, splits[fold], level, speech, spans, seed, workers)
+        make_variant(variant_root(root, fold, level), root, splits[fold], level, speech, spans, seed, workers, fps)
     return [variant_root(root, fold, level) for fold, level in wanted] or [root]
 
 
 def make_variant(folder: Path, root: Path, lists: Lists, level: float | None, speech: Mapping[str, np.ndarray],
-                 spans: Mapping[str, slice], seed: int, workers: int) -> None:
+                 spans: Mapping[str, slice], seed: int, workers: int, fps: int = 1) -> None:
     """Lists, linked frames, and sound with babble of each part of the split; clean sound is linked too. Raises
     InputError: the folder holds babble of another seed or another split, which would cross this one."""
     folder.mkdir(exist_ok=True)
     tested = hashlib.sha256("\n".join(sorted(clip.name for clip in lists.test)).encode()).hexdigest()
-    check_settings(folder / "prepare_grid.json",
+    check_settings(folder / "prepare_variant.json",
                    {"babble_snr": level, "voices": VOICES, "peak": PEAK, "seed": seed, "test_clips_sha256": tested},
                    folder / AUDIO_FOLDER)
-    link(frames_folder(root), frames_folder(folder))
+    link(frames_folder(root, fps), frames_folder(folder, fps))
     if level is None:
         link(root / AUDIO_FOLDER, folder / AUDIO_FOLDER)
     else:
