@@ -97,13 +97,15 @@ def result(runs: Sequence[FinishedRun], labels: np.ndarray, members: Mapping[str
 
 
 def write(folder: Path, runs: Sequence[FinishedRun], found: Mapping[str, object]) -> None:
-    """Raises InputError: the runs differ in more than the modality."""
-    others = [name for name in comparison.varying(runs) if name != "modality"]
+    """Raises InputError: the runs differ in more than the modality and the learning rate, which may have been searched
+    for each."""
+    others = [name for name in comparison.varying(runs) if name not in ("modality", "learning_rate")]
     if others or len({run.settings["random_seed"] for run in runs}) > 1:
         raise InputError(f"these runs differ in {', '.join(others) or 'the seed'}: no row of a table. Leave --output "
                          "out, or give runs that differ in the modality alone")
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {**runs[0].settings, "modality": ENSEMBLE, "run_name": folder.name, "command": found["command"]}
+    own = {"learning_rate": None} if "learning_rate" in comparison.varying(runs) else {}
+    settings = {**runs[0].settings, **own, "modality": ENSEMBLE, "run_name": folder.name, "command": found["command"]}
     for name, content in (("args.json", settings), ("result.json", found)):
         write_whole(folder / name, json.dumps(content, indent=2) + "\n")
 

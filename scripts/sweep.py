@@ -15,7 +15,8 @@ Every flag of the entry script (python main_CD.py --help lists them) can be an a
 that is not given is left to the script. A value of a flag that takes a list is one word, joined by +: rgb+flow. Runs
 are named by their axes; flags after -- go to every run and do not name it. Combinations that differ only in a setting
 without effect (--scaling without MMCosine, --fusion_method of one encoder alone, ...) are one run. A flag that is given
-twice has the values of the last time.
+twice has the values of the last time. {random_seed} in a value stands for the run's seed, as in --data_root
+'data/fold{random_seed}' or --audio_pretrain 'runs/sweep/CREMAD-audio-plain-seed{random_seed}/best.pt'.
 
 Writes   <output>/<run>/            what the entry script writes
          <output>/<run>.log         what it prints

@@ -14,6 +14,7 @@ from dataset.errors import InputError
 from scripts.ensemble import combinations, result
 from scripts.ensemble import main as ensemble
 from scripts.sweep import main as sweep
+from utils.experiments import comparison
 from utils.experiments.finished_run import open_run
 from utils.experiments.flags import Machine
 from utils.training import checkpoint
@@ -113,16 +114,30 @@ def test_a_sweep_makes_the_ensembles_row_beside_the_joint_network_and_each_encod
 @pytest.mark.parametrize(("names", "more", "message"), [
     (["rgb"], [], "an ensemble needs two modalities"),
     (["rgb", "all"], [], "is the second run with the modality rgb"),
-    (["rgb", "flow"], ["--output"], "these runs differ in learning_rate: no row of a table")])
+    (["rgb", "flow"], ["--output"], "these runs differ in weight_decay: no row of a table")])
 def test_what_is_no_ensemble_is_one_sentence(runs, tmp_path, names, more, message):
     folders = [Path(shutil.copytree(runs / NAMES[name], tmp_path / name)) for name in names]
     if more:
         settings = json.loads((folders[0] / "args.json").read_text())
-        (folders[0] / "args.json").write_text(json.dumps({**settings, "learning_rate": 0.5}))
+        (folders[0] / "args.json").write_text(json.dumps({**settings, "weight_decay": 0.5}))
         more = [*more, str(tmp_path / "out")]
     with pytest.raises(InputError, match=message):
         ensemble([*map(str, folders), *more, *MACHINE])
     assert not (tmp_path / "out").exists()
+
+
+def test_encoders_whose_rates_were_searched_are_one_row_compared_with_the_only_joint_network(runs, tmp_path):
+    root = tmp_path / "runs"
+    for name, rate in (("rgb", 0.5), ("flow", 0.1), ("all", 0.1)):
+        folder = Path(shutil.copytree(runs / NAMES[name], root / name))
+        settings = json.loads((folder / "args.json").read_text())
+        (folder / "args.json").write_text(json.dumps({**settings, "learning_rate": rate}))
+    ensemble([str(root / "rgb"), str(root / "flow"), "--output", str(root / "both"), *MACHINE])
+    table = comparison.report(comparison.read_runs(root))
+    table = table.partition("Points to")[2]
+    assert {"ensemble of the encoders alone, plain", "rgb encoder alone, plain, learning_rate 0.5",
+            "flow encoder alone, plain, learning_rate 0.1"} <= {
+                line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")}
 
 
 def test_frozen_encoders_stay_as_they_were_trained_alone_with_their_batchnorm_statistics(runs, tmp_path):

@@ -185,10 +185,17 @@ def difference_rows(differences: Sequence[tuple[str, Sequence[Difference | None]
 
 
 def baseline(group: Group, groups: Mapping[str, Group], names: Sequence[str]) -> Group:
-    """The group of the plain network from scratch, else of the one that starts as this group does; {} for neither."""
+    """The group of the plain network from scratch, else of the one that starts as this group does; {} for neither. One
+    with another learning rate will do where it is the only one, as where a rate was searched for each."""
     plain = baseline_of(next(iter(group.values())), groups)
     scratch = {**plain, **SCRATCH, **{name: None for name in plain if name.endswith("_pretrain")}}
-    return groups.get(identity(scratch, names)) or groups.get(identity(plain, names), {})
+    for compared in (names, [name for name in names if name != "learning_rate"]):
+        for wanted in (scratch, plain):
+            found = [other for other in groups.values()
+                     if identity(next(iter(other.values())).settings, compared) == identity(wanted, compared)]
+            if len(found) == 1:
+                return found[0]
+    return {}
 
 
 def baseline_of(run: FinishedRun, groups: Mapping[str, Group]) -> dict[str, object]:

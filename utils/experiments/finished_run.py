@@ -62,8 +62,9 @@ class FinishedRun:
             records = [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError, TypeError, RecursionError):
             records = []
-        split = "val" if records and "val_accuracy" in records[0] else "test"
-        shown = [f"{split}_{name}" for name in report.metric_names("accuracy", self.modalities).values()]
+        measure = "accuracy" if "accuracy" in self.result else "eer"
+        split = "val" if records and f"val_{measure}" in records[0] else "test"
+        shown = [f"{split}_{name}" for name in report.metric_names(measure, self.modalities).values()]
         if not records or not all(isinstance(record.get(name), float | int) for record in records for name in shown):
             raise InputError(f"{path} is missing or damaged: restore it, or train the run again")
         return records

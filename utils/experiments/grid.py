@@ -129,14 +129,16 @@ def words_of(name: str, value: str | None, action: Action) -> list[str]:
 
 def plan_run(script: ModuleType, combination: Mapping[str, Sequence[str]], rest: Sequence[str], output: Path,
              defaults: Mapping[str, object]) -> PlannedRun:
-    """combination: {axis: its arguments}."""
+    """combination: {axis: its arguments}. {random_seed} in an argument stands for the run's seed."""
     parser = script.get_args_parser()
     asked = parser.parse_args([*itertools.chain(*combination.values()), *rest])
     idle = without_meaning(vars(asked))
     if not options.from_imagenet(asked, parser.declared):
         idle.add("imagenet")
     kept = {name: words for name, words in combination.items() if name not in idle}
-    argv = ["--train", *itertools.chain(*kept.values()), *rest, "--ckpt_path", str(output)]
+    words = [*itertools.chain(*kept.values()), *rest]
+    argv = ["--train", *(word.replace("{random_seed}", str(asked.random_seed)) for word in words),
+            "--ckpt_path", str(output)]
     settings = options.settings(script.parse(argv))
     axes = {name: defaults[name] for name in kept if name not in {*FIRST_AXES, *NOT_COMPARED, "dataset"}}
     name = run_name(settings, axes)

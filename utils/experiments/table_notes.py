@@ -15,7 +15,8 @@ seconds of a training epoch, as a multiple of what it is compared with. Points: 
 paired t test, corrected for the number of rows by Holm's method: chance alone puts any row of a table below 0.05 in at
 most one table of twenty.
 Networks are compared with the plain network of the same modalities (from scratch, if there is one), encoders alone and
-their ensemble with that of all modalities, or of the most that there are runs of. The intervals cover the noise of
+their ensemble with that of all modalities, or of the most that there are runs of; with one of another learning rate
+where that is the only one. The intervals cover the noise of
 seeds, not that of the choice of test data or of the machine. {more}
 
 Epoch: {chosen}. Commits: {commits}."""
