@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ATTEMPTS = 10  # to draw a box that fits, as torchvision
+AT_ONCE = 4  # channels of uint8 that PyTorch resizes the quick way on a CPU: a third of the time for 32
 
 
 def random_boxes(random: np.random.Generator, sizes: np.ndarray, area: tuple[float, float],
@@ -61,7 +62,8 @@ def cut_one(image: Tensor, first: Tensor, length: Tensor, flip: Tensor, size: in
     """(C, h, w) -> (C, S, S), by the function that torchvision uses: on a CPU the quickest."""
     (top, left), (height, width) = first.tolist(), length.tolist()
     box = image[None, :, top:top + height, left:left + width]
-    found = F.interpolate(box, (size, size), mode="bilinear", antialias=True)[0]
+    found = torch.cat([F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
+                       for part in box.split(AT_ONCE, 1)])
     return found.flip(-1) if flip else found
 
 

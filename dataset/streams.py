@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.crops import cut
+from dataset.crops import AT_ONCE, cut
 from dataset.errors import InputError
 from dataset.frames import CROP_AREA, CROP_RATIO, frame_indices, image_transform, read_frames
 from dataset.packed import Media, Packed
@@ -149,8 +149,11 @@ class MotionDataset(Dataset):
 def move_together(images: Mapping[str, Tensor], image_size: int, train: bool) -> dict[str, Tensor]:
     """{name: (..., H, W) uint8} -> {name: (..., S, S) uint8}: one crop for all, in training also one flip for all,
     under which the horizontal flow "u" changes its sign."""
+    from torchvision.tv_tensors import Image  # here, because it takes a second that --help need not wait for
+
     layers = {name: image.flatten(0, -3) for name, image in images.items()}
-    together = image_transform(image_size, train, flip=False)(torch.cat(list(layers.values())))
+    parts = [Image(part) for part in torch.cat(list(layers.values())).split(AT_ONCE)]
+    together = torch.cat(image_transform(image_size, train, flip=False)(parts)).as_subclass(Tensor)
     flipped = train and bool(torch.rand(()) < 0.5)
     if flipped:
         together = together.flip(-1)
