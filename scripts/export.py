@@ -1,4 +1,5 @@
-"""Exports a finished run's best weights, to share them: no pickle, no data, nothing of the machine they were made on.
+"""Exports a finished run's best weights, to share them: no pickle, no data, no path or device of the machine they were
+made on.
 
     python scripts/export.py runs/NAME
     python scripts/export.py runs/NAME --output shared/NAME
@@ -11,17 +12,19 @@ scripts/predict.py takes such a folder in place of a run. In Python: utils/exper
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from dataset.errors import first_few
+from dataset.errors import InputError, first_few
 from dataset.whole_files import read_json, write_whole
 from utils import cli
 from utils.experiments import saved_model
 from utils.training import experiment
+from utils.training.run import is_finished
 
 DEMO = "\n**Demo data: synthetic. The model knows nothing of the real world.**\n"
 CARD = """# {title}
@@ -67,8 +70,23 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def portable(settings: Mapping[str, object]) -> dict[str, object]:
-    """The flags without those that say where the run was made."""
-    return {name: value for name, value in settings.items() if name not in OF_THE_MACHINE and value is not None}
+    """The flags without those that say where the run was made, in the command too."""
+    kept = {name: value for name, value in settings.items() if name not in OF_THE_MACHINE and value is not None}
+    return {**kept, "command": portable_command(settings["command"])}
+
+
+def portable_command(command: str) -> str:
+    kept, leaves_out = [], False
+    for word in shlex.split(command):
+        if word.startswith("--"):
+            leaves_out = word.removeprefix("--").partition("=")[0] in OF_THE_MACHINE
+        if not leaves_out:
+            kept.append(word)
+    return shlex.join(kept)
+
+
+def without_machine(facts: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in facts.items() if name not in ("pretrained", "teachers", "device")}
 
 
 def model_card(settings: Mapping[str, object], facts: Mapping[str, object], result: Mapping[str, object]) -> str:
@@ -82,8 +100,8 @@ def model_card(settings: Mapping[str, object], facts: Mapping[str, object], resu
         n_train=facts.get("n_train"), classes=len(facts["classes"]), some=first_few(list(facts["classes"])),
         answers=VERIFIES if verifies else CLASSIFIES, videos="a.mp4 b.mp4" if verifies else "video.mp4",
         chosen="the test set: such figures are too good" if test_chosen else "validation data",
-        **{name: result[name] for name in ("git_commit", "torch_version", "precision", "n_test", "best_epoch", "epochs",
-                                           "seed", "command")})
+        git_commit=result["git_commit"] or "unknown", **{name: result[name] for name in (
+            "torch_version", "precision", "n_test", "best_epoch", "epochs", "seed", "command")})
 
 
 def shown(name: str, value: float) -> str:
@@ -91,14 +109,20 @@ def shown(name: str, value: float) -> str:
 
 
 def main(argv: Sequence[str]) -> dict[str, str]:
-    """{"output": the folder}. Raises InputError: no finished run, or its files are damaged."""
+    """{"output": the folder}. Raises InputError: no finished run, its files are damaged, or the folder is another's."""
     args = get_args_parser().parse_args(argv)
     content = saved_model.read_run(args.run)
     result = read_json(args.run / "result.json", f"finish the run with --resume {args.run}")
+    if content.get("epoch") != result.get("best_epoch") or not is_finished(args.run):
+        raise InputError(f"{args.run} was continued since its result.json was written: finish it with --resume "
+                         f"{args.run}")
     output = args.output or args.run / "export"
-    shared = {name: value for name, value in content["facts"].items() if name not in ("pretrained", "teachers")}
-    content = {**content, "args": portable(content["args"]), "facts": shared}
-    result = {name: value for name, value in result.items() if isinstance(value, str | int | float | None | bool)}
+    if (output / "README.md").exists() and not (output / saved_model.CONFIG).exists():
+        raise InputError(f"{output} holds a README.md and no export: name another folder with --output")
+    content = {**content, "args": portable(content["args"]), "facts": without_machine(content["facts"])}
+    result = without_machine({name: value for name, value in result.items()
+                              if isinstance(value, str | int | float | None | bool)})
+    result["command"] = portable_command(result["command"])
     saved_model.write_export(output, content, result)
     write_whole(output / "README.md", model_card(content["args"], content["facts"], result))
     print(f"exported to {output}; try: python scripts/predict.py {output} VIDEO")

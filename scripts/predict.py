@@ -11,8 +11,9 @@ rates, frames, sizes and front ends. Runs of main_Vox.py score each pair of the 
 trials would be decided wrongly with this score as the threshold.
 
 Writes   <out>/predictions.csv, predictions.json    one row per clip: the five best classes of the joint logits and each
-                                                    modality with probabilities, and what each modality contributes
-                                                    to the winning logit (the contributions add up to it)
+                                                    modality with probabilities; what each modality contributes to
+                                                    the winning logit, and to its lead over the second class
+                                                    (the contributions add up to it)
          <out>/<video>.png                          frames, spectrogram, probabilities; with --every a time line
 
 Exit status: 0 if every video could be read, 2 otherwise (the others are answered).
@@ -38,6 +39,8 @@ from utils.experiments.prediction import JOINT, Clip, Prediction, predict, windo
 from utils.experiments.prediction_figures import draw_clip, draw_time_line, write_figure
 from utils.training.precision import PRECISIONS
 
+LONGEST_STEM = 100  # characters of a video's name in its picture's
+
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
@@ -60,7 +63,7 @@ def find_clips(paths: Sequence[Path]) -> tuple[list[Clip], dict[str, str]]:
     for path in paths:
         if path.is_dir():
             clips += [Clip(Path(place, file)) for place, files in walk(path) for file in files
-                      if Path(file).suffix.lower() in SUFFIXES]
+                      if Path(file).suffix.lower() in SUFFIXES and not file.startswith(".")]
         elif path.suffix.lower() == ".csv":
             for source in from_list(path, path.parent, labelled=False):
                 if source.video is None:
@@ -91,13 +94,18 @@ def show(found: Prediction) -> None:
         best = ", ".join(f"{name} {probability:.1%}" for name, probability in found.top(of))
         print(f"  {of:10} {best}")
     shares = ", ".join(f"{name} {value:+.2f}" for name, value in found.contributions().items())
-    print(f"  the winning logit {found.logits[JOINT].max():.2f} is the sum of {shares}", flush=True)
+    print(f"  the winning logit {found.logits[JOINT].max():.2f} is the sum of {shares}")
+    leads = found.leads()
+    if leads and len(leads) > 2:
+        second, lead = found.top(JOINT, 2)[1][0], leads.pop(JOINT)
+        shares = ", ".join(f"{name} {value:+.2f}" for name, value in leads.items())
+        print(f"  it is {lead:.2f} above that of {second}: {shares}", flush=True)
 
 
 def picture_path(out: Path, clip: Clip, taken: set[str]) -> Path:
     """A name of its own for each clip of each video."""
     part = f"_{clip.start:g}_{clip.end:g}" if clip.end is not None else ""
-    stem = name = f"{readable(clip.video.stem)}{part}".replace("/", "_")
+    stem = name = f"{readable(clip.video.stem)[:LONGEST_STEM]}{part}".replace("/", "_")
     number = 1
     while name in taken:
         number += 1
@@ -106,16 +114,23 @@ def picture_path(out: Path, clip: Clip, taken: set[str]) -> Path:
     return out / f"{name}.png"
 
 
-def answer(clip: Clip, saved: saved_model.SavedModel, args: argparse.Namespace, taken: set[str]) -> list[Prediction]:
-    """Prints, and draws under --out, what the model says of a clip or of its windows. Raises InputError."""
+def answer(clip: Clip, saved: saved_model.SavedModel, args: argparse.Namespace, taken: set[str],
+           problems: dict[str, str]) -> list[Prediction]:
+    """Prints, and draws under --out, what the model says of a clip or of its windows. What cannot be read goes into
+    `problems`."""
     found = []
-    for part in parts_of(clip, args.every, args.length):
-        found.append(predict(saved, part))
-        show(found[-1])
-    if args.out:
+    try:
+        for part in parts_of(clip, args.every, args.length):
+            one = predict(saved, part)
+            show(one)
+            found.append(one.without_inputs() if args.every else one)
+    except InputError as error:
+        problems[str(clip)] = str(error)
+        print(f"\n{readable(error)}", file=sys.stderr)
+    if found and args.out:
         figure = draw_time_line(found) if args.every else draw_clip(found[0])
         write_figure(figure, picture_path(args.out, clip, taken))
-    return found
+    return [one.without_inputs() for one in found]
 
 
 def classify(args: argparse.Namespace, saved: saved_model.SavedModel) -> list[Prediction]:
@@ -125,11 +140,7 @@ def classify(args: argparse.Namespace, saved: saved_model.SavedModel) -> list[Pr
     clips, problems = find_clips(args.videos)
     total, predictions, taken = len(clips) + len(problems), [], set()
     for clip in clips:
-        try:
-            predictions += answer(clip, saved, args, taken)
-        except InputError as error:
-            problems[str(clip.video)] = str(error)
-            print(f"\n{readable(error)}", file=sys.stderr)
+        predictions += answer(clip, saved, args, taken, problems)
     finish(args.out, [found.row() for found in predictions], problems, total)
     return predictions
 

@@ -22,6 +22,7 @@ from main_CD import load_splits, main, parse
 from models import AVClassifier
 from scripts.prepare_cremad import main as prepare_cremad
 from utils.training import checkpoint, report, train
+from utils.training.classification import Classification
 from utils.training.train import fit
 
 pytestmark = pytest.mark.usefixtures("tiny_encoders")
@@ -143,6 +144,16 @@ def test_the_test_set_is_watched_without_choosing_or_changing_anything(train_arg
     assert watched["selection_bonus"] == pytest.approx(watched["best_test_accuracy"] - watched["accuracy"])
     assert "after every epoch too and chose nothing" in watched["selection"] and "selection_bonus" not in plain
     assert "points, had the test set chosen the epoch" in capsys.readouterr().out
+
+
+def test_the_watched_test_set_does_not_choose_the_epoch(train_argv, tmp_path, monkeypatch):
+    val, test = iter((0.1, 0.9, 0.2)), iter((0.8, 0.3, 0.5, 0.3))
+    evaluate = Classification.evaluate_held_out
+    monkeypatch.setattr(Classification, "evaluate_held_out", lambda task: {**evaluate(task), "accuracy": next(val)})
+    monkeypatch.setattr(Classification, "evaluate_test", lambda task: {**evaluate(task), "accuracy": next(test)})
+    result = main([*train_argv, "--val_fraction", "0.25", "--epochs", "3", "--test_every_epoch"])
+    found = [result[name] for name in ("best_epoch", "accuracy", "best_test_accuracy", "selection_bonus")]
+    assert found == [2, 0.3, 0.8, 0.5]
 
 
 def test_validation_speakers_are_not_trained_on(train_argv):

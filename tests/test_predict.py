@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import ODD, SHOWN
 from test_prepare_videos import make_video
@@ -17,13 +18,14 @@ import main_UCF
 from dataset.cremad import find_clip
 from dataset.demo.actions import make_demo as make_actions
 from dataset.demo.birds import make_demo as make_birds
-from dataset.errors import InputError
+from dataset.errors import DiskError, InputError
 from dataset.lists import Clip as Listed
 from scripts import export, predict, prepare_videos
 from utils.experiments import saved_model
 from utils.experiments.finished_run import open_run
 from utils.experiments.flags import Machine
-from utils.experiments.prediction import Clip, predict_files, windows
+from utils.experiments.prediction import Clip, files_of, predict_files, windows
+from utils.experiments.prediction import predict as ask
 from utils.experiments.prediction_figures import draw_clip, draw_time_line
 from utils.training.engine import outputs
 
@@ -67,6 +69,9 @@ def test_prepared_files_give_the_logits_of_evaluation_and_the_video_nearly_so(mi
         from_video, = predict.main([str(run), str(videos / f"{name}.mp4"), *CPU])
         assert np.abs(from_video.logits["joint"] - logits["joint"]).max() < 0.02 * 7, "JPEG and resampling"
         assert sum(found.contributions().values()) == pytest.approx(found.logits["joint"].max(), rel=1e-5)
+        lead, *of_each = found.leads().values()
+        best, second = np.sort(logits["joint"])[:-3:-1]
+        assert lead == pytest.approx(best - second, abs=1e-5) == pytest.approx(sum(of_each), abs=1e-5)
         assert found.top("joint", 1)[0][0] == saved.classes[int(logits["joint"].argmax())]
         assert found.probabilities("audio").sum() == pytest.approx(1)
 
@@ -93,7 +98,7 @@ def test_tables_and_pictures_are_written_and_odd_videos_do_not_stop_the_others(m
 
 def test_a_picture_shows_what_the_table_says(mine, tiny_encoders):
     videos, run = mine
-    found, = predict.main([str(run), str(videos / "bin" / "clip 0.mp4"), *CPU])
+    found = ask(saved_model.load(run, "cpu"), Clip(videos / "bin" / "clip 0.mp4"))
     figure = draw_clip(found)
     bars = {axes.get_title().split("\n")[0]: axes for axes in figure.get_axes() if axes.patches}
     assert set(bars) == {"joint", "audio", "visual"}
@@ -131,6 +136,33 @@ def test_a_list_may_leave_out_the_end_and_name_videos_that_are_gone(mine, tmp_pa
         predict.main([str(mine[1]), str(listed), "--detector", "none", *CPU])
 
 
+def test_windows_that_were_answered_are_kept_when_a_later_one_fails(mine, tmp_path, tiny_encoders, monkeypatch):
+    def until_two(saved: saved_model.SavedModel, clip: Clip):
+        if clip.end > 2:
+            raise InputError("long.mp4 is damaged after 2 s")
+        return ask(saved, clip)
+
+    monkeypatch.setattr(predict, "predict", until_two)
+    video = make_video(tmp_path / "long.mp4", 3.0)
+    with pytest.raises(InputError, match=r"1 of 1 videos could not be read:\n  long.mp4 is damaged after 2 s"):
+        predict.main([str(mine[1]), str(video), "--every", "1", "--length", "1", "--out", str(tmp_path / "out"), *CPU])
+    assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 3
+    assert (tmp_path / "out" / "long.png").is_file()
+
+
+def test_a_full_disk_is_no_video_that_cannot_be_read(mine, tmp_path, tiny_encoders):
+    (tmp_path / "out").touch()
+    with pytest.raises(DiskError, match="out"):
+        predict.main([str(mine[1]), str(mine[0] / "bin" / "clip 0.mp4"), "--out", str(tmp_path / "out"), *CPU])
+
+
+def test_sound_is_read_at_the_rate_that_the_data_set_was_prepared_with(mine, tmp_path, tiny_encoders):
+    saved = saved_model.load(mine[1], "cpu")
+    saved.args.audio_frontend = "ogm_ge"  # whose own rate is 22,050 Hz
+    files = files_of(saved, Clip(mine[0] / "bin" / "clip 0.mp4"), tmp_path)
+    assert soundfile.info(files.audio).samplerate == 16000
+
+
 def write_list(path: Path, text: str) -> Path:
     path.write_text(text)
     return path
@@ -156,14 +188,32 @@ def test_an_export_answers_as_its_run_without_the_data(mine, tmp_path, tiny_enco
     assert all(np.array_equal(after.logits[of], before.logits[of]) for of in before.logits)
     card, config = (out / "README.md").read_text(), (out / "config.json").read_text()
     result = json.loads((run / "result.json").read_text())
-    for fact in (f"{100 * result['accuracy']:.2f} %", str(result["git_commit"]), result["command"], "9 training and 3"):
+    command = "--mmcosine --scaling 7 --dataset mine --fps 4 --num_frames 2 --epochs 2 --num_workers 0 --image_size 64"
+    for fact in (f"{100 * result['accuracy']:.2f} %", str(result["git_commit"]), command, "9 training and 3"):
         assert fact in card, fact
+    assert str(run.parent) not in card + config and "Xeon" not in config
     assert "chosen on the test set" in card
     shared = json.loads(config)["args"]
     assert not {"data_root", "ckpt_path", "run_name"} & set(shared) and shared["scaling"] == 7
     weights = torch.load(run / "best.pt", weights_only=True)["model"]
     loaded = saved_model.load(out, "cpu").model.state_dict()
     assert all(value.equal(loaded[name]) for name, value in weights.items())
+
+
+def test_a_run_that_was_continued_or_a_folder_of_something_else_is_not_exported(mine, tmp_path, tiny_encoders):
+    run = Path(shutil.copytree(mine[1], tmp_path / "run"))
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "README.md").write_text("mine")
+    with pytest.raises(InputError, match="holds a README.md and no export"):
+        export.main([str(run), "--output", str(tmp_path / "code")])
+    assert (tmp_path / "code" / "README.md").read_text() == "mine"
+    for name, changed in (("result.json", {"best_epoch": 9}), ("args.json", {"epochs": 4})):
+        before = (run / name).read_text()
+        (run / name).write_text(json.dumps({**json.loads(before), **changed}))
+        with pytest.raises(InputError, match=r"was continued since its result\.json .*--resume"):
+            export.main([str(run)])
+        (run / name).write_text(before)
+    assert export.main([str(run)]) == export.main([str(run)])
 
 
 @pytest.mark.parametrize("damage", ["no weights", "half the weights", "no config", "other format", "script"])
@@ -190,9 +240,9 @@ def test_a_run_of_motion_answers_about_a_video(tmp_path, tiny_encoders):
                    "--ckpt_path", str(tmp_path), "--run_name", "run", "--num_workers", "0", "--image_size", "64",
                    "--flow_frames", "4", "--modality", "all", "--amp", "off", *CPU])
     video = make_video(tmp_path / "v.mp4", 1.0, sound=False, size=(640, 480))
-    found, = predict.main([str(tmp_path / "run"), str(video), "--out", str(tmp_path / "out"), *CPU])
+    found = ask(saved_model.load(tmp_path / "run", "cpu"), Clip(video))
     assert set(found.logits) == {"joint", "rgb", "flow", "difference"} and found.inputs["flow"].shape == (8, 64, 64)
-    assert (tmp_path / "out" / "v.png").is_file()
+    assert len([axes for axes in draw_clip(found).get_axes() if axes.patches]) == 4
 
 
 def test_a_run_of_birds_answers_with_its_own_lengths_and_frames(tmp_path, tiny_encoders):
@@ -206,7 +256,7 @@ def test_a_run_of_birds_answers_with_its_own_lengths_and_frames(tmp_path, tiny_e
         found = predict_files(saved, Clip(Path(files.name)), files)
         np.testing.assert_allclose(found.logits["joint"], expected[files.name]["joint"], rtol=1e-5, atol=1e-6)
     video = make_video(tmp_path / "v.mp4", 3.0)
-    asked, = predict.main([str(tmp_path / "run"), str(video), *CPU])
+    asked = ask(saved, Clip(video))
     assert asked.item["audio"].shape == found.item["audio"].shape == (24000,)
     assert asked.item["visual"].shape == (2, 3, 64, 64)
 

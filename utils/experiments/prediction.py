@@ -17,6 +17,7 @@ from utils.experiments.saved_model import SavedModel
 from utils.training.loading import EvaluationBatches, check_batch, make_loader
 
 JOINT = "joint"
+SAMPLE_RATE = 16000  # Hz, of the sound that main_CD.py's data sets are prepared with
 
 
 class Clip(NamedTuple):
@@ -52,13 +53,26 @@ class Prediction(NamedTuple):
         winner = int(self.logits[JOINT].argmax())
         return {name: float(logits[winner]) for name, logits in self.logits.items() if name != JOINT}
 
+    def leads(self) -> dict[str, float]:
+        """{"joint" and each modality: how far its logit of the class that wins is above that of the class that comes
+        second}: those of the modalities add up to the joint one. {} where there is one class."""
+        if len(self.classes) < 2:
+            return {}
+        first, second = np.argsort(-self.logits[JOINT], kind="stable")[:2]
+        return {name: float(logits[first] - logits[second]) for name, logits in self.logits.items()}
+
+    def without_inputs(self) -> "Prediction":
+        """For tables: what the encoders got takes megabytes a clip."""
+        return self._replace(inputs={}, item={})
+
     def row(self) -> dict[str, object]:
         """For a csv or JSON file."""
         row: dict[str, object] = {"video": str(self.clip.video), "start": self.clip.start, "end": self.clip.end}
         for of in self.logits:
             for rank, (name, probability) in enumerate(self.top(of), 1):
                 row |= {f"{of}_{rank}": name, f"{of}_{rank}_probability": round(probability, 6)}
-        return row | {f"{name}_contribution": round(value, 6) for name, value in self.contributions().items()}
+        row |= {f"{name}_contribution": round(value, 6) for name, value in self.contributions().items()}
+        return row | {f"{name}_lead": round(value, 6) for name, value in self.leads().items()}
 
 
 def files_of(saved: SavedModel, clip: Clip, folder: Path) -> ClipFiles | MotionFiles:
@@ -67,7 +81,8 @@ def files_of(saved: SavedModel, clip: Clip, folder: Path) -> ClipFiles | MotionF
     if args.script == "main_UCF.py":
         return motion_files(*clip, folder, label, num_frames=args.num_frames, flow=args.flow,
                             flow_frames=args.flow_frames)
-    rate = AUDIO_FRONTENDS[args.audio_frontend].sample_rate
+    prepared_for = AUDIO_FRONTENDS[args.audio_frontend].sample_rate  # main_SSW.py has sound of each front end's rate
+    rate = prepared_for if args.script == "main_SSW.py" else SAMPLE_RATE
     return clip_files(*clip, folder, label, sample_rate=rate, fps=args.fps)
 
 

@@ -1,5 +1,6 @@
 """Pictures of predictions: what the model got, and what it makes of it."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,10 +31,11 @@ def draw_clip(found: Prediction) -> Figure:
         draw_inputs(top.subplots(1, shown, squeeze=False)[0], images, spectrogram)
     else:
         bottom = figure.subfigures()
-    shades, shares = colours(kinds), found.contributions()
+    shades, shares, leads = colours(kinds), found.contributions(), found.leads()
     for axes, of in zip(bottom.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         draw_bars(axes, found.top(of), shades[of])
         share = f"{shares[of]:+.2f} of it" if of in shares else f"winning logit {found.logits[of].max():.2f}"
+        share += f", lead {leads[of]:{'+.2f' if of in shares else '.2f'}}" if leads else ""
         axes.set_title(f"{of}\n{share}", fontsize=10)
     name, probability = found.top(JOINT, 1)[0]
     figure.suptitle(plain(f"{part_name(found)}: {name} ({probability:.0%})"), fontsize=12)
@@ -132,4 +134,6 @@ def shortened(name: str) -> str:
 def write_figure(figure: Figure, path: Path) -> None:
     """As a PNG, whole or not at all."""
     canvas = FigureCanvasAgg(figure)
-    write_whole(path, lambda temporary: canvas.print_png(temporary))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in a script that the font lacks: boxes are drawn
+        write_whole(path, lambda temporary: canvas.print_png(temporary))
