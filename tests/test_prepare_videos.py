@@ -27,15 +27,17 @@ RATE = 25  # frames per second
 
 
 def make_video(path: Path, seconds: float = 2.0, sound: bool = True, size: tuple[int, int] = (64, 48), shade: int = 0,
-               times: list[float] | None = None, late: float = 0.0) -> Path:
+               times: list[float] | None = None, late: float = 0.0, codecs: tuple[str, str] = ("mpeg4", "aac"),
+               longest_gop: int = 12, gap: int | None = None, longer: float = 0.0) -> Path:
     """Frame n shows the eight bits of n + shade as stripes; a second of sound k (from 0) is a tone of 200 (k + 1) Hz.
-    times: of the frames, instead of 25 a second. late: seconds after which the sound begins."""
+    times: of the frames, instead of 25 a second. late: seconds after which the sound begins. gap: the second in which
+    there is none. longer: seconds that it goes on after the picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
-        video = file.add_stream("mpeg4", rate=RATE, options={"qscale": "2", "g": "12"})
+        video = file.add_stream(codecs[0], rate=RATE, options={"qscale": "2", "g": str(longest_gop)})
         clock = Fraction(1, 1000 if times else RATE)
         video.width, video.height, video.pix_fmt, video.codec_context.time_base = *size, "yuv420p", clock
-        audio = file.add_stream("aac", rate=16000, layout="mono") if sound else None
+        audio = file.add_stream(codecs[1], rate=16000, layout="mono") if sound else None
         for number, time in enumerate(times or np.arange(round(seconds * RATE)) / RATE):
             stripes = np.repeat([255 * (number + shade >> bit & 1) for bit in range(8)], size[0] // 8).astype(np.uint8)
             image = np.broadcast_to(stripes[None, :, None], (size[1], size[0], 3))
@@ -44,9 +46,11 @@ def make_video(path: Path, seconds: float = 2.0, sound: bool = True, size: tuple
             file.mux(video.encode(frame))
         file.mux(video.encode())
         if audio:
-            at = np.arange(round((seconds - late) * 16000)) / 16000
+            at = np.arange(round((seconds + longer - late) * 16000)) / 16000
             wave = (8000 * np.sin(2 * np.pi * 200 * (np.floor(at + late) + 1) * at)).astype(np.int16)
             for begin in range(0, len(wave), 1024):
+                if gap is not None and gap <= begin / 16000 < gap + 1:
+                    continue
                 piece = av.AudioFrame.from_ndarray(wave[None, begin:begin + 1024], format="s16", layout="mono")
                 piece.sample_rate, piece.pts, piece.time_base = 16000, begin + round(late * 16000), Fraction(1, 16000)
                 file.mux(audio.encode(piece))
@@ -102,7 +106,7 @@ def test_a_last_frame_that_is_shown_for_long_is_no_truncated_video(tmp_path):
         packets[-1].duration = 5000
         file.mux(packets)
     assert parts.read_length(path) == pytest.approx(5.2, abs=0.1)
-    assert read_part(path, 4.0, 5.0).frames[0].mean() > 160
+    assert next(read_part(path, 4.0, 5.0).frames).mean() > 160
 
 
 def test_sound_that_begins_late_or_is_not_there_is_silence(tmp_path):
@@ -116,13 +120,68 @@ def test_only_what_is_needed_of_a_long_video_is_decoded(tmp_path, monkeypatch):
     video = make_video(tmp_path / "long.mp4", 60.0, size=(32, 32))
     decoded = []
     monkeypatch.setattr(parts, "begin", lambda container, begin=parts.begin: decoded.append(1) or begin(container))
-    quick = read_part(video, 50.0, 51.0)
+    quick, frame = read_part(video, 50.0, 51.0), []
+    frame += quick.frames
     looked = len(decoded)
-    monkeypatch.setattr(parts, "seek", lambda *_: None)
+    monkeypatch.setattr(parts, "EARLIER", ())
     slow = read_part(video, 50.0, 51.0)
+    frame += slow.frames
     assert looked < 120 < len(decoded) - looked, "a look at the clock a frame"
-    assert number_of(quick.frames[0]) == number_of(slow.frames[0])
+    assert number_of(frame[0]) == number_of(frame[1])
     assert np.abs(quick.sound[2000:].astype(int) - slow.sound[2000:]).max() < 600  # the decoder starts anew
+
+
+@pytest.mark.parametrize(("suffix", "codecs", "longest_gop"), [
+    (".ts", ("libx264", "aac"), 250),  # seeks to between key frames
+    (".mpg", ("mpeg2video", "mp2"), 12)])  # seeks to amid a frame of sound
+def test_a_part_is_right_where_a_seek_ends_at_a_place_that_cannot_be_decoded(tmp_path, monkeypatch, suffix, codecs,
+                                                                            longest_gop):
+    video = make_video(tmp_path / f"v{suffix}", 30.0, size=(32, 32), codecs=codecs, longest_gop=longest_gop)
+    places = (3, 14, 25, 28.5)
+    found = [read_part(video, start, start + 1) for start in places]
+    frames = [number_of(next(part.frames)) for part in found]
+    monkeypatch.setattr(parts, "EARLIER", ())  # from the beginning
+    for start, part, number in zip(places, found, frames, strict=True):
+        whole = read_part(video, start, start + 1)
+        assert number_of(next(whole.frames)) == number == pytest.approx((start + 0.5) * RATE % 256, abs=3)
+        assert np.abs(part.sound[2000:].astype(int) - whole.sound[2000:]).max() < 600  # a decoder starts anew
+        assert np.abs(part.sound[2000:]).max() > 2000
+
+
+def test_sound_stays_at_its_time_after_a_gap(tmp_path):
+    sound = read_part(make_video(tmp_path / "v.mkv", 6.0, size=(32, 32), gap=2)).sound.reshape(6, 16000)[:, 2000:-2000]
+    assert not sound[2].any()
+    assert [pitch(sound[k]) for k in (0, 1, 3, 4, 5)] == pytest.approx([200, 400, 800, 1000, 1200], abs=5)
+
+
+def test_a_video_ends_with_its_picture(tmp_path):
+    for suffix in (".mkv", ".mp4"):
+        video = make_video(tmp_path / f"v{suffix}", 3.0, longer=3.0)
+        assert parts.read_length(video) == pytest.approx(3.0, abs=0.05)
+        assert len(list(read_part(video).frames)) == 3
+
+
+def test_parts_that_are_next_to_nothing_and_frames_without_times_are_refused(tmp_path):
+    video = make_video(tmp_path / "v.mp4", 1.2, sound=False)
+    for end in (1.2, None):
+        with pytest.raises(InputError, match=r"shorter than 0\.01 s"):
+            read_part(video, 1.1999, end)
+    with pytest.raises(InputError, match=r"v\.h264 does not state when its frames are shown: convert it to mp4"):
+        list(read_part(make_video(tmp_path / "v.h264", 1.0, sound=False, codecs=("libx264", ""))).frames)
+
+
+def test_a_name_with_a_colon_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    video = make_video(Path("talk.mp4"), 1.0).rename("12:30 talk.mp4")
+    assert read_part(video).sound.any() and prep.read_sound(video, 16000).any()
+    assert number_of(next(prep.read_frames(video, [0.5]))) == 12
+
+
+def test_frames_are_decoded_while_they_are_read(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(parts, "upright", lambda frame, upright=parts.upright: shown.append(1) or upright(frame))
+    found = read_part(make_video(tmp_path / "v.mp4", 2.0), fps=5)
+    assert not shown and next(found.frames).shape == (48, 64, 3) and len(shown) == 1
 
 
 def test_a_phone_s_video_is_turned_as_players_turn_it(tmp_path):
@@ -132,7 +191,7 @@ def test_a_phone_s_video_is_turned_as_players_turn_it(tmp_path):
     content[matrix:matrix + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
     video.write_bytes(content)
     shown = next(prep.read_frames(video, [0.5]))  # OpenCV turns it
-    assert shown.shape == read_part(video).frames[0].shape == (64, 48, 3)
+    assert shown.shape == next(read_part(video).frames).shape == (64, 48, 3)
 
 
 @needs_real_data

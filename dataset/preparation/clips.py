@@ -36,6 +36,11 @@ class NoSoundError(InputError):
     """A video without a sound stream, or with an empty one."""
 
 
+def media_url(path: Path) -> str:
+    """As FFmpeg opens it: else it would take `12:30 talk.mp4` for an address of the protocol `12`."""
+    return f"file:{path}"
+
+
 def read_sound(path: Path, sample_rate: int) -> np.ndarray:
     """The first sound stream of a video or sound file as int16 (N,): channels averaged, resampled (libswresample).
 
@@ -45,7 +50,7 @@ def read_sound(path: Path, sample_rate: int) -> np.ndarray:
     check_is_media(path)
     resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate)
     try:
-        with av.open(str(path)) as container:
+        with av.open(media_url(path)) as container:
             if not container.streams.audio:
                 raise NoSoundError(f"{path} has no sound stream")
             parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
@@ -65,7 +70,7 @@ def write_sound(path: Path, samples: np.ndarray, sample_rate: int) -> None:
 def open_video(path: Path) -> cv2.VideoCapture:
     """A video that has a frame rate. Raises InputError: missing, empty, not a video."""
     check_is_media(path)
-    video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])  # the clips run in parallel
+    video = cv2.VideoCapture(media_url(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])  # the clips run in parallel
     if not video.isOpened() or not video.get(cv2.CAP_PROP_FPS) > 0:
         raise InputError(f"{path} cannot be read as a video: download it again")
     return video

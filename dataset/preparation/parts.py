@@ -6,6 +6,8 @@ that the video states: also where the frame rate varies. N samples, T frames of 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,17 +16,28 @@ import numpy as np
 
 from dataset.errors import InputError
 from dataset.files import check_is_media
-from dataset.preparation.clips import MISSING_END, check_end, middle_times
+from dataset.preparation.clips import MISSING_END, check_end, media_url, middle_times
 
-EARLIER = 2.0  # seconds to which is sought before the part
+EARLIER = (2.0, 20.0, 200.0)  # seconds to which is sought before the part, one after the other
 EXACT = 1e-3  # seconds that times in lists and files may differ by rounding
+JITTER = 0.1  # seconds that a stated time of sound may differ from the end of what came before: more is a gap
+SHORTEST = 0.01  # seconds of a part
+WITHOUT_TIMES = "{} does not state when its frames are shown: convert it to mp4"
+
+
+class Timed(NamedTuple):
+    """A frame of sound or video; time: from the start of the container, None where the file states none."""
+
+    time: float | None
+    frame: av.frame.Frame
 
 
 class Part(NamedTuple):
-    """sound: int16 (N,), silence where the video has no sound stream. frames: uint8 BGR (H, W, 3) each."""
+    """sound: int16 (N,), silence where the video has none. frames: uint8 BGR (H, W, 3) each, decoded one by one while
+    they are read: all those of a long video would not fit into memory."""
 
     sound: np.ndarray
-    frames: list[np.ndarray]
+    frames: Iterator[np.ndarray]
 
 
 def read_part(path: Path, start: float = 0.0, end: float | None = None, *, sample_rate: int = 16000,
@@ -32,8 +45,8 @@ def read_part(path: Path, start: float = 0.0, end: float | None = None, *, sampl
     """The sound from `start` to `end` (None: the end of the video), and the frames in the middles of n equal parts of
     it, n = max(1, round(seconds * fps)).
 
-    Only what is needed is decoded, of hours as of seconds. Raises InputError: missing, empty, not a video; the part
-    begins or ends after the video.
+    Only what is needed is decoded, of hours as of seconds. Raises InputError, also while the frames are read: missing,
+    empty, not a video; the part begins or ends after the video, or is next to nothing.
     """
     check_is_media(path)
     length = read_length(path)
@@ -42,34 +55,22 @@ def read_part(path: Path, start: float = 0.0, end: float | None = None, *, sampl
     if end is not None and end > length + MISSING_END:
         raise InputError(f"{path} lasts {length:.2f} s, the part ends at {end:g} s")
     end = length if end is None else min(end, length)
+    if end - start < SHORTEST:
+        raise InputError(f"{path}: the part from {start:.15g} to {end:.15g} s is shorter than {SHORTEST} s, choose a "
+                         f"longer one (the video lasts {length:.2f} s)")
     times = [start + time for time in middle_times(end - start, fps)]
+    with named(path):
+        sound = sound_between(path, start, end, sample_rate)
+    return Part(sound, frames_at(path, times))
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """FFmpeg's errors become InputError, which names the file."""
     try:
-        with av.open(str(path)) as container:
-            frames = list(frames_at(container, path, times))
-        with av.open(str(path)) as container:
-            sound = sound_between(container, start, end, sample_rate)
+        yield
     except av.FFmpegError as error:
         raise InputError(f"{path} cannot be decoded ({error}): convert it again, or leave it out") from None
-    return Part(sound, frames)
-
-
-def read_length(path: Path) -> float:
-    """Seconds from the start of the container to the end of its video. Raises InputError: not a video."""
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise InputError(f"{path} has no video stream: leave it out")
-            video = container.streams.video[0]
-            if video.duration is not None:
-                return float(((video.start_time or 0) + video.duration) * video.time_base) - begin(container)
-            if container.duration:
-                return container.duration / av.time_base
-            last = 0.0
-            for packet in container.demux(video):  # no header states it
-                last = max(last, float(packet.pts * packet.time_base) if packet.pts is not None else 0.0)
-            return last - begin(container) + 1 / float(video.average_rate or 25)
-    except av.FFmpegError as error:
-        raise InputError(f"{path} cannot be read as a video ({error}): convert it again, or leave it out") from None
 
 
 def begin(container: av.container.InputContainer) -> float:
@@ -78,32 +79,91 @@ def begin(container: av.container.InputContainer) -> float:
     return max(0, container.start_time or 0) / av.time_base
 
 
-def seek(container: av.container.InputContainer, stream: av.stream.Stream, time: float) -> None:
-    """To a place from which all that is on screen or heard at `time` can be decoded: some containers seek to the place
-    that is nearest, not to the one before."""
-    if time > EARLIER:
-        container.seek(int((time - EARLIER + begin(container)) / stream.time_base), stream=stream)
+def read_length(path: Path) -> float:
+    """Seconds from the start of the container to the end of its video: the latest that its header or its last packets
+    state. Raises InputError: not a video."""
+    with named(path), av.open(media_url(path)) as container:
+        if not container.streams.video:
+            raise InputError(f"{path} has no video stream: leave it out")
+        video, first = container.streams.video[0], begin(container)
+        ends = [] if video.duration is None else [((video.start_time or 0) + video.duration) * video.time_base]
+        if container.duration:  # that of the longest stream
+            with suppress(av.FFmpegError):
+                container.seek(max(0, container.start_time or 0) + container.duration)
+        ends += ends_of_packets(container, video)
+    if not ends:
+        with named(path), av.open(media_url(path)) as container:
+            ends = ends_of_packets(container, container.streams.video[0])
+    if not ends:
+        raise InputError(WITHOUT_TIMES.format(path))
+    return float(max(ends)) - first
 
 
-def frames_at(container: av.container.InputContainer, path: Path, times: Sequence[float]) -> Iterator[np.ndarray]:
-    """The frames on screen at `times`, ascending. Raises InputError: the video ends well before one of them."""
-    video = container.streams.video[0]
-    video.thread_type = "SLICE"  # clips run in parallel
-    seek(container, video, times[0])
-    decoded = container.decode(video)
-    shown, following = None, next(decoded, None)
+def ends_of_packets(container: av.container.InputContainer, video: av.VideoStream) -> list[Fraction]:
+    """Until when the frames that follow are shown, of those that state a time."""
+    usual = 1 / (video.average_rate or 25)
+    return [packet.pts * packet.time_base + (packet.duration * packet.time_base if packet.duration else usual)
+            for packet in container.demux(video) if packet.pts is not None and not packet.is_discard]
+
+
+def decoded(path: Path, kind: str, time: float) -> Iterator[Timed]:
+    """The frames of the first stream of a kind, "video" or "audio", from one at or before `time` on; from the first one
+    where there is none before. Nothing, if there is no such stream.
+
+    Some containers seek to the nearest place, be it after `time`, between key frames or amid a frame. So where what
+    follows begins later or cannot be decoded, an earlier place is tried, in the end the beginning.
+    """
+    for earlier in (*EARLIER, float("inf")):
+        with named(path), av.open(media_url(path)) as container:
+            stream = next(iter(getattr(container.streams, kind)), None)
+            if stream is None:
+                return
+            if kind == "video":
+                stream.thread_type = "SLICE"  # clips run in parallel
+            frames = timed(container, stream)
+            if earlier < time:
+                first = first_from(container, stream, frames, time - earlier)
+                if first is None or first.time is None or first.time > time + EXACT or not first.frame.key_frame:
+                    continue
+                yield first
+            yield from frames
+            return
+
+
+def timed(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator[Timed]:
+    for frame in container.decode(stream):
+        yield Timed(None if frame.time is None else frame.time - begin(container), frame)
+
+
+def first_from(container: av.container.InputContainer, stream: av.stream.Stream, frames: Iterator[Timed],
+               time: float) -> Timed | None:
+    """The first of the frames after a seek to `time`. None: it cannot be decoded, or none follows."""
+    try:
+        container.seek(int((time + begin(container)) / stream.time_base), stream=stream)
+        return next(frames, None)
+    except av.FFmpegError:
+        return None
+
+
+def frames_at(path: Path, times: Sequence[float]) -> Iterator[np.ndarray]:
+    """The frames on screen at `times`, ascending. Raises InputError: the video ends well before one of them, or does
+    not state when its frames are shown."""
+    frames = decoded(path, "video", times[0])
+    shown, following = None, next(frames, None)
     for time in times:
-        while following is not None and (shown is None or following.time - begin(container) <= time + EXACT):
-            shown, following = following, next(decoded, None)
+        while following is not None and (shown is None or following.time <= time + EXACT):
+            shown, following = following, next(frames, None)
+            if shown.time is None or (following and following.time is None):
+                raise InputError(WITHOUT_TIMES.format(path))
         if following is None:
-            check_end(path, 0 if shown is None else end_of(shown, video) - begin(container), time)
-        yield upright(shown)
+            check_end(path, end_of(shown) if shown else 0, time)
+        with named(path):
+            yield upright(shown.frame)
 
 
-def end_of(frame: av.VideoFrame, video: av.video.stream.VideoStream) -> float:
-    """Until when it is shown: by its own duration, which may be long, or by the usual one."""
-    duration = frame.duration * frame.time_base if frame.duration else 1 / (video.average_rate or 25)
-    return frame.time + float(duration)
+def end_of(shown: Timed) -> float:
+    """Until when a frame is shown: by its own duration, which may be long."""
+    return shown.time + float(shown.frame.duration * shown.frame.time_base)
 
 
 def upright(frame: av.VideoFrame) -> np.ndarray:
@@ -111,29 +171,29 @@ def upright(frame: av.VideoFrame) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="bgr24"), round(frame.rotation / 90)))
 
 
-def sound_between(container: av.container.InputContainer, start: float, end: float, sample_rate: int) -> np.ndarray:
-    """int16 (N,), N = round((end - start) * sample_rate): channels averaged, resampled; silence before the stream's
-    beginning, after its end, and without one."""
-    sound, first = np.zeros(round((end - start) * sample_rate), np.int16), None
-    if not container.streams.audio:
-        return sound
-    audio = container.streams.audio[0]
-    seek(container, audio, start)
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate)
-    for frame in container.decode(audio):
-        if first is None:
-            first = round((frame.time - begin(container) - start) * sample_rate)  # its place in `sound`
-        first = put(sound, first, [part.to_ndarray()[0] for part in resampler.resample(frame)])
-        if first >= len(sound):
+def sound_between(path: Path, start: float, end: float, sample_rate: int) -> np.ndarray:
+    """int16 (N,), N = round((end - start) * sample_rate): channels averaged, resampled, each at its stated time;
+    silence before the stream's beginning, in its gaps, after its end, and without one."""
+    sound = np.zeros(round((end - start) * sample_rate), np.int16)
+    place, resampler = round(-start * sample_rate), None  # where in `sound` the next sample belongs
+    for time, frame in decoded(path, "audio", start):
+        stated = place if time is None else round((time - start) * sample_rate)
+        if resampler is None or abs(stated - place) > JITTER * sample_rate:
+            if resampler:
+                put(sound, place, resampler.resample(None))  # what it still holds from before the gap
+            resampler, place = av.AudioResampler(format="s16", layout="mono", rate=sample_rate), stated
+        place = put(sound, place, resampler.resample(frame))
+        if place >= len(sound):
             break
-    else:
-        put(sound, first or 0, [part.to_ndarray()[0] for part in resampler.resample(None)])
+    if resampler:
+        put(sound, place, resampler.resample(None))
     return sound
 
 
-def put(sound: np.ndarray, first: int, parts: Sequence[np.ndarray]) -> int:
-    """Writes the parts into `sound` from place `first` on, what lies outside is left out -> the place after them."""
-    for part in parts:
+def put(sound: np.ndarray, first: int, frames: Sequence[av.AudioFrame]) -> int:
+    """Writes the frames into `sound` from place `first` on, what lies outside is left out -> the place after them."""
+    for frame in frames:
+        part = frame.to_ndarray()[0]
         begin, stop = max(first, 0), min(first + len(part), len(sound))
         if begin < stop:
             sound[begin:stop] = part[begin - first:stop - first]
