@@ -187,7 +187,8 @@ def carry_out(todo: Sequence[PlannedRun], ended: Generator[tuple[Job, int]]) -> 
 
 
 def failure(job: Job, status: int) -> str:
-    last = job.log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+    text = job.log.read_text(encoding="utf-8", errors="replace") if job.log.is_file() else ""
+    last = text.strip().rpartition("\n")[2]
     return f"{job.name} (exit status {status}): {last or 'no output'} (log: {job.log})"
 
 

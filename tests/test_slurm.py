@@ -2,8 +2,10 @@
 
 import json
 import os
-import pickle
+import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,14 @@ from conftest import REPO
 from dataset.errors import InputError
 from scripts import sweep
 from utils.experiments import entry_script, grid, slurm
+from utils.experiments.jobs import Job
 from utils.experiments.slurm import Remote, parse_options
 
 pytest.importorskip("submitit")
+from submitit.core.job_environment import SignalHandler
+from submitit.core.utils import DelayedSubmission, JobPaths
+from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE, LocalJob, LocalJobEnvironment
+
 FAKE = REPO / "tests" / "fake_entry.py"
 
 
@@ -23,7 +30,9 @@ def launch(out: Path, *more: str):
                        *more])
 
 
-def test_every_run_is_a_job_that_fails_alone_and_is_continued_by_the_same_command(tmp_path, capsys):
+def test_every_run_is_a_job_that_fails_alone_and_is_continued_by_the_same_command(tmp_path, capsys,
+                                                                                                 monkeypatch):
+    monkeypatch.chdir(tmp_path)  # jobs find the repository from anywhere
     with pytest.raises(InputError, match=r"1 of 2 runs failed:\n.*seed1 \(exit status 1\): .*bad luck"):
         launch(tmp_path, "--", "--fails", "1")
     assert capsys.readouterr().out.count(": job ") == 2
@@ -39,19 +48,52 @@ def planned(tmp_path: Path) -> grid.PlannedRun:
     return grid.plan(script, {"random_seed": ["0"]}, ["--seconds", "0.5"], tmp_path)[0]
 
 
-def test_a_preempted_job_is_submitted_again_and_resumes(tmp_path, monkeypatch):
-    remote = Remote(planned(tmp_path), FAKE, tmp_path / "run.log")
-    monkeypatch.setattr(slurm.subprocess.Popen, "wait", lambda process: 0)
-    remote()
-    while "begins" not in (tmp_path / "run.log").read_text():
-        pass
-    monkeypatch.undo()
-    again = remote.checkpoint().function
-    assert remote.process.returncode == 143 and "stopped" in (tmp_path / "run.log").read_text()
-    again = pickle.loads(pickle.dumps(again))  # submitit stores it
+def test_a_job_that_gets_submitits_signal_stops_its_run_and_is_submitted_again(tmp_path, monkeypatch):
+    remote, log = Remote(planned(tmp_path), FAKE, tmp_path / "run.log"), tmp_path / "run.log"
+    delayed = DelayedSubmission(remote)
+    delayed.set_timeout(60, 3)
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "7")
+    paths = JobPaths(tmp_path, job_id="7")
+    handler = SignalHandler(LocalJobEnvironment(), paths, delayed)
+
+    def preempt():
+        while not log.exists() or "begins" not in log.read_text():
+            time.sleep(0.01)
+        for pid in (remote.process.pid, os.getpid()):  # Slurm may signal all processes of a job
+            os.kill(pid, signal.SIGUSR2)
+
+    def too_long(*_):
+        raise TimeoutError("the job waits for ever")
+
+    before = [(number, signal.signal(number, function)) for number, function in
+              ((signal.SIGUSR2, handler.checkpoint_and_try_requeue), (signal.SIGALRM, too_long))]
+    signal.alarm(10)
+    threading.Thread(target=preempt).start()
+    try:
+        with pytest.raises(SystemExit, match=str(LOCAL_REQUEUE_RETURN_CODE)):
+            remote()
+    finally:
+        signal.alarm(0)
+        for number, function in before:
+            signal.signal(number, function)
+    assert remote.process.wait() == 143 and log.read_text() == "begins\nstopped\n"
+    again = DelayedSubmission.load(paths.submitted_pickle).function
     assert again() == 0
-    assert (tmp_path / "run.log").read_text().endswith("goes on\n")
+    assert log.read_text().endswith("goes on\n")
     assert json.loads((again.run.folder / "result.json").read_text())["accuracy"] == 0.5
+
+
+def test_a_job_that_ends_before_its_log_is_there_says_why_and_stops_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(LocalJob, "_results_timeout_s", 0)
+    ended = subprocess.Popen(["false"])
+    ended.wait()
+    submitted, log = LocalJob(tmp_path, "7", process=ended), tmp_path / "run.log"
+    submitted.paths.stderr.write_text("Traceback\nModuleNotFoundError: No module named 'utils'\n")
+    assert slurm.status_of(submitted, log) == 1
+    assert log.read_text().endswith("(state: FINISHED): ModuleNotFoundError: No module named 'utils'\n")
+    submitted.paths.stderr.unlink()  # cancelled before it began
+    assert slurm.status_of(submitted, log) == 1 and log.read_text().endswith("it printed nothing\n")
+    assert "no output" in sweep.failure(Job("run", [], tmp_path / "removed.log"), 1)
 
 
 def test_options_are_names_with_values():

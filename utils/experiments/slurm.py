@@ -3,25 +3,32 @@
     pip install submitit
 """
 
+import os
+import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dataset.errors import InputError
 from utils.distributed import print_once
 from utils.experiments import grid
+from utils.experiments.entry_script import REPO
 from utils.experiments.grid import PlannedRun
-from utils.experiments.jobs import Job, job_of
+from utils.experiments.jobs import FOLLOW, Job, job_of
 
 POLL = 1.0  # seconds between two looks at the jobs
+FOR_SUBMITIT = (signal.SIGUSR1, signal.SIGUSR2)  # submitit calls `checkpoint` on one of them; they would end the run
 
 
 class Remote:
     """What a job does: starts the run, or continues it when it has a last.pt -> its exit status.
 
-    submitit calls `checkpoint` before the job is preempted or its time is over, and submits what it returns.
+    submitit calls `checkpoint` before the job is preempted or its time is over, and submits what it returns. It does so
+    in a signal handler, while `__call__` waits and holds the lock of Popen.wait.
     """
 
     def __init__(self, run: PlannedRun, script: Path, log: Path):
@@ -30,9 +37,12 @@ class Remote:
 
     def __call__(self) -> int:
         grid.clear_start(self.run)
+        signal.pthread_sigmask(signal.SIG_BLOCK, FOR_SUBMITIT)  # the run inherits that: Slurm may signal all processes
         with self.log.open("ab") as log:
-            argv = [sys.executable, str(self.script), *grid.command(self.run)]
-            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            argv = [sys.executable, "-c", FOLLOW, str(os.getpid()), str(self.script), *grid.command(self.run)]
+            self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            start_new_session=True)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_SUBMITIT)
         return self.process.wait()
 
     def checkpoint(self) -> object:
@@ -40,7 +50,8 @@ class Remote:
 
         if self.process:
             self.process.terminate()  # it says how many whole epochs last.pt holds
-            self.process.wait()
+            with suppress(ChildProcessError):  # it has ended before
+                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(Remote(self.run, self.script, self.log))
 
 
@@ -66,8 +77,10 @@ def run_jobs(runs: Sequence[PlannedRun], script: Path, folder: Path, cluster: st
         import submitit
     except ModuleNotFoundError:
         raise InputError("--launcher slurm needs the package submitit: pip install submitit") from None
+    path = os.pathsep.join([str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])
+    python = shlex.join(["env", f"PYTHONPATH={path}", sys.executable])  # of jobs, wherever the sweep was started
     try:
-        executor = submitit.AutoExecutor(folder, cluster=cluster)
+        executor = submitit.AutoExecutor(folder, cluster=cluster, **{f"{cluster}_python": python})
         executor.update_parameters(name="sweep", **options)
     except (RuntimeError, NameError, TypeError, ValueError) as error:
         raise InputError(f"--launcher slurm: {error}") from None
@@ -81,7 +94,8 @@ def run_jobs(runs: Sequence[PlannedRun], script: Path, folder: Path, cluster: st
         while waiting:
             time.sleep(POLL)
             for submitted in [one for one in waiting if one.done()]:
-                yield waiting.pop(submitted), status_of(submitted)
+                job = waiting.pop(submitted)
+                yield job, status_of(submitted, job.log)
     finally:
         if waiting:
             print_once(f"cancelling {len(waiting)} jobs; start the same command again to continue")
@@ -89,11 +103,14 @@ def run_jobs(runs: Sequence[PlannedRun], script: Path, folder: Path, cluster: st
             submitted.cancel()
 
 
-def status_of(submitted: object) -> int:
-    """The exit status of the run, 1 when its job ended without one."""
+def status_of(submitted: object, log: Path) -> int:
+    """The exit status of the run; 1 when its job ended without one, and then `log` ends with the reason."""
     from submitit.core.utils import FailedJobError, UncompletedJobError
 
     try:
         return submitted.result()
     except (FailedJobError, UncompletedJobError):
+        said = (submitted.stderr() or "").strip().rpartition("\n")[2] or "it printed nothing"
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"\njob {submitted.job_id} ended before its run did (state: {submitted.state}): {said}\n")
         return 1
