@@ -1,4 +1,4 @@
-"""Prepares videos for main_CD.py: your own, or those of AVE, Kinetics-Sounds and VGGSound.
+r"""Prepares videos for main_CD.py: your own, or those of AVE, Kinetics-Sounds and VGGSound.
 
     python scripts/prepare_videos.py --videos my_videos --data_root data/mine            # my_videos/<class>/*.mp4
     python scripts/prepare_videos.py --list clips.csv --data_root data/mine --group person
@@ -6,22 +6,21 @@
         --val_list valSet.txt --test_list testSet.txt
 
 --list: a csv whose first line names its columns: path,label and, if wanted, split (train, val, test), start and end
-(seconds; several rows may cut several clips from one video), and the column that --group names: clips of a group, such
-as a person or a source video, stay on one side of the split. Paths are below --videos, or below the list's folder.
-Any video that FFmpeg reads: of several streams the first of each kind, turned as phones say, with varying frame rate.
+(seconds), and the column that --group names. Paths are below --videos, or below the list's folder.
 
 Writes   <data_root>/AudioWAV/<clip>.wav                         16 kHz, channels averaged; silence if there is none
          <data_root>/Image-<fps>-FPS/<clip>/frame_00001.jpg ...  the middles of equal parts of 1/fps seconds
          <data_root>/train.csv, test.csv, stat.csv (val.csv)     existing lists are kept
-         <data_root>/missing.csv                                 split,class,listed,missing: of videos not there
-         <data_root>/prepare_videos.json                         the settings
+         <data_root>/missing.csv                                 split,class,listed,missing; only when videos are
          <data_root>/prepare_failures.csv                        clip,reason; only when clips failed
+         <data_root>/prepare_videos*.json                        the settings, and what the lists were made of
 
-If the script is interrupted, run the same command again: finished clips are kept.
+If the script is interrupted, run the same command again: finished clips are kept. More in docs/own_videos.md.
 Exit status: 0 if every clip is usable, 2 otherwise (all usable clips are still prepared).
 """
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -41,14 +40,13 @@ from dataset.lists import NOT_A_NAME, Clip, Lists, check_every_class_has_a_clip,
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
 from dataset.preparation import official_lists as official
-from dataset.preparation.parts import read_part
+from dataset.preparation.video_clips import SAMPLE_RATE, prepare_clip
 from dataset.preparation.videos import SPLITS, Source, check_unique, from_folders, from_list
-from dataset.whole_files import remove_leftovers, write_csv
+from dataset.whole_files import remove_leftovers, write_csv, write_whole
 from utils import cli
 
-SAMPLE_RATE = 16000  # Hz
-JPEG_QUALITY = 95
 FORMATS = ("ave", "kinetics_sounds", "vggsound")
+LISTS_NOTE = "prepare_videos_lists.json"
 LEAST_SECONDS = 0.6  # of --audio_seconds of main_CD.py
 
 
@@ -112,6 +110,13 @@ def find_sources(args: argparse.Namespace) -> list[Source]:
     return kept
 
 
+def made_of(sources: Sequence[Source], args: argparse.Namespace) -> dict[str, dict]:
+    """What decides about the lists, for check_made_of."""
+    settings = {name: None if sources[0].split else getattr(args, name) for name in ("group", "test_fraction", "seed")}
+    return {"settings": settings, "clips": {source.name: [source.label, source.split, source.group]
+                                            for source in sources}}
+
+
 def check_enough(sources: Sequence[Source]) -> None:
     """Raises InputError: clips that no split is given for, of a class that has only one."""
     counts = Counter(source.label for source in sources)
@@ -121,6 +126,15 @@ def check_enough(sources: Sequence[Source]) -> None:
     if few and not sources[0].split:
         raise InputError(f"a single clip of {first_few(few)}: a training and a test clip are needed. Add videos, or "
                          "leave these classes out")
+
+
+def check_splits(sources: Sequence[Source]) -> None:
+    """Raises InputError: the given splits leave the test split, or training of a class, without a clip."""
+    classes = sorted({source.label for source in sources})
+    train = [Clip(source.name, source.label) for source in sources if source.split == "train"]
+    check_every_class_has_a_clip(classes, train, "the training split", "leave the class out")
+    if not any(source.split == "test" for source in sources):
+        raise InputError("no clip is of the test split: name some in the list, and have their videos there")
 
 
 def unusable(sources: Sequence[Source]) -> dict[str, str]:
@@ -133,17 +147,6 @@ def unusable(sources: Sequence[Source]) -> dict[str, str]:
             problems[source.name] = (f"the file name {source.video.name!r} holds characters that lists cannot contain: "
                                      "rename the file")
     return problems
-
-
-def prepare_clip(name: str, sources: Mapping[str, Source], root: Path, fps: int) -> None:
-    """Writes sound and frames of a clip, unless they are there and not older than its video. Raises InputError."""
-    source, wav, frames = sources[name], audio_path(root, name), frames_folder(root, fps) / name
-    changed = source.video.stat().st_mtime
-    if wav.is_file() and wav.stat().st_mtime >= changed and prep.has_frames(frames):
-        return
-    part = read_part(source.video, source.start, source.end, sample_rate=SAMPLE_RATE, fps=fps)
-    prep.write_sound(wav, part.sound, SAMPLE_RATE)
-    prep.write_frames(frames, part.frames, JPEG_QUALITY)  # last, so that a clip with frames has its sound
 
 
 def prepare_clips(sources: Mapping[str, Source], args: argparse.Namespace) -> dict[str, str]:
@@ -168,23 +171,25 @@ def report_missing(root: Path, sources: Sequence[Source]) -> None:
     if missing.total():
         write_csv(root / "missing.csv", rows)
         print(f"by class: {root / 'missing.csv'}. Results are not comparable with those on all clips")
+    else:
+        (root / "missing.csv").unlink(missing_ok=True)  # of an earlier start
 
 
 def settle(root: Path, usable: Sequence[Source], args: argparse.Namespace) -> Lists:
     """Writes the lists of the usable clips: by their given splits, by groups, or stratified. Raises InputError."""
-    clips = [Clip(source.name, source.label) for source in usable]
     if usable[0].split:
-        of = {split: [clip for clip, source in zip(clips, usable, strict=True) if source.split == split]
+        check_splits(usable)
+        of = {split: [Clip(source.name, source.label) for source in usable if source.split == split]
               for split in SPLITS}
-        classes = sorted({clip.label for clip in clips})
-        check_every_class_has_a_clip(classes, of["train"], "the training split", "leave the class out")
-        if not of["test"]:
-            raise InputError("no clip is of the test split: name some in the list")
         if of["val"]:
             write_clips(root / "val.csv", of["val"])
-        return prep_lists.write_new(root, Lists(classes, of["train"], of["test"]))
-    groups = {source.name: source.group for source in usable} if args.group else None
-    return prep_lists.write_new(root, prep_lists.make_lists(clips, "stratified", args.test_fraction, args.seed, groups))
+        lists = Lists(sorted({source.label for source in usable}), of["train"], of["test"])
+    else:
+        clips = [Clip(source.name, source.label) for source in usable]
+        groups = {source.name: source.group for source in usable} if args.group else None
+        lists = prep_lists.make_lists(clips, "stratified", args.test_fraction, args.seed, groups)
+    write_whole(root / LISTS_NOTE, json.dumps(made_of(usable, args)) + "\n")
+    return prep_lists.write_new(root, lists)
 
 
 def next_command(root: Path, names: Sequence[str], fps: int) -> str:
@@ -204,9 +209,13 @@ def main(argv: list[str]) -> dict[str, int]:
     prep_lists.check_settings(root / "prepare_videos.json", {"fps": args.fps, "sample_rate": SAMPLE_RATE},
                               root / AUDIO_FOLDER)
     own = prep_lists.read_own_lists(root)  # before the long work, so that mistakes in them show at once
+    if own:
+        prep_lists.check_made_of(root / LISTS_NOTE, made_of(sources, args))
     report_missing(root, sources)
     problems = unusable(sources)
     there = {source.name: source for source in sources if source.name not in problems}
+    if there and sources[0].split and not own:
+        check_splits(list(there.values()))
     problems |= prepare_clips(there, args)
     prep.check_some_usable(root, [source.name for source in sources], problems)
     usable = [source for source in sources if source.name not in problems]

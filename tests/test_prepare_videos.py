@@ -1,6 +1,7 @@
 """prepare_videos.py: videos of one's own and of official lists, cut exactly, split without leaks, trained on."""
 
 import csv
+import os
 import shutil
 import struct
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 import soundfile
 from conftest import REAL_DATA, SMALL, needs_real_data
 
-from dataset.errors import InputError
+from dataset.errors import DiskError, InputError
 from dataset.lists import Clip, split_whole_groups
 from dataset.preparation import clips as prep
 from dataset.preparation import parts
@@ -244,7 +245,7 @@ def test_a_second_start_decodes_only_what_has_changed(folders, tmp_path, monkeyp
     argv = ["--videos", str(folders), "--data_root", str(tmp_path / "mine")]
     main(argv)
     read = []
-    monkeypatch.setattr("scripts.prepare_videos.read_part",
+    monkeypatch.setattr("dataset.preparation.video_clips.read_part",
                         lambda path, *place, **rates: read.append(path) or read_part(path, *place, **rates))
     main(argv)
     assert read == []
@@ -253,6 +254,45 @@ def test_a_second_start_decodes_only_what_has_changed(folders, tmp_path, monkeyp
     assert [path.name for path in read] == ["clip 0.mp4"]
     with pytest.raises(InputError, match=r"prepared with .*'fps': 1.*not with .*'fps': 3"):
         main([*argv, "--fps", "3"])
+
+
+def frame_of(root: Path, name: str, shade: int = 0) -> int:
+    return number_of(cv2.imread(str(root / "Image-01-FPS" / name / "frame_00001.jpg")), shade)
+
+
+def test_a_clip_is_made_again_from_another_video_whatever_its_age_and_of_another_part(tmp_path):
+    root = tmp_path / "mine"
+    for folder, shade in (("new", 0), ("old", 40)):
+        for name in "abcd":
+            video = make_video(tmp_path / folder / f"{name}.mp4", 1.0, sound=False, size=(16, 16), shade=shade)
+            os.utime(video, (9, 9))
+    listed = write(tmp_path / "clips.csv", "path,label\na.mp4,x\nb.mp4,x\nc.mp4,y\nd.mp4,y\n")
+    argv = ["--list", str(listed), "--data_root", str(root), "--videos"]
+    main([*argv, str(tmp_path / "new")])
+    assert frame_of(root, "a") == 12
+    main([*argv, str(tmp_path / "old")])
+    assert frame_of(root, "a") == 52
+    os.utime(shutil.copy(tmp_path / "new" / "a.mp4", tmp_path / "old" / "a.mp4"), (8, 8))
+    main([*argv, str(tmp_path / "old")])
+    assert (frame_of(root, "a"), frame_of(root, "b")) == (12, 52)
+    (root / "AudioWAV" / "b.wav").write_bytes(b"RIFF")
+    main([*argv, str(tmp_path / "old")])
+    assert soundfile.info(root / "AudioWAV" / "b.wav").frames == 16000
+
+
+def test_a_stop_after_the_sound_leaves_no_frames_of_the_old_video(folders, tmp_path, monkeypatch):
+    argv = ["--videos", str(folders), "--data_root", str(tmp_path / "mine"), "--workers", "1"]
+    main(argv)
+    make_video(folders / "a" / "clip 0.mp4", 0.8, shade=9)
+
+    def full(*_):
+        raise DiskError("the disk is full")
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="the disk is full"):
+        patch.setattr(prep, "write_frames", full)
+        main(argv)
+    main(argv)
+    assert frame_of(tmp_path / "mine", "a/clip 0", 9) == 10
 
 
 def test_videos_that_cannot_be_read_are_named_and_the_rest_goes_on(folders, tmp_path):
@@ -348,6 +388,43 @@ def test_a_group_is_never_on_both_sides(tmp_path):
     assert train and test and not train & test
     with pytest.raises(InputError, match="no column speaker"):
         main(["--list", str(listed), "--data_root", str(tmp_path / "other"), "--group", "speaker"])
+
+
+def test_lists_that_would_be_others_now_are_not_kept_without_a_word(tmp_path, capsys):
+    make_video(tmp_path / "v.mp4", 2.4, sound=False, size=(16, 16))
+    lines = [f"v.mp4,{'xy'[k % 2]},person{k // 2},{k / 10},{k / 10 + 0.1:g}" for k in range(8)]
+    listed = write(tmp_path / "clips.csv", "\n".join(["path,label,person,start,end", *lines]))
+    argv = ["--list", str(listed), "--data_root", str(tmp_path / "mine")]
+    main(argv)
+    before = rows(tmp_path / "mine" / "train.csv")
+    for flags, told in ((["--group", "person"], "group was None and is person; 8 clips have another .* group"),
+                        (["--seed", "5", "--test_fraction", "0.5"], "seed was 0 and is 5; test_fraction was 0.2 and")):
+        with pytest.raises(InputError, match=rf"{told}.*: remove train.csv, test.csv and stat.csv there"):
+            main([*argv, *flags])
+    listed.write_text(listed.read_text().replace("v.mp4,y,person0", "v.mp4,x,person0") + "\nv.mp4,y,person9,2,2.1")
+    with pytest.raises(InputError, match=r"1 clips have another label, split or group \(v_0\.1_0\.2\): remove"):
+        main(argv)
+    listed.write_text(listed.read_text().replace("v.mp4,x,person0,0.1", "v.mp4,x,person0,0.15"))
+    with pytest.raises(InputError, match=r"1 clips are gone \(v_0\.1_0\.2\): remove"):
+        main(argv)
+    (tmp_path / "mine" / "prepare_videos_lists.json").unlink()
+    main(argv)
+    assert rows(tmp_path / "mine" / "train.csv") == before
+    printed = capsys.readouterr().out
+    assert "are kept as they are: no prepare_videos_lists.json" in printed
+    assert "prepared clips are in no list" in printed
+
+
+@pytest.mark.parametrize(("splits", "told"), [("train train", "no clip is of the test split"),
+                                              ("train test", "no training clip of class y in the training split")])
+def test_given_splits_that_cannot_be_trained_on_are_refused_before_the_work(tmp_path, splits, told):
+    for name in "ab":
+        make_video(tmp_path / f"{name}.mp4", 0.2, sound=False)
+    one, two = splits.split()
+    listed = write(tmp_path / "clips.csv", f"path,label,split\na.mp4,x,{one}\nb.mp4,y,{two}\n")
+    with pytest.raises(InputError, match=told):
+        main(["--list", str(listed), "--data_root", str(tmp_path / "mine")])
+    assert not (tmp_path / "mine" / "AudioWAV").exists()
 
 
 @pytest.mark.parametrize("seed", range(5))

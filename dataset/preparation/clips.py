@@ -6,9 +6,10 @@ two processes), and a killed run leaves no process behind. Run only one preparat
 Shapes: N samples, T frames of H x W pixels.
 """
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
@@ -120,12 +121,16 @@ def check_end(path: Path, end: float, wanted: float) -> None:
                          "or damaged, download it again")
 
 
-def write_frames(folder: Path, images: Iterable[np.ndarray], quality: int) -> None:
-    """Writes uint8 BGR images (H, W, 3) as folder/frame_00001.jpg ..., all of them or none. `quality`: 1 to 100."""
+def write_frames(folder: Path, images: Iterable[np.ndarray], quality: int,
+                 notes: Mapping[str, Mapping[str, object]] | None = None) -> None:
+    """Writes uint8 BGR images (H, W, 3) as folder/frame_00001.jpg ..., and notes ({name: content}) as JSON files, all
+    of them or none. `quality`: 1 to 100."""
     def fill(temporary: Path) -> None:
         for number, image in enumerate(images, start=1):
             jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
             (temporary / f"frame_{number:05d}.jpg").write_bytes(jpeg)  # cv2.imwrite hides a full disk
+        for name, note in (notes or {}).items():
+            (temporary / name).write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
 
     write_folder_whole(folder, fill)
 
@@ -137,15 +142,20 @@ def write_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
     try:
         temporary.mkdir(parents=True)
         fill(temporary)
-        if folder.is_symlink():
-            folder.unlink()
-        elif folder.exists():
-            shutil.rmtree(folder)
+        remove_folder(folder)
         temporary.replace(folder)
     except OSError as error:
         raise disk_error(folder, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """A folder, or the link to one, if it is there."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def walk(folder: Path, above: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:

@@ -73,6 +73,27 @@ def check_settings(path: Path, settings: Mapping[str, object], clips: Path) -> N
         write_whole(path, json.dumps(settings, indent=2) + "\n")
 
 
+def check_made_of(path: Path, made_of: Mapping[str, Mapping[str, object]]) -> None:
+    """Raises InputError: the lists beside `path` were made with other settings, or of clips of which some are gone or
+    are said to be something else. made_of: as noted in `path`, {"settings": {flag: value}, "clips": {name: [label,
+    split, group]}}; no such file: they were written by hand."""
+    if not path.is_file():
+        print(f"the lists in {path.parent} are kept as they are: no {path.name} says what they were made of")
+        return
+    earlier = read_json(path, "remove it to keep the lists beside it as they are")
+    settings, clips = (earlier.get(key, {}) for key in ("settings", "clips"))
+    told = [f"{key} was {settings.get(key)} and is {made_of['settings'].get(key)}"
+            for key in sorted(settings.keys() | made_of["settings"].keys())
+            if settings.get(key) != made_of["settings"].get(key)]
+    other = [name for name, what in clips.items() if made_of["clips"].get(name, what) != what]
+    gone = [name for name in clips if name not in made_of["clips"]]
+    told += [f"{len(names)} clips {what} ({first_few(names)})"
+             for names, what in ((other, "have another label, split or group"), (gone, "are gone")) if names]
+    if told:
+        raise InputError(f"since the lists in {path.parent} were made, {'; '.join(told)}: remove train.csv, test.csv "
+                         f"and stat.csv there to create new ones, or {path.name} to keep them as they are")
+
+
 def make_lists(clips: Sequence[Clip], split: str, test_fraction: float, seed: int,
                groups: Mapping[str, str] | None = None) -> Lists:
     """Lists of the clips; `split` is a key of SPLITS. groups: {clip: what must not be on both sides}, instead.
