@@ -103,6 +103,16 @@ def test_options_are_names_with_values():
             parse_options([text])
 
 
+def test_how_often_a_job_whose_time_is_over_starts_again_reaches_submitit(tmp_path, monkeypatch):
+    def executor(folder, **given):
+        raise RuntimeError(str(given["slurm_max_num_timeout"]))
+
+    monkeypatch.setattr("submitit.AutoExecutor", executor)
+    for more, times in (([], 3), (["--slurm", "slurm_max_num_timeout=9", "timeout_min=5"], 9)):
+        with pytest.raises(InputError, match=f"--launcher slurm: {times}$"):
+            launch(tmp_path, *more)
+
+
 @pytest.mark.parametrize(("more", "told"), [(["--slurm", "colour=red"], "colour"),
                                             (["--launcher", "here", "--slurm", "a=1"], "no effect without"),
                                             (["--launcher", "slurm"], "[Ss]lurm|srun|sbatch")])
@@ -112,23 +122,53 @@ def test_what_cannot_be_launched_is_told(tmp_path, monkeypatch, more, told):
         launch(tmp_path, *more)
 
 
-@pytest.mark.parametrize(("files", "starts_with", "kept"), [
-    ([], "--train --ckpt_path {parent} --run_name run --mmcosine True", True),
-    (["args.json"], "--train", False), (["args.json", "last.pt"], "--resume {run}", True),
-    (["thesis.doc"], "--train", True), (["last.pt", "result.json"], "", True)])
-def test_a_requeued_job_resumes_and_removes_nothing_but_its_own_start(tmp_path, files, starts_with, kept):
-    (tmp_path / "run").mkdir()
-    for name in files:
-        (tmp_path / "run" / name).touch()
+def submitted(tmp_path: Path, step: str, told: str, *flags: str) -> tuple[subprocess.CompletedProcess, str]:
+    """scripts/slurm.sbatch with an srun that does `step` and a scontrol that says `told` of the job -> how it ended,
+    and what srun and `scontrol requeue` were called with."""
     (tmp_path / "bin").mkdir()
-    for name, body in (("srun", 'echo "$@" > $LOG'), ("scontrol", "echo node")):
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{body}\n")
+    for name, body in (("srun", f'echo "$@" >> $LOG; echo $$ > $LOG.srun\n{step}'), ("scancel", "kill $(< $LOG.srun)"),
+                       ("scontrol", f'case $1 in requeue) echo "$@" >> $LOG;; *) echo "{told}";; esac')):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / "bin" / name).chmod(0o755)
+    log = tmp_path / "log"
     environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SLURM_RESTART_COUNT": "1",
-                   "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node", "SLURM_NNODES": "1", "LOG": str(tmp_path / "log")}
-    run = str(tmp_path / "run")
-    subprocess.run(["bash", str(REPO / "scripts" / "slurm.sbatch"), "main_CD.py", run, "--mmcosine", "True"],
-                   env=environment, check=True, capture_output=True)
-    started = (tmp_path / "log").read_text().partition("main_CD.py ")[2] if (tmp_path / "log").exists() else ""
-    assert started.startswith(starts_with.format(parent=tmp_path, run=run)) and bool(started) == bool(starts_with)
-    assert {path.name for path in Path(run).glob("*")} == (set(files) if kept else set())
+                   "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "node", "SLURM_NNODES": "1", "LOG": str(log)}
+    argv = ["bash", str(REPO / "scripts" / "slurm.sbatch"), "main_CD.py", str(tmp_path / "run"), *flags]
+    ended = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30)
+    return ended, log.read_text() if log.exists() else ""
+
+
+@pytest.mark.parametrize(("files", "flags", "started", "kept"), [
+    ({}, "--mmcosine True", "new", True),
+    ({"args.json": 9}, "--mmcosine True", "new", False),  # it was killed before its first last.pt
+    ({"thesis.doc": 9}, "--mmcosine True", "new", True),
+    ({"args.json": 9, "last.pt": 9}, "--scaling 20", "resumed", True),  # the entry script refuses what cannot change
+    ({"args.json": 9, "last.pt": 9, "result.json": 9}, "--scaling 20", "", True),
+    ({"args.json": 9, "last.pt": 9, "result.json": 9}, "--epochs 5 --epochs 9", "", True),
+    ({"args.json": 9, "last.pt": 9, "result.json": 9}, "--epochs 20", "resumed", True),
+    ({"args.json": 9, "last.pt": 9, "result.json": 9}, "--epochs=20", "resumed", True),
+    ({"args.json": 20, "last.pt": 9, "result.json": 9}, "", "resumed", True)])  # stopped while it did more epochs
+def test_a_job_resumes_with_its_flags_and_removes_nothing_but_its_own_start(tmp_path, files, flags, started, kept):
+    (tmp_path / "run").mkdir()
+    for name, epochs in files.items():
+        (tmp_path / "run" / name).write_text(json.dumps({"lam": 0, "epochs": epochs}, indent=2))
+    ended, log = submitted(tmp_path, "", "node", *flags.split())
+    new = " ".join(["--train --ckpt_path", str(tmp_path), "--run_name run", *flags.split()])
+    resumed = f"{new} --resume {tmp_path / 'run'}"
+    assert log.partition("main_CD.py ")[2].rstrip() == {"new": new, "resumed": resumed, "": ""}[started]
+    assert ended.returncode == 0 and ("no flag is used" in ended.stdout) == (not started)
+    assert {path.name for path in (tmp_path / "run").glob("*")} == (set(files) if kept else set())
+
+
+RUNNING, CANCELLED = "JobState=RUNNING PreemptTime=None", "JobState=COMPLETING PreemptTime=None"
+PREEMPTED = "JobState=RUNNING PreemptTime=2026-01-02T03:04:05"
+
+
+@pytest.mark.parametrize(("step", "told", "status", "again"), [
+    ("kill -USR1 $PPID", RUNNING, 143, True),  # its time is nearly over
+    ("trap 'exit 0' TERM; kill -USR1 $PPID", RUNNING, 0, False),  # it was at its end
+    ("kill -TERM $PPID $$", CANCELLED, 143, False), ("kill -TERM $$", PREEMPTED, 143, True),
+    ("exit 2", RUNNING, 2, False), ("exit 0", PREEMPTED, 0, False)])
+def test_a_job_is_submitted_again_when_slurm_stops_it_and_not_when_the_user_does(tmp_path, step, told, status, again):
+    ended, log = submitted(tmp_path, f"{step}\nwhile :; do sleep 0.05; done", told)
+    assert ended.returncode == status and ("requeue 7" in log) == again

@@ -21,6 +21,7 @@ from utils.experiments.grid import PlannedRun
 from utils.experiments.jobs import FOLLOW, Job, job_of
 
 POLL = 1.0  # seconds between two looks at the jobs
+TIMEOUTS = 3  # submitit's own default
 FOR_SUBMITIT = (signal.SIGUSR1, signal.SIGUSR2)  # submitit calls `checkpoint` on one of them; they would end the run
 
 
@@ -56,7 +57,7 @@ class Remote:
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, object]:
-    """`timeout_min=240 gpus_per_node=1 slurm_partition=gpu` -> what submitit's update_parameters takes."""
+    """`timeout_min=240 gpus_per_node=1 slurm_partition=gpu` -> the options of `make_executor`."""
     options: dict[str, object] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -66,12 +67,11 @@ def parse_options(texts: Sequence[str]) -> dict[str, object]:
     return options
 
 
-def run_jobs(runs: Sequence[PlannedRun], script: Path, folder: Path, cluster: str,
-             options: Mapping[str, object]) -> Iterator[tuple[Job, int]]:
-    """Submits all runs -> (job, exit status) of each as it ends. folder: of submitit's own files.
+def make_executor(folder: Path, cluster: str, options: Mapping[str, object]) -> object:
+    """What submits jobs. cluster: slurm, or local: processes of this machine. options: of submitit's
+    update_parameters, and slurm_max_num_timeout: how often a job whose time is over is submitted again.
 
-    cluster: slurm, or local: processes of this machine. Raises InputError: submitit or Slurm is missing, or refuses the
-    options. An exception, and closing the generator, cancels what is waiting or running.
+    Raises InputError: submitit or Slurm is missing, or refuses the options.
     """
     try:
         import submitit
@@ -79,11 +79,25 @@ def run_jobs(runs: Sequence[PlannedRun], script: Path, folder: Path, cluster: st
         raise InputError("--launcher slurm needs the package submitit: pip install submitit") from None
     path = os.pathsep.join([str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])
     python = shlex.join(["env", f"PYTHONPATH={path}", sys.executable])  # of jobs, wherever the sweep was started
+    parameters = dict(options)
     try:
-        executor = submitit.AutoExecutor(folder, cluster=cluster, **{f"{cluster}_python": python})
-        executor.update_parameters(name="sweep", **options)
+        executor = submitit.AutoExecutor(
+            folder, cluster=cluster, slurm_max_num_timeout=int(parameters.pop("slurm_max_num_timeout", TIMEOUTS)),
+            **{f"{cluster}_python": python})
+        executor.update_parameters(name="sweep", **parameters)
     except (RuntimeError, NameError, TypeError, ValueError) as error:
         raise InputError(f"--launcher slurm: {error}") from None
+    return executor
+
+
+def run_jobs(runs: Sequence[PlannedRun], script: Path, folder: Path, cluster: str,
+             options: Mapping[str, object]) -> Iterator[tuple[Job, int]]:
+    """Submits all runs -> (job, exit status) of each as it ends. folder: of submitit's own files. cluster, options: of
+    `make_executor`, which may raise InputError.
+
+    An exception, and closing the generator, cancels what is waiting or running.
+    """
+    executor = make_executor(folder, cluster, options)
     waiting = {}
     try:
         for run in runs:
