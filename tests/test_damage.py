@@ -153,3 +153,8 @@ def test_a_folder_that_cannot_be_written_to_is_a_note(copied, monkeypatch, capsy
     monkeypatch.setattr(Path, "write_text", refuse)
     assert len(load_splits(parse(flags(copied))).train) == 24
     assert "Read-only file system" in (out := capsys.readouterr().out) and "decode every image again" in out
+
+
+def test_a_list_of_decoded_images_that_is_nested_too_deep_is_written_anew(tmp_path):
+    (tmp_path / damage.DECODED).write_text("[" * 200_000)
+    assert damage.read_known(tmp_path) == {}

@@ -68,7 +68,7 @@ def resumed(tmp_path, last_pt, begun, monkeypatch) -> Callable[[str, object], No
 
 
 OF_ANOTHER_KIND = {
-    "args": [5, None, [], "text"], "args.scaling": ["ten", -1, {}], "args.modality": [3, "smell"],
+    "args": [5, None, [], "text", {7: "x"}], "args.scaling": ["ten", -1, {}], "args.modality": [3, "smell"],
     "args.epochs": [0.5, "many"], "args.mmcosine": ["maybe"], "args.fusion_method": [["concat"], "glue"],
     "args.gpu_ids": ["x"], "args.data_root": [7], "facts": [5, [], ...], "facts.classes": ["ANG", 3],
     "clips": [[], {"train": []}, {"test": {}}], "epoch": ["2", 2.5, None, 1], "iterations": ["many"],
@@ -107,7 +107,9 @@ def test_a_damaged_last_pt_ends_the_command_before_anything_is_written(copied_ru
 
 @pytest.mark.parametrize(("place", "value"), [
     ("args", 5), ("args.image_size", "big"), ("args.modality", "smell"), ("facts", 3), ("facts.classes", 3),
-    ("facts.pretrained", []), ("clips", 3), ("clips.train", ["a"])])
+    ("facts.classes", [1, 2, 3, 4, 5, 6]), ("facts.pretrained", []), ("facts.pretrained", {"audio": "junk"}),
+    ("facts.pretrained", {"audio": {"pretrained_on": "x", "started_from": {"pretrained_on": 3}}}), ("facts.parts", [1]),
+    ("clips", 3), ("clips.train", ["a"]), ("clips.train", {1: "ANG"})])
 def test_a_best_pt_with_parts_of_another_kind_is_refused_by_name(finished_runs, tiny_data, tmp_path, place, value):
     path = tmp_path / "best.pt"
     torch.save(changed(checkpoint.load(finished_runs["plain"] / "best.pt"), place, value), path)
@@ -121,8 +123,11 @@ def test_a_best_pt_with_parts_of_another_kind_is_refused_by_name(finished_runs, 
 ACCURACIES = {"test_accuracy": 0.5, "test_accuracy_audio": 0.5, "test_accuracy_visual": 0.5}
 RESULT_OF_ANOTHER_KIND = [("classes", "ANG"), ("classes", ...), ("best_epoch", "2"), ("best_epoch", ...),
                           ("seed", None), ("mmcosine", "yes"), ("accuracy", "0.5"), ("modalities", 3),
-                          ("last_test_accuracy", [])]
-SETTINGS_OF_ANOTHER_KIND = [("modulation", "magic"), ("scaling", "ten"), ("random_seed", 0.5), ("dataset", None)]
+                          ("modalities", [1, 2]), ("modalities", []), ("last_test_accuracy", []), ("parts", [1]),
+                          ("accuracy_audio", ...), ("epoch_seconds", 0), ("epoch_seconds", "x"), ("command", 5),
+                          ("selection", [])]
+SETTINGS_OF_ANOTHER_KIND = [("modulation", "magic"), ("scaling", "ten"), ("random_seed", 0.5), ("dataset", None),
+                            ("tensorboard_path", 5), *((name, ...) for name in ("modality", "mmcosine", "random_seed"))]
 
 
 @pytest.mark.parametrize(("name", "only", "texts"), [
@@ -160,6 +165,16 @@ def test_class_norms_of_another_shape_are_refused_by_name(copied_runs, norms):
     replace(path, lambda new: np.save(new, norms, allow_pickle=True))
     with pytest.raises(InputError, match=f"^{path} is damaged"):
         analyse([str(path.parent), "--only", "weight_norms", *HERE])
+
+
+def test_results_without_what_is_only_told_beside_the_numbers_make_tables_and_pictures(copied_runs):
+    told = ("modalities", "selection", "command", "n_test", "git_commit")  # modality says which modalities these are
+    for folder in copied_runs.values():
+        for name, without in (("result.json", told), ("args.json", ["tensorboard_path"])):
+            left = {key: value for key, value in json.loads((folder / name).read_text()).items() if key not in without}
+            replace(folder / name, partial(Path.write_text, data=json.dumps(left)))
+    sweep(["--report_only", "--output", str(copied_runs["plain"].parent)])
+    assert analyse([str(copied_runs["plain"]), "--only", "logits", *HERE])
 
 
 def test_a_damaged_result_stops_the_table_of_a_sweep_by_name(copied_runs):

@@ -121,7 +121,8 @@ def test_other_parameters_replace_the_demo_but_not_other_files(tmp_path):
 
 
 @pytest.mark.parametrize("name, text", [("train.csv", "1001_DFA_ANG_XX,ANG\n"), ("demo.json", "{}"),
-                                        ("demo.json", "not JSON"), ("demo.json", '["a list"]')])
+                                        ("demo.json", "not JSON"), ("demo.json", '["a list"]'),
+                                        pytest.param("demo.json", "[" * 200_000, id="nested")])
 def test_folder_of_something_else_is_refused_and_left_alone(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match="holds no demo data"):

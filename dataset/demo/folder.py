@@ -5,12 +5,13 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from dataset.errors import InputError
-from dataset.whole_files import write_whole
+from dataset.whole_files import read_json, write_whole
 
 MARKER = "demo.json"  # holds the parameters; marks a folder that may be overwritten
 
@@ -37,12 +38,10 @@ def read_marker(root: Path, maker: str) -> dict:
     """What demo.json holds, {} for a missing or empty folder. Raises InputError: it holds anything else."""
     marker = root / MARKER
     if marker.is_file():
-        try:
-            found = json.loads(marker.read_text(encoding="utf-8"))
-        except ValueError:
-            found = None
-        if isinstance(found, dict) and str(found.get("made_by")).startswith(f"{maker},"):
-            return found
+        with suppress(InputError):  # another, below
+            found = read_json(marker)
+            if str(found.get("made_by")).startswith(f"{maker},"):
+                return found
     elif not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return {}
     raise InputError(f"{root} already exists and holds no demo data, so it was not changed: name another folder")

@@ -31,11 +31,6 @@ Group = Mapping[int, FinishedRun | RunRow]  # by seed: runs that differ in nothi
 def read_runs(output: Path) -> list[FinishedRun]:
     """The finished runs below a folder, those of one method together. Raises InputError: none, or a damaged file."""
     runs = [FinishedRun(path.parent) for path in sorted(output.glob("*/result.json"))]
-    for run in runs:
-        missing = [name for name in IN_ORDER if name not in run.settings]
-        if missing:
-            raise InputError(f"{run.folder / 'args.json'} has no {', '.join(missing)}: a run of an older version. Move "
-                             "it away")
     runs = [run for run in runs if is_finished(run.folder)]
     if not runs:
         raise InputError(f"no finished run (a folder with a result.json of all its epochs) in {output}: name the "

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile
@@ -11,6 +11,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dataset.errors import InputError
+from dataset.kinds import of_another_kind
 from dataset.whole_files import read_json
 from utils import distributed
 from utils.balancing import METHODS
@@ -26,10 +27,16 @@ from utils.training.same_data import check_same_data
 # what runs from before the encoders could be chosen had
 OLDER_ENCODERS = {"audio_encoder": "resnet18", "visual_encoder": "resnet18"}
 OLDER_VOX_ENCODERS = {"audio_encoder": "se_resnet34", "visual_encoder": "resnet34"}
-KINDS = {("dataset", "modality", "fusion_method", "fusion", "modulation", "script", "command"): str,
-         ("mmcosine", "demo"): bool, ("random_seed", "seed", "epochs", "best_epoch", "n_test"): int,
-         ("scaling", "lam"): float | int, ("classes", "modalities", "parts"): list,
-         ("pretrained", "teachers", "trials"): dict}
+# What the values in result.json and args.json are, by name
+KINDS = {name: kind for names, kind in {
+    ("dataset", "modality", "fusion_method", "fusion", "modulation"): str,
+    ("script", "command", "selection", "git_commit", "tensorboard_path", "test_list"): str | None,
+    ("mmcosine", "demo"): bool, ("random_seed", "seed", "epochs", "best_epoch", "n_test"): int,
+    ("scaling", "lam", "epoch_seconds"): float | int, ("classes", "modalities", "parts"): list[str],
+    ("pretrained", "teachers"): dict, ("trials",): dict[str, int]}.items() for name in names}
+METRICS = ("accuracy", "eer", "min_dcf", "last_", "loss", "logit", "best_test_", "selection_bonus")  # begin with these
+NEEDED_RESULTS = ("classes", "best_epoch", "seed", "mmcosine", "dataset")  # to open data and network again
+NEEDED_SETTINGS = ("dataset", "modality", "fusion_method", "modulation", "lam", "mmcosine", "scaling", "random_seed")
 
 
 class FinishedRun:
@@ -41,10 +48,11 @@ class FinishedRun:
     def __init__(self, folder: Path, machine: Machine | None = None):
         self.folder, self.name, self.machine = folder, folder.name, machine or Machine()
         self.result = read_json(folder / "result.json")
-        encoders = OLDER_ENCODERS if "accuracy" in self.result else OLDER_VOX_ENCODERS
+        self.measure = "accuracy" if "accuracy" in self.result else "eer"
+        encoders = OLDER_ENCODERS if self.measure == "accuracy" else OLDER_VOX_ENCODERS
         self.settings = {**encoders, **read_json(folder / "args.json")}
-        check_kinds(self.result, folder / "result.json")
-        check_kinds(self.settings, folder / "args.json")
+        check_kinds(self.settings, folder / "args.json", NEEDED_SETTINGS)
+        check_kinds(self.result, folder / "result.json", [] if "modalities" in self.result else ["modality"])
 
     @cached_property
     def modalities(self) -> list[str]:
@@ -62,9 +70,8 @@ class FinishedRun:
             records = [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
         except (OSError, ValueError, TypeError, RecursionError):
             records = []
-        measure = "accuracy" if "accuracy" in self.result else "eer"
-        split = "val" if records and f"val_{measure}" in records[0] else "test"
-        shown = [f"{split}_{name}" for name in report.metric_names(measure, self.modalities).values()]
+        split = "val" if records and f"val_{self.measure}" in records[0] else "test"
+        shown = [f"{split}_{name}" for name in report.metric_names(self.measure, self.modalities).values()]
         if not records or not all(isinstance(record.get(name), float | int) for record in records for name in shown):
             raise InputError(f"{path} is missing or damaged: restore it, or train the run again")
         return records
@@ -103,7 +110,7 @@ class FinishedRun:
 
     @cached_property
     def events_folder(self) -> Path:
-        elsewhere = self.settings["tensorboard_path"]
+        elsewhere = self.settings.get("tensorboard_path")
         return experiment.events_folder(self.folder, Path(elsewhere) if elsewhere else None)
 
     def logits(self) -> dict[str, np.ndarray]:
@@ -136,7 +143,8 @@ def open_run(folder: Path, machine: Machine) -> FinishedRun:
     if "accuracy" not in run.result:
         raise InputError(f"{folder} was made by {name}: only runs that classify can be opened, such as those of "
                          "main_CD.py and main_SSW.py")
-    missing = [name for name in ("classes", "best_epoch", "seed", "mmcosine", "dataset") if name not in run.result]
+    needed = (*NEEDED_RESULTS, *report.metric_names("accuracy", run.modalities).values())
+    missing = [name for name in needed if name not in run.result]
     if missing:
         raise InputError(f"{folder / 'result.json'} has no {', '.join(missing)}: it is damaged, or of an older version")
     if not (entry_script.REPO / name).is_file():
@@ -144,14 +152,19 @@ def open_run(folder: Path, machine: Machine) -> FinishedRun:
     return run
 
 
-def check_kinds(values: Mapping[str, object], path: Path) -> None:
-    """Raises InputError: what the JSON file `path` holds is of another kind than what a run writes there."""
-    kinds = {name: kind for names, kind in KINDS.items() for name in names}
-    metrics = ("accuracy", "eer", "min_dcf", "last_", "loss", "logit")
-    wrong = [name for name, value in values.items()
-             if not isinstance(value, kinds.get(name, float | int if name.startswith(metrics) else object))]
-    if values.get("modulation", "none") not in METHODS:
-        wrong.append("modulation")
+def check_kinds(values: Mapping[str, object], path: Path, needed: Collection[str]) -> None:
+    """Raises InputError: what the JSON file `path` holds is of another kind than what a run writes there, or lacks what
+    is `needed`."""
+    missing = [name for name in needed if name not in values]
+    if missing:
+        raise InputError(f"{path} has no {', '.join(missing)}: it is damaged, or of an older version. Move "
+                         f"{path.parent} away")
+    kinds = {**{name: float | int for name in values if name.startswith(METRICS)}, **KINDS}
+    wrong = of_another_kind(values, kinds)
+    if not wrong:
+        allowed = {"modulation": values.get("modulation", "none") in METHODS,
+                   "modalities": values.get("modalities") != [], "epoch_seconds": values.get("epoch_seconds", 1) > 0}
+        wrong = [name for name, right in allowed.items() if not right]
     if wrong:
         raise InputError(f"{path} is damaged: {wrong[0]} is {values[wrong[0]]!r}. Move {path.parent} away")
 

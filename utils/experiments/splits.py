@@ -26,7 +26,8 @@ def means_over_splits(runs: Sequence[FinishedRun]) -> list[RunRow]:
 def mean_of(runs: Sequence[FinishedRun]) -> RunRow:
     first = runs[0]
     result = {name: statistics.fmean(run.result[name] for run in runs) if isinstance(value, float) else value
-              for name, value in first.result.items()}
-    result["n_test"] = sum(run.result["n_test"] for run in runs)
+              for name, value in first.result.items() if all(name in run.result for run in runs)}
+    if "n_test" in result:
+        result["n_test"] = sum(run.result["n_test"] for run in runs)
     settings = {**first.settings, "split": "+".join(str(run.settings["split"]) for run in runs)}
     return RunRow(first.name, settings, result, first.modalities)

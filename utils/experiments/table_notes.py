@@ -49,8 +49,8 @@ def noise_of_test_data(runs: Sequence[FinishedRun | RunRow], measure: str) -> st
 
 def fewer_clips(runs: Sequence[FinishedRun | RunRow]) -> str:
     """A sentence: which methods trained on fewer clips than the other rows, because they hold some out."""
-    found = {run.settings["modulation"]: f"{run.result['n_trained']} of {run.result['n_train']}" for run in runs
-             if run.result.get("n_trained", run.result.get("n_train")) != run.result.get("n_train")}
+    found = {run.settings["modulation"]: f"{run.result['n_trained']} of {run.result.get('n_train', 'all')}"
+             for run in runs if run.result.get("n_trained", run.result.get("n_train")) != run.result.get("n_train")}
     told = ", ".join(f"{method} on {counts}" for method, counts in found.items())
     return f"Trained on a part of the training clips, the others being held out by the method: {told}." if told else ""
 

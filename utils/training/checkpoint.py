@@ -9,14 +9,17 @@ from torch import Tensor, nn
 
 from dataset.errors import DiskError, InputError, first_few
 from dataset.files import check_is_media
+from dataset.kinds import of_another_kind
 from dataset.whole_files import with_unit, write_whole
 
 # What the parts of a run's checkpoint are. Those about the run are checked wherever they are found.
 ABOUT_THE_RUN = ("args", "facts", "clips")
-KINDS = {"args": dict, "facts": dict, "clips": dict, "epoch": int, "history": list, "class_norms": list,
-         "iterations": int, "wall_seconds": float, "model": dict, "method": dict, "optimizer": dict, "scheduler": dict,
-         "scaler": dict}
-KINDS_OF_FACTS = {"classes": list, "modalities": list, "pretrained": dict, "teachers": dict, "parts": list}
+KINDS = {"args": dict[str, object], "facts": dict[str, object], "clips": dict[str, dict[str, str]], "epoch": int,
+         "history": list, "class_norms": list, "iterations": int, "wall_seconds": float, "model": dict, "method": dict,
+         "optimizer": dict, "scheduler": dict, "scaler": dict}
+KINDS_OF_FACTS = {"classes": list[str], "modalities": list[str], "pretrained": dict[str, dict | None],
+                  "teachers": dict[str, dict | None], "parts": list[str], "pretrain_on": list[str] | None}
+KINDS_OF_ORIGINS = {"file": str, "pretrained_on": str | None, "epoch": int | None, "started_from": dict | None}
 
 
 def save(path: Path, content: Mapping[str, object]) -> None:
@@ -59,16 +62,29 @@ def load_own(path: Path, needed: Collection[str] = ()) -> dict:
     if missing:
         raise InputError(f"{path} is not of a run of these scripts, or not the file that is needed: it lacks "
                          f"{', '.join(missing)}")
-    for name, kind in KINDS.items():
-        if name in content and name in {*needed, *ABOUT_THE_RUN} and not isinstance(content[name], kind):
-            raise InputError(f"{path} is damaged, or was written by another program: its {name} is a "
-                             f"{type(content[name]).__name__}, not a {kind.__name__}")
-    facts, clips = content.get("facts", {}), content.get("clips", {})
-    if not all(isinstance(facts.get(name, kind()), kind) for name, kind in KINDS_OF_FACTS.items()):
-        raise InputError(f"{path} is damaged, or was written by another program: its facts are not those of a run")
-    if not all(isinstance(part, dict) for part in clips.values()) or (clips and "train" not in clips):
-        raise InputError(f"{path} is damaged, or was written by another program: its clips are not lists of clips")
+    wrong = wrong_parts(content, {*needed, *ABOUT_THE_RUN})
+    if wrong:
+        raise InputError(f"{path} is damaged, or was written by another program: {wrong[0]} in it is not what a run "
+                         "writes there")
     return content
+
+
+def wrong_parts(content: Mapping, checked: Collection[str]) -> list[str]:
+    """Which of the `checked` parts of a checkpoint are of another kind than a run's."""
+    wrong = [name for name in of_another_kind(content, KINDS) if name in checked]
+    if wrong:
+        return wrong
+    facts, clips = content.get("facts", {}), content.get("clips", {})
+    wrong = [f"facts.{name}" for name in of_another_kind(facts, KINDS_OF_FACTS)]
+    origins = () if wrong else (*facts.get("pretrained", {}).values(), *facts.get("teachers", {}).values())
+    wrong += [] if all(map(is_origin, origins)) else ["the origin of weights"]
+    return [*wrong, *(["clips"] if clips and "train" not in clips else [])]
+
+
+def is_origin(value: Mapping | None) -> bool:
+    """Whether this can say where weights come from, and those before them: `Origin` in pretraining.py."""
+    return not value or ("pretrained_on" in value and not of_another_kind(value, KINDS_OF_ORIGINS)
+                         and is_origin(value.get("started_from")))
 
 
 def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dataset.clips import ClipFiles
 from dataset.errors import DiskError, InputError
 from dataset.files import read_image
-from dataset.whole_files import write_whole
+from dataset.whole_files import read_json, write_whole
 from utils import distributed
 from utils.distributed import print_once
 
@@ -87,10 +87,9 @@ def find_damaged(paths: Sequence[Path], workers: int) -> dict[Path, str]:
 def read_known(root: Path) -> dict[str, list[int]]:
     """What decoded_images.json holds, {} if it is missing or damaged."""
     try:
-        known = json.loads((root / DECODED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(root / DECODED)
+    except InputError:
         return {}
-    return known if isinstance(known, dict) else {}
 
 
 def remember(root: Path, known: Mapping[str, list[int]]) -> None:
