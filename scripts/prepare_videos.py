@@ -11,8 +11,8 @@ r"""Prepares videos for main_CD.py: your own, or those of AVE, Kinetics-Sounds a
 Writes   <data_root>/AudioWAV/<clip>.wav                         16 kHz, channels averaged; silence if there is none
          <data_root>/Image-<fps>-FPS/<clip>/frame_00001.jpg ...  the middles of equal parts of 1/fps seconds
          <data_root>/train.csv, test.csv, stat.csv (val.csv)     existing lists are kept
-         <data_root>/missing.csv                                 split,class,listed,missing; only when videos are
-         <data_root>/prepare_failures.csv                        clip,reason; only when clips failed
+         <data_root>/missing.csv                                 split,class,listed,missing; if videos are missing
+         <data_root>/prepare_failures.csv                        clip,reason; if clips failed
          <data_root>/prepare_videos*.json                        the settings, and what the lists were made of
 
 If the script is interrupted, run the same command again: finished clips are kept. More in docs/own_videos.md.
@@ -41,7 +41,7 @@ from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
 from dataset.preparation import official_lists as official
 from dataset.preparation.video_clips import SAMPLE_RATE, prepare_clip
-from dataset.preparation.videos import SPLITS, Source, check_unique, from_folders, from_list
+from dataset.preparation.videos import SPLITS, Source, from_folders, from_list
 from dataset.whole_files import remove_leftovers, write_csv, write_whole
 from utils import cli
 
@@ -106,7 +106,7 @@ def find_sources(args: argparse.Namespace) -> list[Source]:
         sources = [source for split, path in paths.items() for source in read(path, split, videos)]
     kept, told = official.without_shared(sources, args.drop_shared)
     print("\n".join(told) + "\n" * bool(told), end="")
-    check_unique(kept, "the lists")
+    official.check_once(kept)
     return kept
 
 

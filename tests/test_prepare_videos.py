@@ -21,7 +21,7 @@ from dataset.preparation import clips as prep
 from dataset.preparation import parts
 from dataset.preparation.official_lists import without_shared
 from dataset.preparation.parts import read_part
-from dataset.preparation.videos import Source
+from dataset.preparation.videos import Source, from_folders, from_list
 from scripts.prepare_videos import main
 
 RATE = 25  # frames per second
@@ -263,8 +263,8 @@ def frame_of(root: Path, name: str, shade: int = 0) -> int:
 def test_a_clip_is_made_again_from_another_video_whatever_its_age_and_of_another_part(tmp_path):
     root = tmp_path / "mine"
     for folder, shade in (("new", 0), ("old", 40)):
-        for name in "abcd":
-            video = make_video(tmp_path / folder / f"{name}.mp4", 1.0, sound=False, size=(16, 16), shade=shade)
+        for k, name in enumerate("abcd"):
+            video = make_video(tmp_path / folder / f"{name}.mp4", 1.0, sound=False, size=(16, 16), shade=shade + k)
             os.utime(video, (9, 9))
     listed = write(tmp_path / "clips.csv", "path,label\na.mp4,x\nb.mp4,x\nc.mp4,y\nd.mp4,y\n")
     argv = ["--list", str(listed), "--data_root", str(root), "--videos"]
@@ -274,7 +274,7 @@ def test_a_clip_is_made_again_from_another_video_whatever_its_age_and_of_another
     assert frame_of(root, "a") == 52
     os.utime(shutil.copy(tmp_path / "new" / "a.mp4", tmp_path / "old" / "a.mp4"), (8, 8))
     main([*argv, str(tmp_path / "old")])
-    assert (frame_of(root, "a"), frame_of(root, "b")) == (12, 52)
+    assert (frame_of(root, "a"), frame_of(root, "b")) == (12, 53)
     (root / "AudioWAV" / "b.wav").write_bytes(b"RIFF")
     main([*argv, str(tmp_path / "old")])
     assert soundfile.info(root / "AudioWAV" / "b.wav").frames == 16000
@@ -298,13 +298,14 @@ def test_a_stop_after_the_sound_leaves_no_frames_of_the_old_video(folders, tmp_p
 def test_videos_that_cannot_be_read_are_named_and_the_rest_goes_on(folders, tmp_path):
     (folders / "a" / "text.mp4").write_text("no video")
     (folders / "b" / "empty.mp4").touch()
-    for name in ("two\nlines.mp4", " space .mp4"):
-        shutil.copy(folders / "a" / "clip 0.mp4", folders / "a" / name)
+    for k, name in enumerate(("two\nlines.mp4", " space .mp4")):
+        make_video(folders / "a" / name, 0.2, shade=20 + k)
+    (folders / "a" / "link.mp4").symlink_to("nothing")
     for _ in range(2):  # the lists can be read again
-        with pytest.raises(InputError, match=r"4 clips cannot be used .*--skip_missing"):
+        with pytest.raises(InputError, match=r"5 clips cannot be used .*--skip_missing"):
             main(["--videos", str(folders), "--data_root", str(tmp_path / "mine")])
     assert {row[0] for row in rows(tmp_path / "mine" / "prepare_failures.csv")[1:]} == {
-        "a/text", "b/empty", "a/two\nlines", "a/ space "}
+        "a/text", "b/empty", "a/two\nlines", "a/ space ", "a/link"}
     assert len(rows(tmp_path / "mine" / "train.csv")) == 6
 
 
@@ -315,7 +316,10 @@ def test_videos_that_cannot_be_read_are_named_and_the_rest_goes_on(folders, tmp_
     (lambda root: (root / "empty").mkdir(), "empty holds no video"),
     (lambda root: make_video(root / "single" / "x.mp4", 0.2), "a single clip of single"),
     (lambda root: shutil.rmtree(root / "b"), "at least two classes"),
-    (lambda root: shutil.copy(root / "a" / "clip 0.mp4", root / "b" / "other.mp4"), "the same file in two classes"),
+    (lambda root: shutil.copy(root / "a" / "clip 0.mp4", root / "b" / "other.mp4"),
+     r"1 clips are copies, .*: b/other of a/clip 0 \(in two classes, a and b\)"),
+    (lambda root: shutil.copy(root / "a" / "clip 0.mp4", root / "a" / "clip 0 (1).mp4"),
+     r"1 clips are copies, .*: a/clip 0 of a/clip 0 \(1\)\. Remove"),
     (lambda root: shutil.copy(root / "a" / "clip 0.mp4", root / "a" / "clip 0.mov"), "both be the clip a/clip 0")])
 def test_folders_that_cannot_be_meant_so_are_refused(folders, tmp_path, change, told):
     change(folders)
@@ -349,10 +353,12 @@ def test_a_list_cuts_several_clips_of_a_video_into_its_splits(tmp_path):
 @pytest.mark.parametrize(("text", "told"), [
     ("", "no column path, label"), ("path,kind\na.mp4,x", "no column label"), ("path,label\n", "lists no clip"),
     ("path,label\na.mp4,x\na.mp4,x", "lists the clip a twice"),
-    ('path,label\na.mp4,"x\ny"', "line 2: .*cannot be the name of a class"),
+    ('path,label\na.mp4,"x\ny"', "line 2: .*must end in its line"), ("path,label\na.mp4,x\x7f", "line 2: .*of a class"),
+    ("path,label\n.,x", "line 2: .*no path of a file"), ("path,label\n/,x", "line 2: .*no path of a file"),
+    (f'path,label\na.mp4,"{"x" * 200_000}', "line 2: field larger"),
     ("path,label\na.mp4,x\na.mp4,y", "with the labels x and y"),
     ("path,label\na.mp4", "line 2: 1 cells"), ("path,label\na.mp4,", "line 2: path or label is empty"),
-    ("path,label\n../a.mp4,x", "line 2: .*no path below"), ('path,label\n"a\nb.mp4",x', "no path below"),
+    ("path,label\n../a.mp4,x", "line 2: .*no path of a file below"), ('path,label\n"a\nb.mp4",x', "line 2"),
     ("path,label,start,end\na.mp4,x,2,1", "line 2: the clip ends at 1 s, before it starts at 2 s"),
     ("path,label,start,end\na.mp4,x,-1,1", "line 2: start '-1' is no time"),
     ("path,label,start,end\na.mp4,x,0,later", "line 2: end 'later' is no time"),
@@ -365,8 +371,8 @@ def test_a_list_that_cannot_be_meant_so_is_refused_with_its_line(tmp_path, text,
 
 
 def test_parts_beyond_the_end_and_missing_videos_are_named(tmp_path):
-    for name in "abc":
-        make_video(tmp_path / f"{name}.mp4", 0.8, sound=False)
+    for k, name in enumerate("abc"):
+        make_video(tmp_path / f"{name}.mp4", 0.8, sound=False, shade=k)
     listed = write(tmp_path / "clips.csv", "path,label,start,end\na.mp4,x,,\nb.mp4,x,,\nc.mp4,y,,\nb.mp4,y,0,0.5\n"
                    "a.mp4,y,5,6\na.mp4,y,0,9\ngone.mp4,x,,\n")
     with pytest.raises(InputError, match="3 clips cannot be used"):
@@ -376,6 +382,10 @@ def test_parts_beyond_the_end_and_missing_videos_are_named(tmp_path):
     assert "lasts 0.80 s, the part ends at 9 s" in reasons["a_0_9"]
     assert reasons["gone"] == "its video is not there"
     assert rows(tmp_path / "mine" / "missing.csv")[1:] == [["", "x", "3", "1"], ["", "y", "4", "0"]]
+    make_video(tmp_path / "gone.mp4", 0.8, sound=False, shade=9)
+    with pytest.raises(InputError, match="2 clips cannot be used"):
+        main(["--list", str(listed), "--data_root", str(tmp_path / "mine")])
+    assert not (tmp_path / "mine" / "missing.csv").exists()
 
 
 def test_a_group_is_never_on_both_sides(tmp_path):
@@ -418,13 +428,50 @@ def test_lists_that_would_be_others_now_are_not_kept_without_a_word(tmp_path, ca
 @pytest.mark.parametrize(("splits", "told"), [("train train", "no clip is of the test split"),
                                               ("train test", "no training clip of class y in the training split")])
 def test_given_splits_that_cannot_be_trained_on_are_refused_before_the_work(tmp_path, splits, told):
-    for name in "ab":
-        make_video(tmp_path / f"{name}.mp4", 0.2, sound=False)
+    for k, name in enumerate("ab"):
+        make_video(tmp_path / f"{name}.mp4", 0.2, sound=False, shade=k)
     one, two = splits.split()
     listed = write(tmp_path / "clips.csv", f"path,label,split\na.mp4,x,{one}\nb.mp4,y,{two}\n")
     with pytest.raises(InputError, match=told):
         main(["--list", str(listed), "--data_root", str(tmp_path / "mine")])
     assert not (tmp_path / "mine" / "AudioWAV").exists()
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("path,label,start\na.mp4,x,\nlink.mp4,y,", r"1 clips are copies, .*link of a \(in two classes, x and y\)"),
+    ("path,label,start\na.mp4,x,\na.mp4,y,0", r"a_0 of a \(in two classes, x and y\)"),
+    ("path,label,start\na.mp4,x,0.1\nlink.mp4,x,0.1", r"link_0\.1 of a_0\.1\. Remove"),
+    ("path,label,start\na.mp4,x,\na.mkv,y,", r"a\.mp4 and .*a\.mkv would both be the clip a: rename")])
+def test_a_part_of_a_video_is_listed_once_under_whatever_name(tmp_path, text, told):
+    make_video(tmp_path / "a.mp4", 0.2, sound=False)
+    (tmp_path / "link.mp4").symlink_to("a.mp4")
+    make_video(tmp_path / "a.mkv", 0.2, sound=False)
+    with pytest.raises(InputError, match=told):
+        from_list(write(tmp_path / "clips.csv", text), tmp_path)
+
+
+def test_rows_are_read_line_by_line_and_every_clip_needs_a_group(tmp_path):
+    text = "path,label,person\na.mp4,x,{}ann\nb.mp4,y,ben\n\nc.mp4,x,cem{}\n"
+    assert len(from_list(write(tmp_path / "clips.csv", text.format("", "")), tmp_path, "person")) == 3
+    with pytest.raises(InputError, match=r"line 2: .*must end in its line"):
+        from_list(write(tmp_path / "clips.csv", text.format('"', '"')), tmp_path)
+    with pytest.raises(InputError, match=r"line 3: person is empty: with --group"):
+        from_list(write(tmp_path / "clips.csv", text.format("", "").replace("ben", "")), tmp_path, "person")
+
+
+def test_times_are_named_as_they_are_written(tmp_path):
+    listed = write(tmp_path / "clips.csv", "path,label,start,end\nv.mp4,x,10000.12,10000.20\nv.mp4,y,10000.14,10000.21")
+    assert [source.name for source in from_list(listed, tmp_path)] == ["v_10000.12_10000.2", "v_10000.14_10000.21"]
+
+
+def test_files_that_are_ignored_are_counted(folders, tmp_path, capsys):
+    for name in ("loose.mp4", "a/notes.txt", ".hidden"):
+        (folders / name).touch()
+    for k, suffix in enumerate((".MTS", ".m2ts", ".vob", ".asf")):
+        (folders / "b" / f"{k}{suffix}").touch()
+    assert len(from_folders(folders)) == 12
+    assert "2 files are ignored, as they are no videos by their names or in no class: loose.mp4, a/notes.txt" in (
+        capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -454,7 +501,7 @@ def official(root: Path, form: str) -> list[str]:
     if form == "vggsound":
         listed = [f'{name},10,"dog, {"barking" if k % 2 else "growling"}",{"test" if k > 3 else "train"}'
                   for k, name in enumerate([*ids, "gone"])]
-        return ["--videos", str(videos), "--list", str(write(root / "vggsound.csv", "\n".join(listed)))]
+        return ["--videos", str(videos), "--list", str(write(root / "vggsound.csv", "\n".join(listed) + "\n\n"))]
     line = {"ave": "{label}&{name}&good&0&1", "kinetics_sounds": "{name}_000010_000020,10,{label}"}[form]
     listed = [line.format(name=name, label=("Church bell", "Male speech, man")[k % 2] if form == "ave" else k % 2)
               for k, name in enumerate([*ids, "gone"])]
@@ -499,6 +546,17 @@ def test_a_line_of_another_form_is_refused_with_its_number(tmp_path, form, line)
     flags = ["--list", str(listed)] if form == "vggsound" else ["--train_list", str(listed), "--test_list", str(listed)]
     with pytest.raises(InputError, match=r"list\.txt, line 1: "):
         main(["--format", form, "--videos", str(tmp_path / "videos"), "--data_root", str(tmp_path / "out"), *flags])
+
+
+def test_a_clip_that_two_lists_name_can_be_dropped(tmp_path):
+    flags = official(tmp_path, "ave")
+    with (tmp_path / "train.txt").open("a") as file:
+        file.write("Church bell&gone&good&0&1\n")
+    flags = ["--format", "ave", *flags, "--data_root", str(tmp_path / "out")]
+    with pytest.raises(InputError, match=r"gone_0_1 is in the train and in the test list: .* --drop_shared"):
+        main(flags)
+    with pytest.raises(InputError, match=r"1 clips cannot be used .*"):
+        main([*flags, "--drop_shared"])
 
 
 def test_two_downloads_of_one_name_are_refused(tmp_path):

@@ -102,7 +102,7 @@ def make_lists(clips: Sequence[Clip], split: str, test_fraction: float, seed: in
     try:
         divide = partial(split_whole_groups, groups=groups) if groups else SPLITS[split]
         train, test = divide(clips, test_fraction, seed)
-        check_every_class_has_a_clip(classes, train, f"this {split} split")
+        check_every_class_has_a_clip(classes, train, "this split by groups" if groups else f"this {split} split")
     except InputError as error:
         raise InputError(f"the clips are ready, but no lists could be created: {error}. Add clips and run the same "
                          "command again, or write train.csv, test.csv (rows clip,LABEL; no clip in both) and stat.csv "

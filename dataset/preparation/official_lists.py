@@ -1,15 +1,13 @@
 """The official lists of AVE, Kinetics-Sounds and VGGSound: which clips are to be cut from which downloaded videos."""
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dataset.errors import InputError, first_few
-from dataset.lists import read_text
+from dataset.lists import read_rows, read_text
 from dataset.preparation.clips import walk
-from dataset.preparation.videos import SPLITS, SUFFIXES, Source, seconds
+from dataset.preparation.videos import SPLITS, SUFFIXES, Source, part_name, seconds
 
 
 def ave(path: Path, split: str, videos: "Videos") -> Iterator[Source]:
@@ -23,7 +21,7 @@ def ave(path: Path, split: str, videos: "Videos") -> Iterator[Source]:
         if cells[1] == "VideoID":
             continue
         label, name, start, end = cells[0].strip(), cells[1].strip(), *times(path, line, cells[3:])
-        yield Source(f"{safe(label)}/{name}_{start:g}_{end:g}", label, videos.find(name), start, end, split, name)
+        yield Source(part_name(f"{safe(label)}/{name}", start, end), label, videos.find(name), start, end, split, name)
 
 
 def kinetics_sounds(path: Path, split: str, videos: "Videos") -> Iterator[Source]:
@@ -38,17 +36,17 @@ def kinetics_sounds(path: Path, split: str, videos: "Videos") -> Iterator[Source
 
 def vggsound(path: Path, videos: "Videos") -> Iterator[Source]:
     """`id,start,label,split`: ten seconds, from a video named id_<start, six digits>, or cut from the whole one."""
-    rows = csv.reader(io.StringIO(read_text(path), newline=""))
-    for row in rows:
-        if len(row) != 4 or row[3].strip() not in ("train", "test") or not row[1].strip().isdecimal():
-            raise InputError(f"{path}, line {rows.line_num}: expected id,start,label,split, found {','.join(row)!r}")
-        name, start, label, split = (cell.strip() for cell in row)
+    check_is_there(path)
+    for line, row in read_rows(path):
+        if len(row) != 4 or row[3] not in ("train", "test") or not row[1].isdecimal():
+            raise InputError(f"{path}, line {line}: expected id,start,label,split, found {','.join(row)!r}")
+        name, start, label, split = row
         yield cut_or_whole(name, float(start), float(start) + 10, label, split, videos)
 
 
 def cut_or_whole(name: str, start: float, end: float, label: str, split: str, videos: "Videos") -> Source:
     """The video that was already cut, else the part of the whole one."""
-    clip = f"{name}_{start:g}_{end:g}"
+    clip = part_name(name, start, end)
     for stem in (f"{name}_{start:06.0f}_{end:06.0f}", clip, f"{name}_{start:06.0f}", f"{name}_{start:g}"):
         if videos.find(stem):
             return Source(clip, label, videos.find(stem), 0.0, None, split, name)
@@ -75,11 +73,15 @@ class Videos:
 
 def numbered(path: Path) -> Iterator[tuple[int, str]]:
     """(number, text) of the lines that are not empty. Raises InputError: missing."""
-    if not path.is_file():
-        raise InputError(f"no list {path}: see the dataset card in data/ for where to get it")
+    check_is_there(path)
     for line, text in enumerate(read_text(path).splitlines(), 1):
         if text.strip():
             yield line, text
+
+
+def check_is_there(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"no list {path}: see the dataset card in data/ for where to get it")
 
 
 def times(path: Path, line: int, cells: Sequence[str]) -> tuple[float, float]:
@@ -96,6 +98,18 @@ def times(path: Path, line: int, cells: Sequence[str]) -> tuple[float, float]:
 def safe(label: str) -> str:
     """As the name of a folder."""
     return re.sub(r"[^\w-]+", "_", label)
+
+
+def check_once(sources: Sequence[Source]) -> None:
+    """Raises InputError: the lists name a clip twice."""
+    first: dict[str, Source] = {}
+    for source in sources:
+        other = first.setdefault(source.name, source)
+        if other.split != source.split:
+            raise InputError(f"the clip {source.name} is in the {other.split} and in the {source.split} list: leave it "
+                             "out of one with --drop_shared")
+        if other is not source:
+            raise InputError(f"the {source.split} list names the clip {source.name} twice: remove one of the rows")
 
 
 def without_shared(sources: Sequence[Source], drop: bool) -> tuple[list[Source], list[str]]:

@@ -2,17 +2,18 @@
 
 import csv
 import hashlib
-import io
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.errors import InputError, check_name, first_few
+from dataset.errors import InputError, check_name, first_few, readable
 from dataset.lists import NOT_A_NAME, read_text
 from dataset.preparation.clips import walk
 
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mpg", ".mpeg", ".m4v", ".wmv", ".ts", ".3gp", ".ogv")
+SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mpg", ".mpeg", ".m4v", ".wmv", ".ts", ".3gp", ".ogv",
+            ".mts", ".m2ts", ".vob", ".asf", ".f4v", ".3g2", ".mxf", ".dv", ".qt")
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "start", "end")
 
@@ -31,8 +32,8 @@ class Source(NamedTuple):
 
 
 def from_folders(root: Path) -> list[Source]:
-    """`<root>/<class>/**/*.mp4`. Raises InputError: no class, a class without a video, one video in two classes, two
-    videos that would be one clip."""
+    """`<root>/<class>/**/*.mp4`; says how many files are none of these. Raises InputError: no class, a class without a
+    video, one video twice, two videos that would be one clip."""
     if not root.is_dir():
         raise InputError(f"no folder {root}: with --videos name one that holds a folder of videos for each class")
     classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -40,19 +41,29 @@ def from_folders(root: Path) -> list[Source]:
         loose = [path.name for path in root.iterdir() if path.suffix.lower() in SUFFIXES]
         raise InputError(f"{root} holds no folder{f', only {len(loose)} videos' if loose else ''}: put the videos into "
                          "one folder for each class, or name them in a csv with --list")
-    sources = []
+    sources, ignored = [], [path for path in sorted(root.iterdir()) if path not in classes]
     for folder in classes:
         check_name(folder)
         check_label(folder.name)
-        found = [Path(place, file) for place, files in walk(folder) for file in files
-                 if Path(file).suffix.lower() in SUFFIXES and not file.startswith(".")]
+        every = [Path(place, file) for place, files in walk(folder) for file in files]
+        found = [path for path in every if is_video(path)]
+        ignored += [path for path in every if not is_video(path)]
         if not found:
             raise InputError(f"the folder {folder} holds no video ({', '.join(SUFFIXES[:5])}, ...): add some, or "
                              "remove the folder")
         sources += [Source(name_of(path.relative_to(root)), folder.name, path) for path in found]
+    ignored = [readable(path.relative_to(root)) for path in ignored if not path.name.startswith(".")]
+    if ignored:
+        print(f"{len(ignored)} files are ignored, as they are no videos by their names or in no class: "
+              f"{first_few(ignored)}")
     check_unique(sources, str(root))
-    check_one_class(sources)
+    check_copies(sources)
     return sources
+
+
+def is_video(path: Path) -> bool:
+    """By its name."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def check_label(label: str) -> None:
@@ -75,19 +86,35 @@ def check_unique(sources: Sequence[Source], where: str) -> None:
         first[source.name] = source
 
 
-def check_one_class(sources: Sequence[Source]) -> None:
-    """Raises InputError: a file is in the folders of two classes, under whatever names."""
-    by_size = defaultdict(list)
+def check_copies(sources: Sequence[Source]) -> None:
+    """Raises InputError: clips are the same part of the same video, under whatever names."""
+    contents = contents_of({source.video for source in sources if source.video})
+    first: dict[tuple, Source] = {}
+    copies = []
     for source in sources:
-        by_size[source.video.stat().st_size].append(source)
-    for same in by_size.values():
-        labels: dict[str, Source] = {}
-        for source in same if len({source.label for source in same}) > 1 else ():
-            with source.video.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-            other = labels.setdefault(content, source)
-            if other.label != source.label:
-                raise InputError(f"{other.video} and {source.video} are the same file in two classes: remove one")
+        if source.video in contents:
+            other = first.setdefault((contents[source.video], source.start, source.end), source)
+            copies += [(other, source)] * (other is not source)
+    if copies:
+        copies.sort(key=lambda pair: pair[0].label == pair[1].label)
+        told = [f"{source.name} of {other.name}" + f" (in two classes, {other.label} and {source.label})"
+                * (other.label != source.label) for other, source in copies]
+        raise InputError(f"{len(copies)} clips are copies, the same part of the same video, which could be trained on "
+                         f"and tested: {first_few(told, 20)}. Remove one of each two")
+
+
+def contents_of(videos: Iterable[Path]) -> dict[Path, object]:
+    """{video: what only files of the same content share}. What is empty or cannot be read is left out: it is named when
+    it is prepared."""
+    by_size, contents = defaultdict(list), {}
+    for video in videos:
+        with suppress(OSError):
+            by_size[video.stat().st_size].append(video)
+    for size, same in by_size.items():
+        for video in same if size else ():
+            with suppress(OSError), video.open("rb") as file:
+                contents[video] = hashlib.file_digest(file, "sha256").digest() if len(same) > 1 else video
+    return contents
 
 
 # ---- a list of one's own
@@ -102,28 +129,43 @@ def from_list(path: Path, folder: Path, group: str | None = None, labelled: bool
     """
     if not path.is_file():
         raise InputError(f"no list {path}: name a csv with the columns path,label with --list")
-    text = read_text(path)
-    delimiter = ";" if text.partition("\n")[0].count(";") > text.partition("\n")[0].count(",") else ","
-    rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-    header = [cell.strip() for cell in rows[0]] if rows else []
+    lines = list(read_cells(path))
+    header = lines[0][1] if lines else []
     needed = ["path", *["label"] * labelled, *([group] if group else [])]
     missing = [name for name in needed if name not in header]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)}: its first line must name the columns, at least "
                          f"{','.join(needed)} (found: {first_few(header) or 'nothing'})")
     sources = []
-    for line, cells in enumerate(rows[1:], 2):
-        if not any(cell.strip() for cell in cells):
-            continue
+    for line, cells in lines[1:]:
         if len(cells) != len(header):
             raise InputError(f"{path}, line {line}: {len(cells)} cells, the first line names {len(header)} columns")
-        row = {"label": "" if labelled else "none", **dict(zip(header, map(str.strip, cells), strict=True))}
+        row = {"label": "" if labelled else "none", **dict(zip(header, cells, strict=True))}
         try:
+            if group and not row[group]:
+                raise InputError(f"{group} is empty: with --group every clip needs one")
             sources.append(source_of(row, folder, row[group] if group else ""))
         except InputError as error:
             raise InputError(f"{path}, line {line}: {error}") from None
     check_list(sources, path)
+    if labelled:
+        check_copies(sources)
     return sources
+
+
+def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(number, stripped cells) of every line that is not empty. Raises InputError: a quotation mark is not closed in
+    its line; it would swallow the next ones."""
+    lines = read_text(path).splitlines()
+    delimiter = ";" if lines and lines[0].count(";") > lines[0].count(",") else ","
+    for number, line in enumerate(lines, 1):
+        try:
+            cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, strict=True), [])]
+        except csv.Error as error:
+            raise InputError(f"{path}, line {number}: {error}. A cell with quotation marks must end in its line, and a "
+                             'quotation mark in it is written twice, ""') from None
+        if any(cells):
+            yield number, cells
 
 
 def source_of(row: Mapping[str, str], folder: Path, group: str) -> Source:
@@ -137,12 +179,17 @@ def source_of(row: Mapping[str, str], folder: Path, group: str) -> Source:
     start, end = seconds(row.get("start", ""), "start"), seconds(row.get("end", ""), "end")
     if end is not None and end <= (start or 0.0):
         raise InputError(f"the clip ends at {end:g} s, before it starts at {start or 0:g} s")
-    part = "" if start is None and end is None else f"_{start or 0:g}" + ("" if end is None else f"_{end:g}")
-    name = Path(row["path"]).with_suffix("").as_posix().lstrip("/") + part
-    if NOT_A_NAME.search(name):
-        raise InputError(f"{row['path']!r} is no path below {folder}: leave out ./ and ../")
+    if not Path(row["path"]).name or NOT_A_NAME.search(name_of(Path(row["path"])).lstrip("/")):
+        raise InputError(f"{row['path']!r} is no path of a file below {folder}: leave out ./ and ../")
+    name = part_name(name_of(Path(row["path"])).lstrip("/"), start, end)
     video = folder / row["path"]
     return Source(name, row["label"], video if video.is_file() else None, start or 0.0, end, split, group)
+
+
+def part_name(name: str, start: float | None, end: float | None) -> str:
+    """The name of a clip: that of its video, and its times as they were written."""
+    times = [] if start is None and end is None else [start or 0.0] if end is None else [start or 0.0, end]
+    return "_".join([name, *(f"{time:.15g}" for time in times)])
 
 
 def seconds(text: str, what: str) -> float | None:
@@ -165,6 +212,9 @@ def check_list(sources: Sequence[Source], path: Path) -> None:
     first: dict[str, Source] = {}
     for source in sources:
         other = first.setdefault(source.name, source)
+        if other is not source and other.video and source.video and other.video != source.video:
+            raise InputError(f"{path}: {other.video} and {source.video} would both be the clip {source.name}: rename "
+                             "one of them")
         if other is not source:
             labels = f" with the labels {other.label} and {source.label}" if other.label != source.label else ""
             raise InputError(f"{path} lists the clip {source.name} twice{labels}: remove one of the rows")
