@@ -88,7 +88,7 @@ def get_args_parser() -> argparse.ArgumentParser:
                         help="test part of the clips (speaker: of the actors)")
     parser.add_argument("--folds", type=cli.number(int, 2, 91), help="also make <data_root>-fold<K>, in which every "
                         "clip is tested once; with --split speaker every actor")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the split")
+    parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="random seed of the split")
     parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=os.cpu_count(),
                         help="clips decoded in parallel")
     return parser

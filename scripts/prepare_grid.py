@@ -76,7 +76,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--columns", type=int, nargs=2, default=[101, 213], help="pixel columns of it: first, end")
     parser.add_argument("--test_fraction", type=cli.number(float, 0, 1, exclusive=True), default=0.2,
                         help="test part of the clips of every class")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the split")
+    parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="random seed of the split")
     parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=os.cpu_count(), help="decoded in parallel")
     return parser
 

@@ -26,14 +26,34 @@ pytestmark = pytest.mark.usefixtures("tiny_encoders")
 
 # ---- output and help
 
+TALKS = """
+from pathlib import Path
+from tqdm import tqdm
+from utils import cli
+
+def main(argv):
+    for i in tqdm(range(3000), mininterval=0):
+        print(f"line {i}")
+    Path(argv[0]).touch()
+
+cli.run(main)
+"""
+
 
 def test_output_that_nobody_reads_any_more_stops_nothing(tmp_path):
-    code = ("from utils.distributed import print_once\nfor i in range(30000): print_once(f'line {i}')\n"
-            f"open({str(tmp_path / 'end')!r}, 'w').close()")
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", f"{sys.executable} -c \"$0\" | head -1", code], cwd=REPO,
+    every = "".join(f"line {i}\n" for i in range(3000))
+    for where, shown in (("| head -1", "line 0\n"), ("2>&1 | head -c 1", "\n"), ("2>&-", every),
+                         ("2>/dev/full", every), (">&-", ""), (">&- 2>&-", "")):
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", f"{sys.executable} -c \"$0\" {tmp_path / 'end'} {where}",
+                               TALKS], cwd=REPO, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, shown), (where, done.stderr[-500:])
+        (tmp_path / "end").unlink()
+
+
+def test_output_to_a_full_disk_is_an_error():
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -c \"$0\" x >/dev/full", TALKS], cwd=REPO,
                           capture_output=True, text=True)
-    assert (done.stdout, done.stderr, done.returncode) == ("line 0\n", "", 0)
-    assert (tmp_path / "end").exists()
+    assert done.returncode and "No space left" in done.stderr
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -3,11 +3,12 @@ exit status 2, never with a traceback."""
 
 import argparse
 import math
+import os
 import signal
 import sys
 from argparse import ArgumentTypeError, _ActionsContainer
 from collections.abc import Callable
-from io import TextIOWrapper
+from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
 
 from dataset.errors import InputError
@@ -56,12 +57,39 @@ def number(kind: Callable[[str], float], low: float, high: float = math.inf, exc
     return convert
 
 
+class Output(FileIO):
+    """stdout or stderr. What nobody reads any more (`| head -1`) is dropped; on stderr, which has progress bars and
+    notes, whatever cannot be written."""
+
+    def write(self, data: bytes) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if self.fileno() == 1 and not isinstance(error, BrokenPipeError):
+                raise
+            return len(data)
+
+
+def output(number: int) -> TextIOWrapper:
+    """The stream of the file descriptor 1 or 2; one that is closed goes nowhere. Names in it need not be UTF-8."""
+    try:
+        os.fstat(number)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+        os.set_inheritable(number, True)
+    stream = Output(number, "w", closefd=False)
+    before = sys.__stdout__ or sys.__stderr__  # None for one that was closed
+    by_line = number == 2 or stream.isatty() or bool(before and before.write_through)  # the last: python -u
+    return TextIOWrapper(BufferedWriter(stream), encoding=before.encoding if before else "utf-8",
+                         errors="backslashreplace", line_buffering=by_line)
+
+
 def run(main: Callable[[list[str]], object]) -> None:
     """Calls `main(sys.argv[1:])`. The exit status is 2, with a message, after an InputError, an OSError or an error of
     the machine (utils/failures.py); 130 after Ctrl-C, 143 after SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8; stderr does this already
+    if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:  # nobody has put others in their place
+        sys.stdout, sys.stderr = output(1), output(2)
     try:
         main(sys.argv[1:])
     except KeyboardInterrupt:

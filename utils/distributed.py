@@ -229,12 +229,9 @@ def broadcast_model(model: nn.Module) -> None:
 
 
 def print_once(text: str) -> None:
-    """Prints on the main process, and into the log. Output that nobody reads any more (`| head -1`) is dropped."""
+    """Prints on the main process, and into the log."""
     if is_main():
-        try:
-            print(text, flush=True)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(text, flush=True)
         log.write(f"{text}\n")
 
 

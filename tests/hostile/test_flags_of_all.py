@@ -40,7 +40,9 @@ SCRIPTS = [
         ("cremad", []), ("ssw60", []), ("ucf101", []), ("voxceleb", ["--video", "/nowhere", "--split", "train"]))
       for value, names in (("0", "at least 1|more than 0"), ("1000000", "1,000"), ("nan", "not a whole|out of range"))],
     ("prepare_cremad", ["--test_fraction", "1"], "less than 1"), ("prepare_cremad", ["--split", "x"], "invalid choice"),
-    ("prepare_cremad", ["--frames", "last"], "invalid choice"), ("prepare_cremad", ["--seed", "x"], "invalid int"),
+    ("prepare_cremad", ["--frames", "last"], "invalid choice"), ("prepare_cremad", ["--seed", "x"], "not a whole number"), ("prepare_cremad", ["--seed", "-1"], "at least 0"),
+    ("prepare_grid", ["--grid_root", "/", "--seed", "-1"], "at least 0"),
+    ("prepare_voxceleb", ["--video", "/", "--split", "test", "--seed", "-1"], "at least 0"),
     ("prepare_grid", [], "--grid_root"), ("prepare_grid", ["--grid_root", "/nowhere"], "no folder /nowhere"),
     ("prepare_grid", ["--grid_root", "/", "--rows", "9", "3"], "--rows 9 3"),
     ("prepare_grid", ["--grid_root", "/", "--column", "noun"], "invalid choice"),
