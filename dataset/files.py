@@ -20,8 +20,9 @@ LFS_HEAD = b"version https://git-lfs"
 SHORTER_THAN_STATED = re.compile(r"data : (?P<stated>\d+) \(should be (?P<there>\d+)\)")  # libsndfile's log of a wav
 IMAGE_ENDS = (b"\xff\xd9", b"IEND\xaeB`\x82")  # the last bytes of a whole JPEG or PNG
 # what libjpeg says of an image that it decodes all the same, and libpng of one that it does not
-DAMAGE = re.compile(r"^((?:Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|libpng error).*)\n", re.M)
-WITHOUT_LENGTH = ("MP3", "OGG")  # formats of libsndfile in which a cut file looks like a whole one
+DAMAGE = re.compile(r"^((?:Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS parameters|"
+                    r"libpng error).*)\n", re.M)
+RIFF_WAVE = ("WAV", "WAVEX")  # as libsndfile calls it; of the others a cut file looks like a whole one
 STREAMED = (0xFFFFFFFF, 0x7FFFFFFF)  # bytes stated by programs that write the header before they know the length
 
 
@@ -34,7 +35,7 @@ def check_is_media(path: Path) -> None:
     except OSError:
         raise InputError(f"{path} is missing") from None
     if not path.is_file():
-        raise InputError(f"{path} is a folder, expected a file")
+        raise InputError(f"{path} is a {'folder' if path.is_dir() else 'device or pipe'}, expected a file")
     if size == 0:
         raise InputError(f"{path} is empty (0 bytes): download it again")
     if size < 1024 and path.read_bytes().startswith(LFS_HEAD):
@@ -48,9 +49,12 @@ def check_audio(path: Path) -> None:
         info = soundfile.info(str(path), verbose=True)
     except soundfile.SoundFileError as error:
         raise InputError(f"{path} cannot be read as audio ({error}): download it again") from None
-    if path.suffix.lower() == ".wav" and info.format in WITHOUT_LENGTH:
+    if path.suffix.lower() == ".wav" and info.format not in RIFF_WAVE:
         raise InputError(f"{path} is named a wav but is {info.format}, of which a part may be missing without a trace: "
                          "convert it to wav")
+    if info.format == "FLAC" and not last_sample_is_there(path):
+        raise InputError(f"{path} is truncated: it lacks the last of the {info.frames} samples that its header states. "
+                         "Download it again")
     if info.frames == 0:
         raise InputError(f"{path} holds no sound (0 samples)")
     cut = SHORTER_THAN_STATED.search(info.extra_info)
@@ -59,6 +63,15 @@ def check_audio(path: Path) -> None:
                          f"{cut['there']}. Download it again")
     if info.subtype in ("FLOAT", "DOUBLE"):
         check_finite(read_samples(path)[0], path)
+
+
+def last_sample_is_there(path: Path) -> bool:
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            file.seek(file.frames - 1)
+            return len(file.read(1)) == 1
+    except soundfile.SoundFileError:
+        return False
 
 
 def read_audio(path: Path, sample_rate: int) -> np.ndarray:

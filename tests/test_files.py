@@ -74,6 +74,12 @@ def test_missing_empty_and_pointer_files_are_refused_by_name(tmp_path, read, con
         read(path)
 
 
+def test_a_device_in_place_of_a_file_is_called_one(tmp_path):
+    (tmp_path / "a.jpg").symlink_to("/dev/null")
+    with pytest.raises(InputError, match=f"^{tmp_path}/a.jpg is a device or pipe, expected a file"):
+        check_is_media(tmp_path / "a.jpg")
+
+
 @pytest.mark.parametrize("read", [check_is_media, read_image])
 def test_a_folder_in_place_of_a_file_is_refused_by_name(tmp_path, read):
     with pytest.raises(InputError, match=re.escape(str(tmp_path))):
@@ -208,10 +214,31 @@ def test_a_file_with_such_a_name_is_not_written(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.parametrize(("kind", "subtype"), [("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS")])
-def test_cut_mp3_and_ogg_named_wav_are_refused_by_name(tmp_path, kind, subtype):
+@pytest.mark.parametrize(("kind", "subtype"), [
+    ("MP3", "MPEG_LAYER_III"), ("OGG", "VORBIS"),
+    *((kind, "PCM_16") for kind in ("AU", "W64", "RF64", "AIFF", "FLAC"))])
+def test_other_sound_named_wav_is_refused_by_name(tmp_path, kind, subtype):
     soundfile.write(tmp_path / "whole", tone(16000, 16000), 16000, format=kind, subtype=subtype)
     path = tmp_path / "a.wav"
     path.write_bytes((tmp_path / "whole").read_bytes()[:-500])
     with pytest.raises(InputError, match=f"^{path} is named a wav but is {kind}"):
         check_audio(path)
+
+
+def test_a_cut_flac_is_refused_by_name_and_a_whole_one_is_read(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, tone(16000, 16000), 16000)
+    assert len(read_audio(path, 16000)) == 16000
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(InputError, match=f"^{path} is truncated: it lacks the last of the 16000 samples"):
+        check_audio(path)
+
+
+def test_a_jpeg_with_another_header_of_its_scan_is_refused_with_what_libjpeg_says(jpg, capfd):
+    data = bytearray(jpg.read_bytes())
+    scan = data.rindex(b"\xff\xda")
+    data[scan + 2 + int.from_bytes(data[scan + 2:scan + 4], "big") - 2] = 0  # the end of the spectrum, 63
+    jpg.write_bytes(data)
+    with pytest.raises(InputError, match=f"^{jpg} cannot be read .*Invalid SOS parameters"):
+        read_image(jpg)
+    assert capfd.readouterr().err == ""
