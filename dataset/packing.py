@@ -12,7 +12,6 @@ share them. h x w: stored pixels, H x W: pixels of the image's file.
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -27,10 +26,11 @@ from tqdm import tqdm
 
 from dataset.errors import InputError
 from dataset.packed import FULL_SCALE, Images, Packable, Packed, Sound
-from dataset.whole_files import disk_error, read_json, remove_leftovers, write_whole
+from dataset.whole_files import disk_error, read_json, remove_leftovers, temporary_name, write_whole
 
 SAMPLED = 32  # clips that are decoded to learn the size of the images and of the whole
 INDEX = "index.json"
+FORMAT = 2  # of what is packed: another one when the decoding or the files change
 
 
 class Estimate(NamedTuple):
@@ -89,9 +89,11 @@ def estimate(dataset: Packable, cache_size: int) -> Estimate:
 
 def place_of(dataset: Packable, folder: Path, cache_size: int) -> Path:
     """Where below `folder` these clips are packed, or would be."""
-    digest = hashlib.sha256(json.dumps([dict(dataset.decoding), cache_size], default=str).encode())
+    digest = hashlib.sha256(json.dumps([FORMAT, dict(dataset.decoding), cache_size], default=str).encode())
     for index in range(len(dataset)):
-        for path in dataset.files(index):
+        files = dataset.files(index)
+        digest.update(f"{len(files)} files\n".encode())  # none, for a silent video of which only sound is wanted
+        for path in files:
             state = path.stat()
             digest.update(f"{path.absolute()}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return folder / digest.hexdigest()[:16]
@@ -99,13 +101,16 @@ def place_of(dataset: Packable, folder: Path, cache_size: int) -> Path:
 
 def pack(dataset: Packable, place: Path, stored: Mapping[str, tuple[int, int]], workers: int,
          context: str | None = None, show: bool = False) -> None:
-    """Decodes every clip into the folder `place`, which appears when it is complete. Raises InputError, DiskError.
+    """Decodes every clip into the folder `place`, which appears when it is complete. Raises InputError: it is there and
+    damaged, DiskError.
 
     workers: processes that decode, context: how they are started, as DataLoader's. show: a progress bar.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(place.parent)
-    temporary = place.with_name(f".{os.getpid()}.{place.name}")
+    if place.exists() and not (place / INDEX).is_file():
+        raise damaged(place / INDEX)
+    temporary = temporary_name(place)
     temporary.mkdir()
     loader = DataLoader(Decoded(dataset, stored), batch_size=None, num_workers=workers,
                         multiprocessing_context=context)
@@ -143,26 +148,37 @@ def write_streams(folder: Path, clips: Iterable) -> dict[str, dict[str, list]]:
     return {"lengths": lengths, "shapes": shapes, "sizes": sizes}
 
 
-def load(place: Path) -> Packed:
-    """What `pack` wrote, mapped into memory. Raises InputError: damaged."""
+def load(place: Path, clips: int) -> Packed:
+    """What `pack` wrote of so many clips, mapped into memory. Raises InputError: damaged."""
     index = read_json(place / INDEX, f"remove {place}: it is made again")
     sound, images = {}, {}
-    for name, lengths in index["lengths"].items():
-        length = torch.tensor(lengths)
-        first, shape, path = length.cumsum(0) - length, index["shapes"][name], place / f"{name}.bin"
-        if shape:
-            sizes = torch.tensor(index["sizes"][name])
-            images[name] = Images(mapped(path, (sum(lengths), *shape), torch.uint8), first, length, sizes)
-        else:
-            equal = len(set(lengths)) == 1
-            shape = (len(lengths), lengths[0]) if equal else (sum(lengths),)
-            sound[name] = Sound(mapped(path, shape, torch.int16), first, length)
+    try:
+        for name, lengths in index["lengths"].items():
+            length = torch.tensor(lengths)
+            first, shape, path = length.cumsum(0) - length, index["shapes"][name], place / f"{name}.bin"
+            if len(lengths) != clips or min(lengths) < 0:
+                raise damaged(place / INDEX)
+            if shape:
+                sizes = torch.tensor(index["sizes"][name]).view(sum(lengths), 2)
+                images[name] = Images(mapped(path, (sum(lengths), *shape), torch.uint8), first, length, sizes)
+            else:
+                equal = len(set(lengths)) == 1
+                shape = (len(lengths), lengths[0]) if equal else (sum(lengths),)
+                sound[name] = Sound(mapped(path, shape, torch.int16), first, length)
+    except (KeyError, TypeError, AttributeError, RuntimeError):  # what is written there is of another kind
+        raise damaged(place / INDEX) from None
+    if not sound and not images:
+        raise damaged(place / INDEX)
     return Packed(sound, images)
+
+
+def damaged(path: Path) -> InputError:
+    return InputError(f"{path} is missing or damaged: remove {path.parent}: it is made again")
 
 
 def mapped(path: Path, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """The file as a tensor. Raises InputError: it has another size."""
     count = math.prod(shape)
     if not path.is_file() or path.stat().st_size != count * dtype.itemsize:
-        raise InputError(f"{path} is missing or damaged: remove {path.parent}: it is made again")
+        raise damaged(path)
     return torch.from_file(str(path), shared=False, size=count, dtype=dtype).view(shape)

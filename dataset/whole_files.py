@@ -1,17 +1,21 @@
 """Files that are written whole or not at all, and JSON files read back."""
 
 import csv
+import hashlib
 import io
 import json
 import os
+import platform
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from dataset.errors import DiskError, InputError, check_name
 
+TEMPORARY = re.compile(r"\.(?P<process>\d+)-(?P<machine>[0-9a-f]{8})\.")
 # how torch.save and libsndfile report that a write failed: without the system's reason
 HIDDEN_REASON = re.compile(r"inline_container|PytorchStreamWriter|System error")
 
@@ -22,7 +26,7 @@ def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:
     Raises InputError: its name is not UTF-8; DiskError: it cannot be written; what was at `path` before is still there.
     """
     check_name(path)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, which writers look at
+    temporary = temporary_name(path)  # keeps the suffix, which writers look at
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if callable(content):
@@ -67,14 +71,27 @@ def read_json(path: Path, next_step: str = "") -> dict:
     return content
 
 
+def temporary_name(path: Path) -> Path:
+    """Beside `path`, of this process: `.<pid>-<machine>.<name>`."""
+    return path.with_name(f".{os.getpid()}-{machine()}.{path.name}")
+
+
+@cache
+def machine() -> str:
+    """Where a process id means something: the computer, or the container."""
+    namespace = Path("/proc/self/ns/pid")
+    here = f"{platform.node()} {os.readlink(namespace) if namespace.is_symlink() else ''}"
+    return hashlib.sha256(here.encode()).hexdigest()[:8]
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files and folders (.<pid>.<name>) in `folder` whose processes have ended."""
-    for path in folder.glob(".[0-9]*.*"):
-        process = path.name.split(".")[1]
-        if not process.isdecimal() or is_running(int(process)):
+    """Removes what has a `temporary_name` in `folder` of a process of this machine that has ended."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        found = TEMPORARY.match(path.name)
+        if not found or found["machine"] != machine() or is_running(int(found["process"])):
             continue
         if path.is_dir():
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # another process may remove it too
         else:
             path.unlink(missing_ok=True)
 

@@ -52,12 +52,12 @@ from utils.training.modalities import ENSEMBLE
 def member_logits(runs: Sequence[FinishedRun]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Labels (N,) of the test clips, {modality: logits (N, C)}. Raises InputError: a modality comes twice, there is
     one only, or the runs have other test clips."""
-    labels, members = None, {}
+    labels, clips, members = None, [], {}
     for run in runs:
-        features = run.test_features
+        features, listed = run.test_features, list(run.task.clips["test"].items())
         if labels is None:
-            labels = features.labels
-        if not np.array_equal(labels, features.labels) or run.result["classes"] != runs[0].result["classes"]:
+            labels, clips = features.labels, listed
+        if listed != clips or run.result["classes"] != runs[0].result["classes"]:
             raise InputError(f"{run.folder} has other test clips or classes than {runs[0].folder}: give runs of the "
                              "same data")
         for name, logits in zip(run.modalities, features.modality_logits, strict=True):
@@ -98,7 +98,9 @@ def result(runs: Sequence[FinishedRun], labels: np.ndarray, members: Mapping[str
 
 def write(folder: Path, runs: Sequence[FinishedRun], found: Mapping[str, object]) -> None:
     """Raises InputError: the runs differ in more than the modality and the learning rate, which may have been searched
-    for each."""
+    for each, or the folder holds a run."""
+    if (folder / "last.pt").exists() or (folder / "best.pt").exists():
+        raise InputError(f"{folder} is the folder of a run: name another one with --output")
     others = [name for name in comparison.varying(runs) if name not in ("modality", "learning_rate")]
     if others or len({run.settings["random_seed"] for run in runs}) > 1:
         raise InputError(f"these runs differ in {', '.join(others) or 'the seed'}: no row of a table. Leave --output "

@@ -395,12 +395,12 @@ def test_ogm_changes_the_epochs_it_is_asked_to_and_no_other():
         """In place of a Run."""
 
         def __init__(self):
-            self.history = []
+            self.history, self.tests_every_epoch = [], False
 
         def log_iterations(self, rows):
             pass
 
-        def end_epoch(self, train, held_out, norms, state):
+        def end_epoch(self, train, held_out, norms, state, test):
             self.history.append(copy.deepcopy(state["model"]))
 
     def weights(method: type[Method], **settings) -> list[dict]:

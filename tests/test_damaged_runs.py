@@ -28,8 +28,11 @@ HERE = ["--device", "cpu", "--num_workers", "0"]
 
 
 def changed(content: dict, place: str, value: object) -> dict:
-    """A copy with content[a][b] = value for the place "a.b"; without it for the value Ellipsis."""
+    """A copy with content[a][b] = value for the place "a.b" ("a.0.b": of a list's first item); without it for the value
+    Ellipsis."""
     name, _, rest = place.partition(".")
+    if isinstance(content, list):
+        return [changed(one, rest, value) if str(k) == name else one for k, one in enumerate(content)]
     if rest:
         return {**content, name: changed(content[name], rest, value)}
     return {key: one for key, one in {**content, name: value}.items() if one is not ...}
@@ -88,6 +91,14 @@ def test_a_last_pt_with_parts_of_another_kind_is_refused_by_name(resumed, tmp_pa
         with pytest.raises(InputError) as error:
             resumed(place, value)
         assert str(error.value).startswith(str(tmp_path / "last.pt")), value
+
+
+@pytest.mark.parametrize(("place", "value"), [
+    ("optimizer.state", {}), ("optimizer.param_groups.0.lr", 0.5), ("optimizer.param_groups.0.momentum", 0),
+    ("optimizer.param_groups.0.momentum", "x"), ("optimizer.param_groups.0.weight_decay", 1.0)])
+def test_an_optimizer_of_other_settings_is_refused(resumed, place, value):
+    with pytest.raises(InputError, match="the state of the optimizer"):
+        resumed(place, value)
 
 
 def test_the_undamaged_last_pt_is_resumed(resumed):

@@ -188,8 +188,11 @@ def test_a_batch_computed_in_parts_is_descended_as_a_whole(name, model, compute)
         same = copy.deepcopy(model)
         torch.manual_seed(0)  # of heads that a method has
         learner = Learner(same, compute, "sgd", 0.1, 1e-4, 100, 0.1, METHODS[name](same, **SETTINGS[name]), accumulate)
-        learner.method.begin_epoch(1, learner, None)
-        figures = train_one_epoch(learner, train_batches(5), lam=0)  # the last batch has a single clip
+        for epoch in (1, 2):
+            learner.method.begin_epoch(epoch, learner, None)
+            figures = train_one_epoch(learner, train_batches(5), lam=0)  # the last batch has a single clip
+            if not learner.method.needs_held_out:
+                learner.method.end_epoch(learner, None)
         ended.append((learner.state_dict()["model"], figures))
     for key, value in ended[0][0].items():
         torch.testing.assert_close(ended[1][0][key], value, rtol=1e-5, atol=1e-6)

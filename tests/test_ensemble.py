@@ -15,7 +15,7 @@ from scripts.ensemble import combinations, result
 from scripts.ensemble import main as ensemble
 from scripts.sweep import main as sweep
 from utils.experiments import comparison
-from utils.experiments.finished_run import open_run
+from utils.experiments.finished_run import FinishedRun, open_run
 from utils.experiments.flags import Machine
 from utils.training import checkpoint
 
@@ -109,6 +109,27 @@ def test_a_sweep_makes_the_ensembles_row_beside_the_joint_network_and_each_encod
     before = (root / "three-ensemble-plain-seed0" / "result.json").stat().st_mtime_ns
     sweep(argv)
     assert (root / "three-ensemble-plain-seed0" / "result.json").stat().st_mtime_ns == before
+
+
+def test_runs_on_other_test_clips_of_the_same_labels_are_no_ensemble(runs, tmp_path, monkeypatch):
+    def others(run):
+        task = original(run)
+        if "flow" in run.name:
+            task.clips = {**task.clips, "test": {f"other {name}": label for name, label in task.clips["test"].items()}}
+        return task
+
+    original = FinishedRun.task.func
+    monkeypatch.setattr(FinishedRun, "task", property(others))
+    with pytest.raises(InputError, match="has other test clips or classes than"):
+        ensemble([str(runs / NAMES["rgb"]), str(runs / NAMES["flow"]), *MACHINE])
+
+
+def test_the_folder_of_a_run_is_not_overwritten(runs, tmp_path):
+    folder = Path(shutil.copytree(runs / NAMES["rgb"], tmp_path / "run"))
+    before = (folder / "result.json").read_bytes()
+    with pytest.raises(InputError, match="is the folder of a run"):
+        ensemble([str(runs / NAMES["rgb"]), str(runs / NAMES["flow"]), "--output", str(folder), *MACHINE])
+    assert (folder / "result.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(("names", "more", "message"), [

@@ -314,6 +314,24 @@ def test_what_moves_lfms_weight_is_added_up_over_the_steps_of_an_epoch_and_begin
     assert max(moved.abs().max() for moved in second) > 0.001
 
 
+def test_a_step_that_the_loss_scaler_skips_moves_nothing_for_lfm(monkeypatch):
+    model = network(2)
+    learner = learner_of(model, METHODS["lfm"](model, lfm_weight=0.25, lfm_rate=0.1))
+    inputs, labels = clips(2)
+    learner.method.begin_epoch(1, learner, None)
+    gradients = learner.gradients
+
+    def overflow(batch, loss, parameters):
+        found = gradients(batch, loss, parameters)
+        return {**found, parameters[0]: torch.full_like(parameters[0], torch.inf)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learner, "gradients", overflow)
+        patch.setattr(learner, "descend_along", lambda *_: None)
+        learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
+    assert all(not moved.any() for moved in learner.method.moved.values())
+
+
 # ---- Diagnosing & Re-learning
 
 

@@ -28,7 +28,9 @@ from dataset.ucf101 import find_clips as find_actions
 from dataset.ucf101 import read_classes, read_split
 from dataset.voxceleb import CROP_AREA as FACE_AREA
 from dataset.voxceleb import UtteranceDataset
+from dataset.whole_files import machine
 from main_CD import main
+from utils.training import cached
 from utils.training.cached import Cache, KeptBatches
 from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, make_loader
 
@@ -309,7 +311,7 @@ def test_two_runs_that_pack_the_same_clips_at_once_both_go_on(tiny_data, tmp_pat
         written = write(*where)
         monkeypatch.setattr(packing, "write_streams", write)
         with monkeypatch.context() as other:  # another run, which ends first
-            other.setattr(packing.os, "getpid", os.getppid)
+            other.setattr(os, "getpid", os.getppid)
             in_order(loaders(folder).training(dataset), 1)
         return written
 
@@ -322,18 +324,42 @@ def test_two_runs_that_pack_the_same_clips_at_once_both_go_on(tiny_data, tmp_pat
 def test_a_killed_packing_leaves_nothing_that_is_used(tiny_data, tmp_path, monkeypatch):
     dataset, folder = clip_dataset(tiny_data), tmp_path / "packed"
     place = packing.place_of(dataset, folder, 256)
-    (folder / f".999999999.{place.name}").mkdir(parents=True)  # of a process that has ended
+    (folder / f".999999999-{machine()}.{place.name}").mkdir(parents=True)  # of a process that has ended
     in_order(loaders(folder).training(dataset), 1)
     assert packed_folders(folder) == [place.name]
 
 
-@pytest.mark.parametrize("damage", ["shorter", "missing", "index"])
+def test_clips_without_files_are_told_apart_by_their_places(tiny_data, tmp_path):
+    dataset, (classes, *_) = clip_dataset(tiny_data, modalities=["audio"]), read_lists(tiny_data, "")
+    places = set()
+    for silent in ((), (0,), (1,), (0, 1)):
+        clips = [clip._replace(audio=None) if k in silent else clip for k, clip in enumerate(dataset.clips)]
+        for kept in (clips, clips[1:]):
+            other = ClipDataset(kept, classes, train=True, audio_seconds=0.7, modalities=["audio"])
+            places.add(packing.place_of(other, tmp_path, 256))
+    assert len(places) == 6  # a silent first clip that is left out leaves the same clips as one that sounds
+
+
+def test_what_is_packed_has_a_row_for_each_clip(tiny_data, tmp_path):
+    dataset = clip_dataset(tiny_data)
+    loaders(tmp_path).training(dataset)
+    place = packing.place_of(dataset, tmp_path, 256)
+    assert len(packing.load(place, len(dataset)).sound["audio"].first) == len(dataset)
+    with pytest.raises(InputError, match=r"index\.json is missing or damaged: remove"):
+        packing.load(place, len(dataset) + 1)
+
+
+@pytest.mark.parametrize("damage", ["shorter", "missing", "index", "no index", "empty index", "other kinds"])
 def test_a_damaged_folder_is_refused_by_name(tiny_data, tmp_path, damage):
     dataset = clip_dataset(tiny_data)
     loaders(tmp_path).training(dataset)
     place = packing.place_of(dataset, tmp_path, 256)
     if damage == "index":
         (place / "index.json").write_text("{", encoding="utf-8")
+    elif damage == "no index":
+        (place / "index.json").unlink()
+    elif damage in ("empty index", "other kinds"):
+        (place / "index.json").write_text("{}" if damage == "empty index" else '{"lengths": {"audio": "x"}}')
     elif damage == "missing":
         (place / "visual.bin").unlink()
     else:
@@ -379,11 +405,26 @@ def test_a_resumed_run_with_a_cache_ends_as_the_uninterrupted_one(train_argv, tm
     argv = [*train_argv, "--cache", str(tmp_path / "packed"), "--val_fraction", "0.2"]
     result = main([*argv, "--run_name", "whole", "--epochs", "3"])
     main([*argv, "--epochs", "1"])
-    main(["--resume", str(tmp_path / "run"), "--epochs", "3", "--num_workers", "0"])
+    with pytest.raises(InputError, match="leave out --cache"):
+        main(["--resume", str(tmp_path / "run"), "--epochs", "3", "--cache", "off"])
+    main(["--resume", str(tmp_path / "run"), "--epochs", "3", "--num_workers", "0", "--cache", "ram"])
     whole, resumed = (torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in ("whole", "run"))
     assert all(value.equal(resumed[name]) for name, value in whole.items())
     evaluated = main(["--ckpt_path", str(tmp_path / "whole" / "best.pt"), "--num_workers", "0"])  # without the cache
     assert evaluated["accuracy"] == result["accuracy"] and evaluated["loss"] == pytest.approx(result["loss"])
+
+
+def test_evaluation_batches_are_kept_only_where_there_is_room(tiny_data, monkeypatch):
+    dataset = clip_dataset(tiny_data)
+    room = 3 * sum(tensor.nbytes for tensor in next(iter(loaders("ram", batch_size=5).evaluation(dataset))).values())
+    for free, made_again in ((100 * room, False), (room, True), (0, True)):
+        monkeypatch.setattr(cached, "free_memory", lambda free=free: free)
+        loader, reads = loaders("ram", batch_size=5).evaluation(dataset), []
+        original = dataset.__class__.__getitem__
+        with monkeypatch.context() as patch:
+            patch.setattr(type(dataset), "__getitem__", lambda self, k, reads=reads: reads.append(k) or original(self, k))
+            first, second = (torch.cat([batch["visual"] for batch in loader]) for _ in range(2))
+        assert first.equal(second) and len(reads) == len(dataset) * (2 if made_again else 1)
 
 
 def test_a_method_that_holds_clips_out_does_so_with_a_cache(train_argv, tiny_encoders):

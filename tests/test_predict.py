@@ -204,7 +204,7 @@ def test_a_run_that_was_continued_or_a_folder_of_something_else_is_not_exported(
     run = Path(shutil.copytree(mine[1], tmp_path / "run"))
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "README.md").write_text("mine")
-    with pytest.raises(InputError, match="holds a README.md and no export"):
+    with pytest.raises(InputError, match=r"holds a README\.md and no export"):
         export.main([str(run), "--output", str(tmp_path / "code")])
     assert (tmp_path / "code" / "README.md").read_text() == "mine"
     for name, changed in (("result.json", {"best_epoch": 9}), ("args.json", {"epochs": 4})):

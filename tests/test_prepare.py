@@ -23,6 +23,7 @@ from dataset.cremad import EMOTIONS, find_clips
 from dataset.errors import InputError
 from dataset.lists import read_lists
 from dataset.preparation import clips as prep
+from dataset.whole_files import machine
 from scripts import prepare_cremad, prepare_grid
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 265922\n"
@@ -265,8 +266,8 @@ def test_finished_clips_are_left_alone_and_leftovers_removed(tmp_path, flv):
     prepare(tmp_path)
     frames = tmp_path / "Image-01-FPS"
     times = {path: path.stat().st_mtime_ns for path in frames.glob("*/*.jpg")}
-    (frames / ".4711.clip").mkdir()
-    (frames / ".4711.clip" / "frame_00001.jpg").write_bytes(b"half")
+    (frames / f".999999999-{machine()}.clip").mkdir()
+    (frames / f".999999999-{machine()}.clip" / "frame_00001.jpg").write_bytes(b"half")
     (frames / names[0] / "frame_00002.jpg").write_bytes(b"")  # as after a power failure
     (tmp_path / "VideoFlash" / f"{names[1]}.flv").unlink()  # no longer needed
     prepare(tmp_path)

@@ -17,6 +17,7 @@ from dataset.errors import InputError
 from dataset.lists import Clip
 from dataset.preparation import motion
 from dataset.ucf101 import find_clip
+from dataset.whole_files import machine
 from scripts import prepare_ucf101
 
 SIZE = (72, 96)  # height and width
@@ -171,7 +172,7 @@ def test_the_same_command_keeps_finished_clips_and_repairs_the_others(root, caps
     assert f"Next: python main_UCF.py --train --data_root {root} --flow_frames 5" in capsys.readouterr().out
     (root / f"flow_dis/{NAMES[1]}/u_00003.jpg").unlink()
     (root / f"frames/{NAMES[2]}/rgb_00005.jpg").write_bytes(b"\xff\xd8half")
-    (root / "flow_dis/Diving/.123.v_Diving_g01_c01").mkdir()
+    (root / f"flow_dis/Diving/.999999999-{machine()}.v_Diving_g01_c01").mkdir()
     write_shifted(root / f"UCF-101/{NAMES[3]}.avi", 60, (1, 0))  # of another length than before
     times = {path: path.stat().st_mtime_ns for path in root.rglob("*.jpg")}
     assert prepare(root)["failed"] == 0
@@ -179,7 +180,7 @@ def test_the_same_command_keeps_finished_clips_and_repairs_the_others(root, caps
                if times.get(path) != path.stat().st_mtime_ns}
     assert changed == {f"flow_dis/{NAMES[1]}", f"frames/{NAMES[2]}", f"frames/{NAMES[3]}", f"flow_dis/{NAMES[3]}"}
     assert note(root, "frames", NAMES[3])["video_frames"] == 60
-    assert not (root / "flow_dis/Diving/.123.v_Diving_g01_c01").exists()
+    assert not (root / f"flow_dis/Diving/.999999999-{machine()}.v_Diving_g01_c01").exists()
 
 
 def test_videos_may_be_removed_afterwards_and_other_settings_extract_again(root):

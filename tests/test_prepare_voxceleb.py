@@ -17,6 +17,7 @@ from dataset.identities import read_train_list
 from dataset.preparation import clips as prep
 from dataset.preparation import faces
 from dataset.trials import read_trials
+from dataset.whole_files import machine
 from main_Vox import load_data
 from main_Vox import parse as parse_vox
 from scripts import prepare_voxceleb
@@ -111,8 +112,8 @@ def test_an_interrupted_run_goes_on_and_does_nothing_twice(videos, tmp_path, mon
         main(argv(videos, tmp_path))
     monkeypatch.undo()
     out = tmp_path / "out/train"
-    (out / "faces/id1/v/.999999999.1").mkdir(parents=True)  # what a killed run leaves
-    (out / "wav/id1/v/.999999999.1.wav").write_bytes(b"half")
+    (out / f"faces/id1/v/.999999999-{machine()}.1").mkdir(parents=True)  # what a killed run leaves
+    (out / f"wav/id1/v/.999999999-{machine()}.1.wav").write_bytes(b"half")
     main(argv(videos, tmp_path))
     assert not list(out.rglob(".999999999*")) and len(list(out.rglob("*.png"))) == 16
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*g")}

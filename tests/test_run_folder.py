@@ -1,6 +1,7 @@
 """A run's folder: one process at a time, nothing left of killed ones, and what the next start or resume says of it."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -13,10 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPO
 
 from dataset.errors import InputError
+from dataset.whole_files import machine, remove_leftovers
 from main_CD import main
+from utils.experiments.finished_run import open_run
+from utils.experiments.flags import Machine
 from utils.training import checkpoint, train
 
 pytestmark = pytest.mark.usefixtures("tiny_encoders")
@@ -90,14 +95,14 @@ def test_temporary_files_of_ended_processes_are_removed_by_resume_and_those_of_l
                                                                                              living):
     folder = copied_runs["plain"]
     for process in (ended, living):
-        (folder / f".{process}.last.pt").write_bytes(b"half a checkpoint")
+        (folder / f".{process}-{machine()}.last.pt").write_bytes(b"half a checkpoint")
     main(["--resume", str(folder)])
-    assert [path.name for path in folder.glob(".*")] == [f".{living}.last.pt"]
+    assert [path.name for path in folder.glob(".*")] == [f".{living}-{machine()}.last.pt"]
 
 
 def test_temporary_files_are_removed_at_the_end_of_a_run(copied_runs, ended, monkeypatch):
     folder = copied_runs["plain"]
-    monkeypatch.setattr(train, "fit", lambda *_: (folder / f".{ended}.best.pt").touch())
+    monkeypatch.setattr(train, "fit", lambda *_: (folder / f".{ended}-{machine()}.best.pt").touch())
     main(["--resume", str(folder)])
     assert not list(folder.glob(".*"))
 
@@ -115,6 +120,74 @@ def test_resume_completes_what_a_kill_behind_last_pt_left_an_epoch_short(copied_
     assert json.loads((folder / "result.json").read_text())["epochs"] == 2
 
 
+def test_nothing_else_is_taken_for_a_leftover(tmp_path, ended):
+    others = (".2020.backup", f".{ended}.last.pt", f".{ended}-0123abcd.last.pt", f"{ended}-{machine()}.last.pt")
+    for name in (*others, f".{ended}-{machine()}.last.pt"):
+        (tmp_path / name).mkdir()
+    remove_leftovers(tmp_path)  # .<pid>-0123abcd: of another machine, where the process may live
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
+
+
+def test_a_run_that_lost_its_last_pt_keeps_its_folder(train_argv, tmp_path, monkeypatch):
+    def lose(task, learner, run, *_):
+        (run.folder / "metrics.jsonl").touch()
+        (run.folder / "last.pt").unlink()
+        raise SystemExit(143)
+
+    monkeypatch.setattr(train, "fit", lose)
+    with pytest.raises(SystemExit):
+        main(train_argv)
+    assert (tmp_path / "run" / "metrics.jsonl").exists() and (tmp_path / "run" / "args.json").exists()
+
+
+@pytest.mark.parametrize(("name", "text"), [("args.json", "{}"), ("args.json", '{"theme": "mine"}'),
+                                            ("train.log", "my notes")])
+def test_files_of_something_else_are_no_start(train_argv, tmp_path, name, text):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text(text)
+    with pytest.raises(InputError, match=rf"is there already \({name}"):
+        main([*train_argv, "--tensorboard_path", "/dev/null/x"])
+    assert (tmp_path / "run" / name).read_text() == text
+
+
+def test_an_empty_folder_is_no_killed_start(train_argv, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    main([*train_argv, "--epochs", "1"])
+    assert "killed" not in capsys.readouterr().out
+
+
+# ---- best.pt belongs to last.pt
+
+
+def test_a_best_pt_that_was_not_written_any_more_is_made_of_last_pt(train_argv, tmp_path, monkeypatch):
+    main([*train_argv, "--run_name", "whole", "--epochs", "2"])
+    main([*train_argv, "--epochs", "1"])
+    first = (tmp_path / "run" / "best.pt").read_bytes()
+    (tmp_path / "run" / "best.pt").unlink()  # killed between the two files of the first epoch
+    monkeypatch.setattr(train, "fit", lambda *_: None)
+    main(["--resume", str(tmp_path / "run"), "--epochs", "1"])
+    made, before = (torch.load(io.BytesIO(content), weights_only=True)
+                    for content in ((tmp_path / "run" / "best.pt").read_bytes(), first))
+    assert all(made["model"][name].equal(value) for name, value in before["model"].items())
+    assert made["epoch"] == before["epoch"] == 1
+
+
+def test_a_best_pt_of_another_epoch_is_refused(train_argv, tmp_path):
+    main([*train_argv, "--epochs", "2"])
+    folder = tmp_path / "run"
+    last = torch.load(folder / "last.pt", weights_only=True)
+    last["history"][0]["test_accuracy"] = 2.0  # so that the first epoch is the best one
+    torch.save(last, folder / "last.pt")
+    best = torch.load(folder / "best.pt", weights_only=True)
+    torch.save({**best, "epoch": 2}, folder / "best.pt")
+    with pytest.raises(InputError, match=r"best\.pt is missing or does not hold epoch 1"):
+        main(["--resume", str(folder), "--epochs", "3"])
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, "best_epoch": 1}))
+    with pytest.raises(InputError, match=r"best\.pt holds epoch 2, result\.json is of epoch 1"):
+        assert open_run(folder, Machine(device="cpu", num_workers=0)).task
+
+
 # ---- before the first last.pt
 
 
@@ -126,7 +199,7 @@ def killed_start(copied_runs, tmp_path, ended) -> Path:
     for name in ("args.json", "train.log"):
         shutil.copy(copied_runs["plain"] / name, folder)
     (folder / "events.out.tfevents.1.killed").write_bytes(b"")
-    (folder / f".{ended}.last.pt").write_bytes(b"half a checkpoint")
+    (folder / f".{ended}-{machine()}.last.pt").write_bytes(b"half a checkpoint")
     return folder
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from dataset.errors import DiskError, InputError, report_problems
 from dataset.files import check_is_media, read_image
-from dataset.whole_files import disk_error, write_csv, write_whole
+from dataset.whole_files import disk_error, temporary_name, write_csv, write_whole
 
 FAILURES = "prepare_failures.csv"
 ROUNDING = 1e-6  # frames; 1.36 s at 25 frames per second is frame 34, although 1.36 * 25 may come out below
@@ -138,7 +138,7 @@ def write_frames(folder: Path, images: Iterable[np.ndarray], quality: int,
 def write_folder_whole(folder: Path, fill: Callable[[Path], None]) -> None:
     """Calls `fill(path)` with an empty temporary folder beside `folder`, then replaces `folder` by it. Raises
     DiskError."""
-    temporary = folder.with_name(f".{os.getpid()}.{folder.name}")  # the form that remove_leftovers removes
+    temporary = temporary_name(folder)
     try:
         temporary.mkdir(parents=True)
         fill(temporary)

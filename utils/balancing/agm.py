@@ -76,9 +76,8 @@ def responses(model: MultimodalClassifier, features: Tensor) -> Tensor:
     logits = {(): 0.0}
     for size in range(1, len(features) + 1):
         for present in combinations(modalities, size):
-            mask = features.new_zeros(len(features), 1, 1)
-            mask[list(present)] = 1
-            logits[present] = model.classify(features * mask).logits
+            kept = [one if m in present else torch.zeros_like(one) for m, one in enumerate(features)]
+            logits[present] = model.classify(torch.stack(kept)).logits
     return torch.stack([sum(share(len(present), len(features)) * (logits[present] - logits[minus(present, m)])
                             for present in logits if m in present) for m in modalities])
 

@@ -64,8 +64,10 @@ class Lfm(Method):
         fit, gap = F.cross_entropy(output.modality_logits.mean(0), batch.labels), divergence(output.modality_logits)
         of_fit, of_gap = (learner.gradients(batch, loss, list(self.moved)) for loss in (fit, gap))
         rate = learner.optimizer.param_groups[0]["lr"]
-        for parameter, moved in self.moved.items():
-            moved += 2 * rate * (of_gap[parameter] - of_fit[parameter])
+        steps = [2 * rate * (of_gap[parameter] - of_fit[parameter]) for parameter in self.moved]
+        finite = torch.stack([step.isfinite().all() for step in steps]).all()  # else the loss scaler skips the step
+        for moved, step in zip(self.moved.values(), steps, strict=True):
+            moved += torch.where(finite, step, 0.0)
         update = {parameter: 2 * ((1 - self.weight) * of_fit[parameter] + self.weight * of_gap[parameter])
                   for parameter in self.moved}
         learner.descend_along(batch, output, update)

@@ -54,7 +54,7 @@ class Mcr(Method):
 
     def loss(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
         alone = sum(F.cross_entropy(logits, labels) for logits in output.modality_logits)
-        orders = [torch.randperm(len(labels)).to(labels.device) for _ in range(self.permutations)]
+        orders = [torch.randperm(len(labels)).to(labels.device, non_blocking=True) for _ in range(self.permutations)]
         pairs = [contrast(a, b, labels) for a, b in permutations(unit(output.features), 2)]
         played = game(model, output.features, orders)
         return loss + self.of_uni * alone + self.of_mipd * played + sum(pairs) / len(pairs)

@@ -43,6 +43,7 @@ class Pmr(Method):
     flags: ClassVar[tuple[Flag, ...]] = (
         ALPHA, Flag("pmr_entropy", number(float, 0), 0.1, "weight mu of pmr's entropy term; 0: without", 0.0),
         Flag("pmr_entropy_epochs", number(int, 1), 10, "first epochs, in which pmr has its entropy term"))
+    whole_batches = True  # of which the scores are
 
     def __init__(self, model: MultimodalClassifier, alpha: float, pmr_entropy: float, pmr_entropy_epochs: int):
         super().__init__(model)

@@ -87,6 +87,9 @@ class FinishedRun:
         args.train = True  # the training clips are wanted as well
         task = script.build(args, distributed.choose_device(machine.device, [], 0))
         content = checkpoint.load_own(path, ["facts"])
+        if content.get("epoch", self.result["best_epoch"]) != self.result["best_epoch"]:
+            raise InputError(f"{path} holds epoch {content['epoch']}, result.json is of epoch "
+                             f"{self.result['best_epoch']}: finish the run with --resume {self.folder}")
         check_same_data(content, task.clips, task.facts, path, "name the run's data with --data_root")
         checkpoint.load_model(task.model, content, path)
         train.place(task.model, task.compute, compiled=False)

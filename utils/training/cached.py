@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from dataset import packing
 from dataset.errors import InputError
 from dataset.packed import Packable, Packed
-from dataset.whole_files import with_unit
+from dataset.whole_files import temporary_name, with_unit
 from utils import distributed
 from utils.distributed import print_once
 from utils.training.flags import CACHES
@@ -66,7 +66,7 @@ class Cache:
             folder = temporary_folder(found.size) if self.kind in CACHES else Path(self.kind)
             place = packing.place_of(dataset, folder, self.size)
         if self.kind in CACHES:  # of this run alone
-            place = place.with_name(distributed.from_main(f".{os.getpid()}.{place.name}"))
+            place = place.with_name(distributed.from_main(temporary_name(place).name))
         what = f"{len(dataset)} training clips, some {with_unit(found.size)}"
         with distributed.failing_together():
             if distributed.is_first_here() and not (place / packing.INDEX).is_file():
@@ -75,7 +75,7 @@ class Cache:
                 packing.pack(dataset, place, found.stored, self.workers, distributed.worker_context(self.workers),
                             distributed.is_main())
         with distributed.failing_together():
-            clips = packing.load(place)
+            clips = packing.load(place, len(dataset))
             if on_device:
                 clips = clips.to(self.device)
         if self.kind in CACHES and distributed.is_first_here():
@@ -86,7 +86,7 @@ class Cache:
         """Whether the clips go to the GPU. Raises InputError: they have to, and do not fit."""
         if self.device.type != "cuda" or self.kind not in ("auto", "device"):
             return False
-        free = torch.cuda.mem_get_info(self.device)[0]
+        free = free_on(self.device)
         if size > SHARE * free and self.kind == "device":
             raise InputError(f"--cache device: the training clips take some {with_unit(size)}, the GPU has "
                              f"{with_unit(free)} free, of which training needs a part: use --cache ram, a folder, or a "
@@ -109,6 +109,11 @@ def check_room(folder: Path, size: int) -> None:
     if size > free:
         raise InputError(f"the decoded training clips take some {with_unit(size)}, {folder} has {with_unit(free)} "
                          "free: name a folder on a larger disk with --cache FOLDER, or use a smaller --cache_size")
+
+
+def free_on(device: torch.device) -> int:
+    """Bytes."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
 
 
 def free_memory() -> int:
@@ -172,11 +177,11 @@ def one_ahead(batches: Iterator[Mapping[str, Tensor]]) -> Iterator[dict[str, Ten
 
 class KeptBatches:
     """As the DataLoader `loader` of an evaluation, whose batches are the same in every pass: made once, then kept on
-    `device`."""
+    `device`, unless they take more than SHARE of the memory that is free there before the first pass."""
 
     def __init__(self, loader: DataLoader, device: torch.device):
         self.dataset, self.batch_sampler = loader.dataset, loader.batch_sampler
-        self.loader, self.device, self.kept = loader, device, None
+        self.loader, self.device, self.kept, self.fits = loader, device, None, True
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
@@ -185,10 +190,17 @@ class KeptBatches:
         if self.kept is not None:
             yield from self.kept
             return
-        kept = []
+        kept, room = [], SHARE * free_on(self.device)
         for batch in self.loader:
-            if not isinstance(batch, InputError):
-                batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-            kept.append(batch)
+            if self.fits and not isinstance(batch, InputError):
+                room -= sum(tensor.nbytes for tensor in batch.values())
+                self.fits = room > 0
+            if self.fits:
+                if not isinstance(batch, InputError):
+                    batch = {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
+                kept.append(batch)
+            else:
+                kept.clear()
             yield batch
-        self.kept, self.loader = kept, None  # its processes are not needed any more
+        if self.fits:
+            self.kept, self.loader = kept, None  # its processes are not needed any more

@@ -31,6 +31,11 @@ FREE_IN_EVALUATION = FREE_ON_RESUME | {"allow_overlap", "batch_size", "skip_miss
                                        "score", "cache", "cache_size"}
 
 
+def free_on_resume(cache: object, now: object) -> frozenset[str]:
+    """FREE_ON_RESUME, and with a --cache before and now its kind: all kinds give the same batches."""
+    return FREE_ON_RESUME | (frozenset() if "off" in (cache, now) else {"cache"})
+
+
 def without_meaning(settings: Mapping[str, object]) -> set[str]:
     """The settings that do nothing beside the others, so that runs which differ in them alone are the same."""
     alone = not is_joint(settings["modality"])

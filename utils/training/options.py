@@ -194,7 +194,7 @@ def resumed(parser: Parser, argv: Sequence[str], folder: Path) -> Namespace:
     saved = {**{name: parser.get_default(name) for name in encoders}, **saved}
     args = over(parser, argv, saved, folder / "last.pt")
     changed = [name for name, value in settings(args).items() if saved.get(name, value) != value]
-    fixed = [name for name in changed if name not in experiment.FREE_ON_RESUME]
+    fixed = [name for name in changed if name not in experiment.free_on_resume(saved.get("cache", "off"), args.cache)]
     if fixed:
         raise InputError(f"--resume continues a run as it was started: leave out --{', --'.join(fixed)}, or start a "
                          "new run with --train")

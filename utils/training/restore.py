@@ -63,7 +63,7 @@ def wrong_state(saved: Mapping, learner: Learner) -> list[str]:
     wrong = []
     if not same_form(learner.method.state_dict(), method):
         wrong.append("the state of the balancing method")
-    if not fits_optimizer(optimizer, learner):
+    if not fits_optimizer(optimizer, scheduler, learner):
         wrong.append("the state of the optimizer")
     own = learner.scheduler.state_dict()
     same = all(scheduler.get(name) == own[name] for name in OF_THE_SCHEDULE)
@@ -75,15 +75,23 @@ def wrong_state(saved: Mapping, learner: Learner) -> list[str]:
     return wrong
 
 
-def fits_optimizer(saved: Mapping, learner: Learner) -> bool:
-    """Whether a state has this optimizer's groups, and for its parameters tensors of their shapes."""
+def fits_optimizer(saved: Mapping, scheduler: Mapping, learner: Learner) -> bool:
+    """Whether a state has this optimizer's groups with its settings, the schedule's learning rates, and for its
+    parameters tensors of their shapes; after an epoch SGD has its momentum."""
     groups, states = saved.get("param_groups"), saved.get("state")
     own = learner.optimizer.state_dict()["param_groups"]
     if not isinstance(states, dict) or not isinstance(groups, list) or len(groups) != len(own):
         return False
     for mine, theirs in zip(own, groups, strict=True):
-        if not isinstance(theirs, dict) or theirs.get("params") != mine["params"] or not is_number(theirs.get("lr")):
+        if not isinstance(theirs, dict) or not is_number(theirs.get("lr")):
             return False
+        if {**mine, **theirs, "lr": 0} != {**mine, "lr": 0}:
+            return False
+    rates = [group["lr"] for group in groups]
+    if scheduler.get("_last_lr", rates) != rates:
+        return False
+    if scheduler.get("last_epoch") and not states:
+        return False
     shapes = dict(enumerate(x.shape for group in learner.optimizer.param_groups for x in group["params"]))
     return all(number in shapes and isinstance(state, dict) and all(
         value is None or is_number(value) or (isinstance(value, Tensor) and value.shape in (shapes[number], ()))

@@ -41,7 +41,7 @@ class Run:
     checkpoints and in result.json. split: the data evaluated after each epoch, which chooses the best epoch: "test"
     (the paper's protocol) or "val". shown: {what is measured: name of the metric}, e.g. {"joint": "accuracy"}; the
     first metric chooses the epoch. clips: {split: {name: label}}, stored in the checkpoints. saved: the content of
-    last.pt, if the run is resumed.
+    last.pt, if the run is resumed. Raises InputError: best.pt is not that run's.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, object], facts: Mapping[str, object],
@@ -58,6 +58,9 @@ class Run:
         self.iterations = saved["iterations"]
         self.start = time.time() - saved["wall_seconds"]
         self.environment = report.environment()  # now: another commit may be checked out before the run ends
+        with distributed.failing_together():
+            if self.history and distributed.is_main():
+                self.check_best(saved["model"])
         distributed.log_to(folder / LOG)
         self.write("args.json", json.dumps(self.settings, indent=2) + "\n")
         if self.history:
@@ -108,12 +111,25 @@ class Run:
                   **report.prefixed(self.split, held_out), **report.prefixed("test", test)}
         self.history.append(record)
         self.class_norms.append(class_norms.cpu())
-        if self.best() is record:
-            self.save("best.pt", {"model": state["model"]})
         self.save_last(state)
+        if self.best() is record:  # after last.pt, from which a resumed run can write it again
+            self.save("best.pt", {"model": state["model"]})
         self.write_history()
         self.events.epoch(train, held_out, test, record["epoch"])
         distributed.print_once(report.epoch_line(record, self.split, self.shown, self.settings["epochs"]))
+
+    def check_best(self, model: Mapping[str, Tensor]) -> None:
+        """That best.pt holds the best epoch of the history; it is written again where a run was killed before it was.
+
+        model: the weights of the last epoch. Raises InputError: it is missing, or holds another epoch.
+        """
+        path, best = self.folder / "best.pt", self.best()["epoch"]
+        if path.is_file() and checkpoint.load_own(path, ["epoch"])["epoch"] == best:
+            return
+        if best < len(self.history):
+            raise InputError(f"{path} is missing or does not hold epoch {best}, the best one of "
+                             f"{path.with_name('last.pt')}: put the run's own back, or start a new run")
+        self.save("best.pt", {"model": model})
 
     def save_last(self, state: Mapping) -> None:
         """Writes last.pt."""

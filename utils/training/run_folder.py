@@ -12,20 +12,21 @@ from pathlib import Path
 from typing import TextIO
 
 from dataset.errors import InputError, first_few
-from dataset.whole_files import remove_leftovers
+from dataset.whole_files import read_json, remove_leftovers
 from utils import distributed
 from utils.distributed import print_once
 
 LOG = "train.log"
-START_FILES = ("args.json", LOG, "events.out.tfevents.*", ".[0-9]*.*")  # all that a run has before its first last.pt
+START_FILES = ("args.json", LOG, "events.out.tfevents.*", ".[0-9]*-*.*")  # all that a run has before its first last.pt
+IN_ARGS = {"dataset", "modality", "epochs"}  # by which an args.json is known as a run's
 
 
 @contextmanager
 def held(folder: Path, resume: bool) -> Iterator[None]:
     """Makes the folder of a new run, or enters that of a resumed one, on the main process; no other process may then.
 
-    Temporary files of processes that have ended are removed, before and after. A new folder that has no last.pt at
-    the end, because the start failed, is removed too. Raises InputError: another process writes there, or the folder
+    Temporary files of processes that have ended are removed, before and after. So is, at the end, a new folder that
+    holds no more than a start, because that failed. Raises InputError: another process writes there, or the folder
     holds something else.
     """
     lock = None
@@ -37,7 +38,7 @@ def held(folder: Path, resume: bool) -> Iterator[None]:
     finally:
         if lock:
             remove_leftovers(folder)
-            if not (folder / "last.pt").exists():
+            if not resume and is_start(folder):
                 shutil.rmtree(folder, ignore_errors=True)
             lock.close()
 
@@ -53,7 +54,8 @@ def enter(folder: Path, resume: bool) -> TextIO:
         remove_leftovers(folder)
         if killed:
             check_is_start(folder)  # again: the process that had the lock may have finished its run
-            print_once(f"{folder} holds a start that was killed before its first last.pt: starting again")
+            if (folder / "args.json").exists():
+                print_once(f"{folder} holds a start that was killed before its first last.pt: starting again")
             for path in folder.glob("events.out.tfevents.*"):
                 path.unlink()
     except OSError as error:
@@ -83,9 +85,21 @@ def is_start(folder: Path) -> bool:
 
 
 def others(folder: Path) -> list[str]:
-    """The names of the files in a folder that a start does not write."""
-    return sorted({path.name for path in folder.iterdir()} - {
-        path.name for pattern in START_FILES for path in folder.glob(pattern)})
+    """The names of the files in a folder that no start has written: all, where args.json and the log are not a run's.
+    """
+    own = {path.name for pattern in START_FILES for path in folder.glob(pattern)} if is_ours(folder) else set()
+    return sorted({path.name for path in folder.iterdir()} - own)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether args.json is a run's; before it is written, the log is empty."""
+    path, log = folder / "args.json", folder / LOG
+    if not path.exists():
+        return not log.exists() or log.stat().st_size == 0
+    try:
+        return read_json(path).keys() >= IN_ARGS
+    except InputError:
+        return False
 
 
 def check_is_start(folder: Path) -> None:

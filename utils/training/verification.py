@@ -71,7 +71,7 @@ class Verification:
         self.train, self.test, self.facts, self.clips = data.train, data.test, data.facts, {}
         self.val = None  # validation trials are of other identities
         self.model, self.compute, self.loaders = model, compute, loaders
-        self.kind, self.scores_path = kind, scores_path
+        self.kind, self.scores_path, self.known = kind, scores_path, {}
         self.split, self.held_out = ("val", data.val) if data.val else ("test", data.test)
         self.shown = {shown_name(name, what, self.held_out): f"{prefix(name, self.held_out)}{metric}"
                       for name in self.held_out.lists
@@ -122,7 +122,9 @@ class Verification:
         modalities, classes, dim = self.model.class_weights().shape
         logits = self.kind == "logits"
         rows = torch.zeros((modalities, len(utterances), classes if logits else dim), device=self.compute.device)
-        for output, places in outputs(self.model, self.loaders.evaluation(utterances), self.compute):
+        if id(utterances) not in self.known:  # so that a cache keeps its batches
+            self.known[id(utterances)] = self.loaders.evaluation(utterances)
+        for output, places in outputs(self.model, self.known[id(utterances)], self.compute):
             rows[:, places] = (output.modality_logits if logits else output.fused).float()
         return distributed.sum_over_processes(rows)
 
