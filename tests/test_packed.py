@@ -415,16 +415,16 @@ def test_a_resumed_run_with_a_cache_ends_as_the_uninterrupted_one(train_argv, tm
 
 
 def test_evaluation_batches_are_kept_only_where_there_is_room(tiny_data, monkeypatch):
-    dataset = clip_dataset(tiny_data)
+    dataset, reads = clip_dataset(tiny_data), []
     room = 3 * sum(tensor.nbytes for tensor in next(iter(loaders("ram", batch_size=5).evaluation(dataset))).values())
-    for free, made_again in ((100 * room, False), (room, True), (0, True)):
+    original = type(dataset).__getitem__
+    monkeypatch.setattr(type(dataset), "__getitem__", lambda self, k: reads.append(k) or original(self, k))
+    for free, passes in ((100 * room, 1), (room, 2), (0, 2)):
         monkeypatch.setattr(cached, "free_memory", lambda free=free: free)
-        loader, reads = loaders("ram", batch_size=5).evaluation(dataset), []
-        original = dataset.__class__.__getitem__
-        with monkeypatch.context() as patch:
-            patch.setattr(type(dataset), "__getitem__", lambda self, k, reads=reads: reads.append(k) or original(self, k))
-            first, second = (torch.cat([batch["visual"] for batch in loader]) for _ in range(2))
-        assert first.equal(second) and len(reads) == len(dataset) * (2 if made_again else 1)
+        loader = loaders("ram", batch_size=5).evaluation(dataset)
+        reads.clear()
+        first, second = (torch.cat([batch["visual"] for batch in loader]) for _ in range(2))
+        assert first.equal(second) and len(reads) == passes * len(dataset)
 
 
 def test_a_method_that_holds_clips_out_does_so_with_a_cache(train_argv, tiny_encoders):
