@@ -26,13 +26,15 @@ class Media(NamedTuple):
 class Packable(Protocol):
     """A data set of which training batches can be made from what is decoded once.
 
-    labels: of each clip. audio_samples: of an item's sound. files(i): what `media(i)` reads. decoding: the settings
-    that `media` depends on. plan: what is drawn for every clip for an epoch, as `Packed.gather` takes it. finish: the
-    batch as the loader would make it, on the device that the gathered tensors are on by then.
+    labels: of each clip. audio_samples: of an item's sound. image_size: S of its images (S x S). files(i): what
+    `media(i)` reads. decoding: the settings that `media` depends on. plan: what is drawn for every clip for an epoch,
+    as `Packed.gather` takes it. finish: the batch as the loader would make it, on the device that the gathered tensors
+    are on by then.
     """
 
     labels: Sequence[int]
     audio_samples: int
+    image_size: int
 
     def __len__(self) -> int: ...
     def files(self, index: int) -> Sequence[Path]: ...

@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from dataset.errors import InputError
 from dataset.whole_files import write_csv
 from utils import cli, distributed
 from utils.balancing.method import Batch
@@ -34,10 +36,11 @@ from utils.distributed import choose_device
 from utils.experiments import benchmark_data, entry_script, voxceleb_scale
 from utils.training import report
 from utils.training.engine import Learner, outputs, train_one_epoch
-from utils.training.loading import check_batch
+from utils.training.loading import Loaders, check_batch
 from utils.training.precision import PRECISIONS, choose_precision
 from utils.training.train import Task, place
 
+OF_THE_STEP = ("modulation", "accumulate", "optimizer", "lam", "freeze_encoders")
 COPIED = {"cuda": 2**30, "cpu": 2**27}  # bytes of the copy that gives the bandwidth
 MATRIX = {"cuda": 8192, "cpu": 3072}  # rows and columns of the product that gives the peak
 
@@ -78,12 +81,22 @@ def make_setting(args: argparse.Namespace, argv: Sequence[str], amp: str, compil
     """One network; a data set and a loader for each --cache."""
     script = entry_script.load(Path(args.script), ("parse", "build"))
     device = choose_device(args.device, [], 0)
-    tasks = {cache: script.build(script.parse([*argv, "--amp", amp, "--cache", cache]), device) for cache in args.cache}
+    parsed = {cache: script.parse([*argv, "--amp", amp, "--cache", cache]) for cache in args.cache}
+    check_plain(script.get_args_parser(), next(iter(parsed.values())))
+    tasks = {cache: script.build(one, device) for cache, one in parsed.items()}
     task = next(iter(tasks.values()))
     learner = Learner(place(task.model, task.compute, compiled), task.compute, "sgd", 1e-3, 1e-4, 100, 0.1)
     loaders = {cache: one.loaders.training(one.train) for cache, one in tasks.items()}
     inputs, labels = task.compute.prepare(check_batch(next(iter(next(iter(loaders.values()))))))
     return Setting(f"{precision}{', compiled' * compiled}", task, learner, loaders, Batch(inputs, labels, 1.0, 0.0))
+
+
+def check_plain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Raises InputError: flags of a step that is not the plain one, which is what is measured."""
+    others = [f"--{name}" for name in OF_THE_STEP if getattr(args, name) != parser.get_default(name)]
+    if others:
+        raise InputError(f"the benchmark measures the plain step: leave out {', '.join(others)}. What a method costs "
+                         "is in the table of a sweep")
 
 
 def bare_steps(setting: Setting, steps: int) -> None:
@@ -114,7 +127,9 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def measure(setting: Setting, rounds: int) -> dict[str, float]:
     """{what: clips/s}: medians over rounds in which everything takes its turn; a first round is dropped."""
     clips, batch = len(setting.task.train), len(setting.batch.labels)
-    steps, test = max(1, clips // batch), setting.task.loaders.evaluation(setting.task.train.for_evaluation())
+    steps, loaders = max(1, clips // batch), setting.task.loaders
+    without_cache = Loaders(loaders.batch_size, loaders.seed, loaders.num_workers, loaders.device)
+    test = without_cache.evaluation(setting.task.train.for_evaluation())
     works = {"bare step": (steps * batch, lambda: bare_steps(setting, steps)),
              "evaluation": (clips, lambda: evaluation(setting, test)),
              **{f"epoch, cache {cache}": (clips, lambda cache=cache: one_epoch(setting, cache))
@@ -132,10 +147,8 @@ def loading(setting: Setting) -> dict[str, float]:
     found = {}
     for cache, loader in setting.loaders.items():
         passes = loader if cache == "off" else loader.gathered()
-        start = time.perf_counter()
-        for _ in passes:
-            pass
-        found[f"loading, cache {cache}"] = len(loader.dataset) / (time.perf_counter() - start)
+        taken = seconds(lambda passes=passes: deque(passes, maxlen=0), setting.task.compute.device)
+        found[f"loading, cache {cache}"] = len(loader.dataset) / taken
     return found
 
 
@@ -169,12 +182,14 @@ def rows(args: argparse.Namespace, argv: Sequence[str], device: torch.device) ->
     """One for each precision, without and with torch.compile."""
     for amp, compiled in itertools.product(args.amp, args.compile):
         precision = choose_precision(amp, device)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         setting = make_setting(args, argv, amp, compiled, str(precision).removeprefix("torch."))
         clip = operations(setting) if not compiled else None
         speeds = {**measure(setting, args.rounds), **loading(setting)}
+        memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
         share = {} if clip is None else {"GFLOP a clip": clip, "share of peak":
                                          speeds["bare step"] * clip / peak(device, precision)}
-        memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
         yield {"setting": setting.name, **speeds, **share, "GPU memory, GB": memory}
 
 

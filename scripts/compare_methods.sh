@@ -11,6 +11,7 @@
 # Start the same command again to continue: finished runs are not repeated. The table is <OUTPUT>/table.md: mean +- std
 # over the seeds, paired differences to joint training with their intervals, and what an epoch costs. Further flags of
 # scripts/sweep.py may follow; flags after -- go to every run. What each method does: docs/methods.md.
+# shellcheck disable=SC2086  # the lists are words
 set -euo pipefail
 python=${PYTHON:-python}
 output=${OUTPUT:-runs/compare_methods}
@@ -20,10 +21,15 @@ fail() { echo "compare_methods.sh: error: $1" >&2; exit 2; }
 [[ " $* " != *" --output"* ]] || fail "name the output folder with OUTPUT=DIR scripts/compare_methods.sh ..., not with --output"
 [[ " $* " != *" --random_seed"* ]] || fail "name the seeds with SEEDS=\"0 1 2\" scripts/compare_methods.sh ..., not with --random_seed"
 [[ " $* " != *"main_Vox.py "* ]] || fail "only classification has all of these rows: use another --script"
-sweep() { "$python" "$(dirname "$0")/sweep.py" --output "$output" "$@"; }
+failed=0  # a run that fails stops the rows of its sweep's table, not the other sweeps; Ctrl-C does
+sweep() {
+    local status=0
+    "$python" "$(dirname "$0")/sweep.py" --output "$output" "$@" || status=$?
+    [[ $status -lt 128 ]] || exit $status
+    [[ $status -eq 0 ]] || failed=2
+}
 
 # Joint training as it is and with MMCosine, and each encoder alone with their ensemble
-# shellcheck disable=SC2086  # the lists are words
 sweep --random_seed $seeds --mmcosine False True "$@"
 sweep --random_seed $seeds --mmcosine False --modality $modalities ensemble "$@"
 
@@ -32,7 +38,7 @@ sweep --random_seed $seeds --mmcosine False --modality $modalities ensemble "$@"
 for seed in $seeds; do
     pretrained=() teachers=()
     for modality in $modalities; do
-        files=("$output"/*-"$modality"-plain-seed"$seed"/best.pt)
+        files=("$output"/*-"$modality"-plain*-seed"$seed"/best.pt)  # a further axis is in its name
         pretrained+=("--${modality}_pretrain" "${files[0]}")
         teachers+=("--${modality}_teacher" "${files[0]}")
     done
@@ -46,3 +52,4 @@ sweep --random_seed $seeds --mmcosine False True \
     --modulation ogm ogm_ge gblend pmr multiloss mmpareto agm lfm dnr mcr dgl opm inforeg mslr "$@"
 sweep --random_seed $seeds --mmcosine False True --fusion_method sum --modulation none reconboost "$@"
 sweep --random_seed $seeds --mmcosine False --fusion_method sum --modulation mla "$@"
+exit $failed

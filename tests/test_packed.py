@@ -431,6 +431,11 @@ def test_a_method_that_holds_clips_out_does_so_with_a_cache(train_argv, tiny_enc
     assert main([*train_argv, "--cache", "ram", "--epochs", "1", "--modulation", "lfm"])["n_trained"] == 22
 
 
+def test_less_detail_than_the_networks_images_is_refused(train_argv, tiny_encoders):
+    with pytest.raises(InputError, match="--cache_size 64 is less than --image_size 80"):
+        main([*train_argv, "--cache", "ram", "--cache_size", "64", "--image_size", "80"])
+
+
 def test_a_misspelt_place_is_no_folder(train_argv, capsys):
     with pytest.raises(SystemExit):
         main([*train_argv, "--cache", "devise"])

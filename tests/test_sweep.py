@@ -282,10 +282,10 @@ def test_a_dataset_that_is_no_name_is_refused_before_anything_runs(sweep, out, a
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(sweep, out):
     folder = out / "fake-concat-plain-seed0"
     folder.mkdir(parents=True)
-    (folder / ".77.args.json").touch()
+    (folder / ".77-0123abcd.args.json").touch()
     (folder / "events.out.tfevents.1").touch()
     assert len(sweep()) == 1
-    assert not (folder / ".77.args.json").exists()
+    assert not (folder / ".77-0123abcd.args.json").exists()
 
 
 def test_a_folder_that_is_no_run_is_left_alone(sweep, out):
@@ -602,7 +602,7 @@ def test_the_comparison_of_methods_has_every_method_and_every_plain_row(tmp_path
     told, python = tmp_path / "argv", tmp_path / "python"
     python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {told}\n")
     python.chmod(0o755)
-    command = ["scripts/compare_methods.sh", "--demo", "--dry_run", "--", "--epochs", "20"]
+    command = ["scripts/compare_methods.sh", "--demo", "--dry_run", "--", "--epochs", "24"]
     env = {**os.environ, "PYTHON": str(python), "SEEDS": "3 4", "OUTPUT": str(tmp_path / "out")}
     subprocess.run(command, cwd=REPO, check=True, env=env)
     lines = []
@@ -621,7 +621,7 @@ def test_the_comparison_of_methods_has_every_method_and_every_plain_row(tmp_path
                 assert both == ({"False"} if "mmcosine" in METHODS[name].without else {"False", "True"}), name
         for what in ("pretrain", "teacher"):
             found = [line for line in runs(seed=seed) if f"_{what} " in line]
-            assert len(found) == 2 and all(f"/*-{name}-plain-seed{seed}/best.pt" in line.split(f"--{name}_{what} ")[1]
+            assert len(found) == 2 and all(f"/*-{name}-plain*-seed{seed}/best.pt" in line.split(f"--{name}_{what} ")[1]
                                            .split()[0] for name in ("audio", "visual") for line in found), what
             assert sum("--freeze_encoders True" in line for line in found) == (1 if what == "pretrain" else 0)
             assert sum("--modulation umt" in line for line in found) == (2 if what == "teacher" else 0)

@@ -52,7 +52,11 @@ class Relearning(MultiLoss):
         self.initial = nn.ModuleDict(initial).requires_grad_(False)  # theta_0
 
     @classmethod
-    def check(cls, epochs: int, *, relearn_every: int, **others: object) -> None:
+    def check(cls, epochs: int, *, relearn_every: int, relearn_times: int, **others: object) -> None:
+        times, rest = divmod(epochs, relearn_every)
+        if not rest and times <= relearn_times:
+            raise ValueError(f"--relearn_every {relearn_every} would set encoders back after the last of {epochs} "
+                             "epochs: give more or fewer --epochs, or fewer --relearn_times")
         if relearn_every >= epochs:
             raise ValueError(f"--relearn_every {relearn_every} is not before the last of {epochs} epochs: nothing "
                              "would be learnt again")

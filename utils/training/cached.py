@@ -38,7 +38,7 @@ class Cache:
     """What has been decoded, of every data set that was asked for.
 
     kind: `ram`, `device` (the GPU's memory), `auto` (device where the clips fit, else ram), or a folder, where they
-    stay for later runs. size: shorter side of the stored images, in pixels; smaller images are stored as they are.
+    stay for later runs. size: shorter side of the stored images, in pixels, or that which is usual among them, if less.
     workers: processes that decode.
     """
 
@@ -61,6 +61,7 @@ class Cache:
         """All clips, on the device or mapped into this process's memory. Every process must call it. Raises
         InputError: they do not fit."""
         with distributed.failing_together():
+            self.check(dataset.image_size)
             found = packing.estimate(dataset, self.size)
             on_device = self.fits_device(found.size)
             folder = temporary_folder(found.size) if self.kind in CACHES else Path(self.kind)
@@ -81,6 +82,14 @@ class Cache:
         if self.kind in CACHES and distributed.is_first_here():
             shutil.rmtree(place)  # stays in memory as long as a process has it mapped
         return clips
+
+    def check(self, image_size: int) -> None:
+        """Raises InputError: evaluation would see more detail than training."""
+        if self.size < image_size:
+            raise InputError(f"--cache_size {self.size} is less than --image_size {image_size}: give at least as much, or "
+                             "training sees less detail than the test set has")
+        if self.kind == "device" and self.device.type != "cuda":
+            print_once("note: --cache device without a GPU is --cache ram")
 
     def fits_device(self, size: int) -> bool:
         """Whether the clips go to the GPU. Raises InputError: they have to, and do not fit."""
@@ -117,11 +126,13 @@ def free_on(device: torch.device) -> int:
 
 
 def free_memory() -> int:
-    """Bytes."""
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("/proc/meminfo has no MemAvailable")
+    """Bytes of the machine, and of the control group that a job or a container runs in."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (allowed := limit.read_text().strip()).isdecimal():
+        free = min(free, max(0, int(allowed) - int(used.read_text())))
+    return free
 
 
 class CachedTraining:

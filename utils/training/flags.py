@@ -138,7 +138,8 @@ def add_data_flags(parser: ArgumentParser) -> None:
                        help="off, or where clips that are decoded once are kept: device (the GPU), ram, auto (one of "
                        "both), or a folder, which later runs use too")
     group.add_argument("--cache_size", type=number(int, 64, 4096), default=256,
-                       help="shorter side of images in the --cache, in pixels; smaller images stay as they are")
+                       help="shorter side of images in the --cache, in pixels; all are stored in the size that is "
+                            "usual among them, or in this one if it is less")
     add_boolean(group, "--skip_missing", False, "go on without the clips whose files are missing, empty or damaged")
 
 
