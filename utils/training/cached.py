@@ -86,8 +86,8 @@ class Cache:
     def check(self, image_size: int) -> None:
         """Raises InputError: evaluation would see more detail than training."""
         if self.size < image_size:
-            raise InputError(f"--cache_size {self.size} is less than --image_size {image_size}: give at least as much, or "
-                             "training sees less detail than the test set has")
+            raise InputError(f"--cache_size {self.size} is less than --image_size {image_size}: give at least as much, "
+                             "or training sees less detail than the test set has")
         if self.kind == "device" and self.device.type != "cuda":
             print_once("note: --cache device without a GPU is --cache ram")
 
