@@ -33,8 +33,8 @@ DEMO = {"dataset": "demo_identities", "data_root": Path("data/demo_identities"),
 def get_args_parser() -> flags.Parser:
     parser = flags.shared_parser("main_Vox.py", "Audio-visual speaker verification in the VoxCeleb layout.", MODALITIES)
     group = parser.add_argument_group("VoxCeleb layout")
-    group.add_argument("--trials", nargs="+", default=[lists.TRIALS], metavar="[NAME=]LIST", help="trial lists, in "
-                       "--data_root or by path; the first chooses the epoch")
+    group.add_argument("--trials", nargs="+", type=flags.trial_list, default=[lists.TRIALS], metavar="[NAME=]LIST",
+                       help="trial lists, in --data_root or by path; the first chooses the epoch")
     group.add_argument("--audio_frames", type=number(int, 33, 9999), default=200, help="in training, of 10 ms each")
     group.add_argument("--test_frames", type=number(int, 33, 9999), default=400, help="evaluated voice, from its start")
     group.add_argument("--num_frames", type=number(int, 1, 1000), default=2, help="training faces a clip (test: 1)")
@@ -63,7 +63,7 @@ from utils.training.engine import Compute
 from utils.training.loading import Loaders
 from utils.training.precision import choose_precision
 from utils.training.train import train
-from utils.training.verification import TrialSet, Verification, VerificationData, make_scores_folder
+from utils.training.verification import TrialSet, Verification, VerificationData, known_identities, make_scores_folder
 
 VALIDATION_TRIALS = 4  # of each kind per utterance, as VoxCeleb1-O
 HOW_TO_GET = ('Prepare VoxCeleb with "python scripts/prepare_voxceleb.py" (data/VoxCeleb/README.md tells where to get '
@@ -122,9 +122,10 @@ def load_data(args: Namespace) -> VerificationData:
     train = usable(args, train)
     facts = {"classes": train.identities, "score": args.score, "n_identities": len(train.identities),
              "n_train": len(train), "n_val": len(val.utterances) if val else 0, "n_test": len(test.utterances),
-             "trials": test.counts(), "train_list": listed.digest(),
-             "trial_lists": {name: lists.digest_of(one) for name, one in trials.items()}}
-    return VerificationData(train.identities, make_dataset(args, "train", train, train=True), val, test, facts)
+             "trials": test.counts(), "train_utterances": train.digest(), "val_trials": val and val.digests(),
+             "trial_lists": test.digests()}
+    dataset = make_dataset(args, "train", train, train=True)
+    return VerificationData(train.identities, dataset, val, test, facts, listed.names())
 
 
 @distributed.failing_together()
@@ -133,8 +134,7 @@ def read_lists(args: Namespace) -> tuple[dict[str, Trials], TrainList | None]:
     trials of identities that are trained on."""
     trials = lists.read_trial_lists(args.trials, args.data_root, HOW_TO_GET)
     listed = read_train_list(args.data_root / "train.csv", HOW_TO_GET) if args.train else None
-    trained = ({*listed.identities, *listed.folders} if listed else
-               checkpoint.load_own(args.ckpt_path).get("facts", {}).get("classes", ()))
+    trained = listed.names() if listed else known_identities(args.ckpt_path)
     for name, one in trials.items():
         lists.check_no_leak(trained, one, name)
         print_once(f"trials {name}: {len(one.labels)} of {len(one.names)} utterances" + lists.note_of_repeated(one))

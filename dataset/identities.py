@@ -52,11 +52,16 @@ class TrainList:
         identities = [self.identities[i] for i in left.tolist()]
         return TrainList(self.text, self.starts[chosen], self.stops[chosen], labels, identities, self.folders)
 
+    def names(self) -> list[str]:
+        """The identities, and what the whole list's paths call them."""
+        return sorted({*self.identities, *self.folders})
+
     def digest(self) -> str:
-        """A hash of the rows, in order."""
-        digest = hashlib.sha256()
-        for part in (self.starts, self.stops, self.text):
-            digest.update(part.numpy())
+        """A hash of the rows, in order, however they are written."""
+        digest, text = hashlib.sha256(), memoryview(self.text.numpy())
+        for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True):
+            cells = bytes(text[start:stop]).split(b",")
+            digest.update(b",".join(cell.strip().lstrip(b"/") for cell in cells) + b"\n")
         return digest.hexdigest()[:16]
 
 

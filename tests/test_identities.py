@@ -77,7 +77,7 @@ def test_digest_tells_lists_apart(tmp_path):
     def digest(rows: list[str]) -> str:
         return read_train_list(write(tmp_path / "train.csv", "\n".join(rows)), "").digest()
 
-    assert digest(ROWS) == digest(ROWS)
+    assert digest(ROWS) == digest([f"{row} \r" for row in ROWS]) == digest(["", f"/{ROWS[0]}", *ROWS[1:], ""])
     assert len({digest(ROWS), digest(ROWS[::-1]), digest(ROWS[:3]), digest([*ROWS[:3], ROWS[3][:-1] + "2"])}) == 4
 
 

@@ -1,6 +1,7 @@
 """main_Vox.py from its command line to its run folder."""
 
 import json
+import os
 import shutil
 from functools import partial
 from pathlib import Path
@@ -155,6 +156,16 @@ def test_a_run_is_not_resumed_with_other_trials(train_argv, tmp_path, damaged):
         main(["--resume", str(tmp_path / "run"), "--epochs", "2"])
 
 
+def test_a_run_without_some_files_is_not_resumed_without_others(train_argv, tmp_path, damaged):
+    """As many, of the same identities."""
+    first, second = (damaged / f"train/wav/id10000/v0/0000{i}.wav" for i in (0, 1))
+    first.rename(tmp_path / "a.wav")
+    main([*train_argv, "--data_root", str(damaged), "--skip_missing"])
+    second.rename(first)
+    with pytest.raises(InputError, match=r"trained on other data \(train_utterances"):
+        main(["--resume", str(tmp_path / "run"), "--epochs", "2"])
+
+
 def test_an_evaluation_leaves_the_runs_files_alone_and_keeps_its_network(train_argv, tmp_path):
     main([*train_argv, "--mmcosine"])
     files = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
@@ -235,6 +246,27 @@ def test_identities_trained_on_are_refused_by_folder_and_in_evaluation_too(train
     (damaged / "train.csv").write_text("".join(numbered))
     with pytest.raises(InputError, match="are trained on: id10002"):
         load(train_argv, damaged)
+
+
+def test_evaluation_refuses_trained_folders_of_other_names_and_identities_that_chose_the_epoch(
+        train_argv, damaged, tmp_path):
+    rows = [row.split(",") for row in (damaged / "train.csv").read_text().splitlines()]
+    (damaged / "train.csv").write_text("".join(f"{wav},{faces},c{identity[-1]},{n}\r\n"
+                                               for wav, faces, identity, n in rows))
+    main([*train_argv, "--data_root", str(damaged), "--val_fraction", "0.5"])
+    path = damaged / "test_pairs.csv"
+    trials = path.read_text()
+    for identity in ("id10000", "id10001", "id10002", "id10003"):  # two of them are held out
+        path.write_text(f"{trials}0,{identity}/v0/00000.wav,id20000/v0/00000.wav\n")
+        with pytest.raises(InputError, match=f"are trained on: {identity}"):
+            main(["--ckpt_path", str(tmp_path / "run/best.pt")])
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"caf\xe9"), "a\nb", "a\x7f"])
+def test_a_name_of_trials_that_no_file_can_have_is_refused_by_the_parser(train_argv, name, capsys):
+    with pytest.raises(SystemExit):
+        parse([*train_argv, "--trials", f"{name}=test_pairs.csv"])
+    assert "argument --trials: files cannot be named" in capsys.readouterr().err
 
 
 def test_an_unusable_place_for_scores_is_told_before_training(train_argv, tmp_path):

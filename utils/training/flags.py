@@ -5,11 +5,12 @@ Nothing here imports torchvision or other packages that are slow to import: --he
 
 import argparse
 import difflib
+import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dataset.errors import InputError
+from dataset.errors import InputError, readable
 from dataset.lists import NOT_A_NAME
 from models.fusion import FUSIONS
 from utils.balancing import METHOD_FLAGS, METHODS
@@ -82,6 +83,14 @@ def folder_name(text: str) -> str:
     if "/" in text or NOT_A_NAME.search(text):
         raise ArgumentTypeError(f"{text!r} is not a plain name: give the parent folder with another flag, such as "
                                 "--ckpt_path or --data_root")
+    return text
+
+
+def trial_list(text: str) -> str:
+    """[NAME=]LIST; files are named after NAME, or the list."""
+    name = text.partition("=")[0] if "=" in text else Path(text).stem
+    if re.search("[\0-\x1f\x7f\ud800-\udfff]", name):  # the last are bytes that are not UTF-8
+        raise ArgumentTypeError(f"files cannot be named {readable(name)!r}: give the list another name, NAME=LIST")
     return text
 
 

@@ -23,10 +23,10 @@ def digest_of(clips: Clips) -> str:
 def check_same_data(content: Mapping, clips: Clips, facts: Mapping[str, object], path: Path, otherwise: str) -> None:
     """Raises InputError: the checkpoint `path`, whose content is given, was trained on other data than this.
 
-    clips: {} for a task that records digests of its lists among its facts instead. What an older version did not record
-    is not compared; where that is the list of clips, a note says so.
+    clips: of a task with too many of them those that they are of, beside digests of the lists among the facts. What an
+    older version did not record is not compared; where that is the list of clips, a note says so.
     """
-    if clips and "clips" not in content:
+    if clips and not content.get("clips"):
         print_once(f"note: {path} {NOT_RECORDED}: only the numbers of clips are compared")
     elif clips:
         check_same_clips(content["clips"], clips, path, otherwise)
@@ -52,7 +52,7 @@ def places(clips: Clips) -> dict[str, str]:
 
 def note_other_order(content: Mapping, clips: Clips, path: Path) -> None:
     """Batches are drawn by a clip's place in the list."""
-    if clips and "clips" in content and list(content["clips"]["train"]) != list(clips["train"]):
+    if clips and content.get("clips") and list(content["clips"]["train"]) != list(clips["train"]):
         print_once(f"note: the training clips are in another order than {path} records: the resumed run will differ "
                    "from an uninterrupted one")
 
@@ -64,7 +64,7 @@ def check_no_overlap(content: Mapping, clips: Clips, path: Path, allow: bool) ->
         print_once(f"note: {path} {NOT_RECORDED}: whether it was trained on any of the test clips is not checked")
         return
     trained = places({split: part for split, part in content["clips"].items() if split != "test"})
-    known = [name for name in clips["test"] if name in trained]
+    known = [name for name in clips.get("test", ()) if name in trained]
     if known:
         text = (f"{len(known)} of the {len(clips['test'])} test clips were in the training list of {path}: "
                 f"{first_few(known, 3)}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataset.errors import InputError
-from dataset.trials import Trials
+from dataset.trials import Trials, digest_of
 from dataset.whole_files import write_whole
 from models import MultimodalClassifier
 from models.mmcosine import unit
@@ -44,16 +44,20 @@ class TrialSet(NamedTuple):
     def counts(self) -> dict[str, int]:
         return {name: len(trials.labels) for name, trials in self.lists.items()}
 
+    def digests(self) -> dict[str, str]:
+        return {name: digest_of(trials) for name, trials in self.lists.items()}
+
 
 class VerificationData(NamedTuple):
     """train and val are None when a checkpoint is only evaluated, val also without validation trials. facts: about the
-    data, for the result."""
+    data, for the result. listed: names and folders of all identities in the training list, also of those held out."""
 
     identities: Sequence[str]
     train: Dataset | None
     val: TrialSet | None
     test: TrialSet
     facts: Mapping[str, object]
+    listed: Sequence[str] = ()
 
 
 class Verification:
@@ -68,7 +72,8 @@ class Verification:
 
     def __init__(self, data: VerificationData, model: MultimodalClassifier, compute: Compute, loaders: Loaders,
                  kind: str, scores_path: Path | None):
-        self.train, self.test, self.facts, self.clips = data.train, data.test, data.facts, {}
+        self.train, self.test, self.facts = data.train, data.test, data.facts
+        self.clips = {"train": dict.fromkeys(data.listed, "identity")}  # a million utterances have a digest
         self.val = None  # validation trials are of other identities
         self.model, self.compute, self.loaders = model, compute, loaders
         self.kind, self.scores_path, self.known = kind, scores_path, {}
@@ -127,6 +132,13 @@ class Verification:
         for output, places in outputs(self.model, self.known[id(utterances)], self.compute):
             rows[:, places] = (output.modality_logits if logits else output.fused).float()
         return distributed.sum_over_processes(rows)
+
+
+def known_identities(path: Path) -> set[str]:
+    """The names and folders of the identities that a checkpoint was trained on, or that chose its epoch; those of older
+    versions hold the names of the first alone."""
+    content = checkpoint.load_own(path)
+    return {*content.get("clips", {}).get("train", ()), *content.get("facts", {}).get("classes", ())}
 
 
 def prefix(name: str, trial_set: TrialSet) -> str:
