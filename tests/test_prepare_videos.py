@@ -35,7 +35,8 @@ def make_video(path: Path, seconds: float = 2.0, sound: bool = True, size: tuple
     there is none. longer: seconds that it goes on after the picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as file:
-        video = file.add_stream(codecs[0], rate=RATE, options={"qscale": "2", "g": str(longest_gop)})
+        options = {"qscale": "2", "g": str(longest_gop), "sc_threshold": "0"}  # key frames at no other places
+        video = file.add_stream(codecs[0], rate=RATE, options=options)
         clock = Fraction(1, 1000 if times else RATE)
         video.width, video.height, video.pix_fmt, video.codec_context.time_base = *size, "yuv420p", clock
         audio = file.add_stream(codecs[1], rate=16000, layout="mono") if sound else None
@@ -147,6 +148,14 @@ def test_a_part_is_right_where_a_seek_ends_at_a_place_that_cannot_be_decoded(tmp
         assert number_of(next(whole.frames)) == number == pytest.approx((start + 0.5) * RATE % 256, abs=3)
         assert np.abs(part.sound[2000:].astype(int) - whole.sound[2000:]).max() < 600  # a decoder starts anew
         assert np.abs(part.sound[2000:]).max() > 2000
+
+
+def test_sound_after_a_seek_to_amid_a_frame_is_decoded_from_there(tmp_path, monkeypatch):
+    video = make_video(tmp_path / "v.mpg", 20.0, size=(32, 32), codecs=("mpeg2video", "mp2"))
+    looked = []
+    monkeypatch.setattr(parts, "begin", lambda container, begin=parts.begin: looked.append(1) or begin(container))
+    assert pitch(read_part(video, 14, 14.8).sound) == pytest.approx(3000, abs=20)
+    assert len(looked) < 100, "frames of sound of 72 ms"
 
 
 def test_sound_stays_at_its_time_after_a_gap(tmp_path):
@@ -291,6 +300,7 @@ def test_a_stop_after_the_sound_leaves_no_frames_of_the_old_video(folders, tmp_p
     with monkeypatch.context() as patch, pytest.raises(InputError, match="the disk is full"):
         patch.setattr(prep, "write_frames", full)
         main(argv)
+    assert not (tmp_path / "mine" / "Image-01-FPS" / "a" / "clip 0").exists()
     main(argv)
     assert frame_of(tmp_path / "mine", "a/clip 0", 9) == 10
 
@@ -320,6 +330,7 @@ def test_videos_that_cannot_be_read_are_named_and_the_rest_goes_on(folders, tmp_
      r"1 clips are copies, .*: b/other of a/clip 0 \(in two classes, a and b\)"),
     (lambda root: shutil.copy(root / "a" / "clip 0.mp4", root / "a" / "clip 0 (1).mp4"),
      r"1 clips are copies, .*: a/clip 0 of a/clip 0 \(1\)\. Remove"),
+    (lambda root: make_video(root / "a" / "clip 0" / "x.mp4", 0.2), "the clips a/clip 0 and a/clip 0/x cannot both"),
     (lambda root: shutil.copy(root / "a" / "clip 0.mp4", root / "a" / "clip 0.mov"), "both be the clip a/clip 0")])
 def test_folders_that_cannot_be_meant_so_are_refused(folders, tmp_path, change, told):
     change(folders)

@@ -120,7 +120,7 @@ def decoded(path: Path, kind: str, time: float) -> Iterator[Timed]:
                 return
             if kind == "video":
                 stream.thread_type = "SLICE"  # clips run in parallel
-            frames = timed(container, stream)
+            frames = timed(container, stream, amid=earlier < time)
             if earlier < time:
                 first = first_from(container, stream, frames, time - earlier)
                 if first is None or first.time is None or first.time > time + EXACT or not first.frame.key_frame:
@@ -130,9 +130,18 @@ def decoded(path: Path, kind: str, time: float) -> Iterator[Timed]:
             return
 
 
-def timed(container: av.container.InputContainer, stream: av.stream.Stream) -> Iterator[Timed]:
-    for frame in container.decode(stream):
-        yield Timed(None if frame.time is None else frame.time - begin(container), frame)
+def timed(container: av.container.InputContainer, stream: av.stream.Stream, amid: bool) -> Iterator[Timed]:
+    """The frames that follow. amid: begin with the first that can be decoded, as after a seek to amid a frame."""
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            if not amid:
+                raise
+            continue
+        amid = amid and not frames
+        for frame in frames:
+            yield Timed(None if frame.time is None else frame.time - begin(container), frame)
 
 
 def first_from(container: av.container.InputContainer, stream: av.stream.Stream, frames: Iterator[Timed],

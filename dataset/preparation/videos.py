@@ -57,6 +57,7 @@ def from_folders(root: Path) -> list[Source]:
         print(f"{len(ignored)} files are ignored, as they are no videos by their names or in no class: "
               f"{first_few(ignored)}")
     check_unique(sources, str(root))
+    check_not_nested(sources)
     check_copies(sources)
     return sources
 
@@ -84,6 +85,16 @@ def check_unique(sources: Sequence[Source], where: str) -> None:
             raise InputError(f"{where}: {first[source.name].video} and {source.video} would both be the clip "
                              f"{source.name}: rename one, or list it once")
         first[source.name] = source
+
+
+def check_not_nested(sources: Sequence[Source]) -> None:
+    """Raises InputError: the frames of a clip would be in the folder of another clip's."""
+    names = {source.name for source in sources}
+    nested = [(name, above) for name in sorted(names) for above in map(str, Path(name).parents) if above in names]
+    if nested:
+        name, above = nested[0]
+        raise InputError(f"the clips {above} and {name} cannot both be prepared, as the one would be a folder of the "
+                         f"other: rename a video or a folder ({len(nested)} such pairs)")
 
 
 def check_copies(sources: Sequence[Source]) -> None:
@@ -149,6 +160,7 @@ def from_list(path: Path, folder: Path, group: str | None = None, labelled: bool
             raise InputError(f"{path}, line {line}: {error}") from None
     check_list(sources, path)
     if labelled:
+        check_not_nested(sources)
         check_copies(sources)
     return sources
 
