@@ -73,7 +73,7 @@ def resumed(tmp_path, last_pt, begun, monkeypatch) -> Callable[[str, object], No
 OF_ANOTHER_KIND = {
     "args": [5, None, [], "text", {7: "x"}], "args.scaling": ["ten", -1, {}], "args.modality": [3, "smell"],
     "args.epochs": [0.5, "many"], "args.mmcosine": ["maybe"], "args.fusion_method": [["concat"], "glue"],
-    "args.gpu_ids": ["x"], "args.data_root": [7], "facts": [5, [], ...], "facts.classes": ["ANG", 3],
+    "args.gpu_ids": ["x"], "args.data_root": [7], "facts": [5, [], ...], "facts.classes": ["ANG", 3, ...],
     "clips": [[], {"train": []}, {"test": {}}], "epoch": ["2", 2.5, None, 1], "iterations": ["many"],
     "wall_seconds": ["long"], "history": [{}, 3, [3, 4], [{}, {}], [{"epoch": 1}, {"epoch": 2}]],
     "class_norms": [[], [1.0, 2.0], [torch.zeros(3), torch.zeros(3)]], "model": [[], 3],

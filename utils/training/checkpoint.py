@@ -63,6 +63,8 @@ def load_own(path: Path, needed: Collection[str] = ()) -> dict:
         raise InputError(f"{path} is not of a run of these scripts, or not the file that is needed: it lacks "
                          f"{', '.join(missing)}")
     wrong = wrong_parts(content, {*needed, *ABOUT_THE_RUN})
+    if not wrong and "facts" in needed and "classes" not in content["facts"]:
+        wrong = ["facts.classes"]
     if wrong:
         raise InputError(f"{path} is damaged, or was written by another program: {wrong[0]} in it is not what a run "
                          "writes there")
