@@ -164,6 +164,20 @@ def test_sound_stays_at_its_time_after_a_gap(tmp_path):
     assert [pitch(sound[k]) for k in (0, 1, 3, 4, 5)] == pytest.approx([200, 400, 800, 1000, 1200], abs=5)
 
 
+def test_sound_whose_channels_and_rate_change_goes_on(monkeypatch):
+    def tone(layout: str, rate: int) -> av.AudioFrame:
+        wave = (8000 * np.sin(2 * np.pi * 400 * np.arange(rate) / rate)).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(np.repeat(wave, 1 + (layout == "stereo"))[None], format="s16", layout=layout)
+        frame.sample_rate = rate
+        return frame
+
+    frames = [parts.Timed(0.0, tone("mono", 16000)), parts.Timed(1.0, tone("stereo", 48000))]
+    monkeypatch.setattr(parts, "decoded", lambda *_: iter(frames))
+    sound = parts.sound_between(Path("x"), 0.0, 2.0, 16000).reshape(2, 16000)
+    assert [pitch(half) for half in sound] == pytest.approx([400, 400], abs=2)
+    assert np.abs(sound).max(1) == pytest.approx([8000, 8000], abs=100)
+
+
 def test_a_video_ends_with_its_picture(tmp_path):
     for suffix in (".mkv", ".mp4"):
         video = make_video(tmp_path / f"v{suffix}", 3.0, longer=3.0)

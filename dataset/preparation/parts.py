@@ -184,12 +184,13 @@ def sound_between(path: Path, start: float, end: float, sample_rate: int) -> np.
     """int16 (N,), N = round((end - start) * sample_rate): channels averaged, resampled, each at its stated time;
     silence before the stream's beginning, in its gaps, after its end, and without one."""
     sound = np.zeros(round((end - start) * sample_rate), np.int16)
-    place, resampler = round(-start * sample_rate), None  # where in `sound` the next sample belongs
+    place, resampler, form = round(-start * sample_rate), None, None  # where in `sound` the next sample belongs
     for time, frame in decoded(path, "audio", start):
         stated = place if time is None else round((time - start) * sample_rate)
-        if resampler is None or abs(stated - place) > JITTER * sample_rate:
+        before, form = form, (frame.format.name, frame.layout.name, frame.sample_rate)  # changes in broadcasts
+        if form != before or abs(stated - place) > JITTER * sample_rate:
             if resampler:
-                put(sound, place, resampler.resample(None))  # what it still holds from before the gap
+                put(sound, place, resampler.resample(None))  # what it still holds from before
             resampler, place = av.AudioResampler(format="s16", layout="mono", rate=sample_rate), stated
         place = put(sound, place, resampler.resample(frame))
         if place >= len(sound):
