@@ -167,9 +167,11 @@ def test_a_run_without_some_files_is_not_resumed_without_others(train_argv, tmp_
 
 
 def test_other_validation_trials_have_another_digest(train_argv, tiny_voices):
-    first, again, other = (load(train_argv, tiny_voices, "--val_fraction", "0.5", "--random_seed", seed).facts["val_trials"]
-                           for seed in "001")
-    assert first == again != other and load(train_argv, tiny_voices).facts["val_trials"] is None
+    def digest(*more: str) -> dict | None:
+        return load(train_argv, tiny_voices, *more).facts["val_trials"]
+
+    first, again, other = (digest("--val_fraction", "0.5", "--random_seed", seed) for seed in "001")
+    assert first == again != other and digest() is None
 
 
 def test_an_evaluation_leaves_the_runs_files_alone_and_keeps_its_network(train_argv, tmp_path):
