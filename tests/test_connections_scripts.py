@@ -161,7 +161,7 @@ def vary(real: Path, folder: Path, split: str, seed: int) -> None:
         if weight.is_floating_point():
             weight *= torch.from_numpy(rng.uniform(0.8, 1.25, weight.shape[:1] or 1)).float().view(
                 -1, *[1] * (weight.dim() - 1))
-    save(folder / "best.pt", content)
+    save(folder / "best.pt", {**content, "epoch": BEST})
 
 
 def solve_head(folder: Path, inputs: Sequence[torch.Tensor]) -> None:
@@ -543,7 +543,8 @@ def probed(runs, tmp_path_factory) -> Probed:
         np.random.default_rng(8), ["accuracy", "accuracy_audio", "accuracy_visual"])})
     content = torch.load(again / "last.pt", weights_only=True)
     content["args"]["random_seed"] = 1
-    save(again / "best.pt", {name: content[name] for name in ("model", "args", "facts", "epoch")})
+    parts = {name: content[name] for name in ("model", "args", "facts")}
+    save(again / "best.pt", {**parts, "epoch": runs["plain"].result["best_epoch"]})
     fits, asked = [], []
     original = LogisticRegression.fit
 
