@@ -2,10 +2,11 @@
 
     python scripts/sweep.py --output runs/search --learning_rate 0.003 0.01 0.03 -- --val_fraction 0.2
     python scripts/best_settings.py runs/search                     # prints, for example: --learning_rate 0.01
-    python scripts/sweep.py --output runs/final --random_seed 0 1 2 3 4 $(python scripts/best_settings.py runs/search)
+    python scripts/sweep.py --output runs/final --random_seed 0 1 2 3 4 --learning_rate 0.01            # so that one
 
 Prints the settings in which the runs differ. Each run counts with the validation metric of its best epoch, never with
 its test metric; of equal runs the first in the table's order is taken. How good each was is printed to standard error.
+--skip_unfinished: runs without a result, such as those that diverged, are told and not chosen.
 Exit status: 0, or 2 when the runs cannot be compared: unfinished ones, none with --val_fraction, several data sets or
 seeds.
 """
@@ -26,6 +27,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("output", type=Path, help="--output of the sweep")
+    cli.add_boolean(parser, "--skip_unfinished", False, "choose among the runs that have a result")
     return parser
 
 
@@ -39,9 +41,12 @@ from utils.experiments.run_rows import unfinished_rows
 
 def main(argv: Sequence[str]) -> list[str]:
     """The flags. Raises InputError: runs that cannot be compared."""
-    output = get_args_parser().parse_args(argv).output
+    args = get_args_parser().parse_args(argv)
+    output = args.output
     runs, begun = comparison.read_runs(output), [str(row["run"]) for row in unfinished_rows(output)]
-    if begun:
+    if begun and args.skip_unfinished:
+        print(f"no result: {', '.join(begun)}", file=sys.stderr)
+    elif begun:
         raise InputError(f"{len(begun)} runs in {output} have no result yet: {first_few(begun)}. Start the sweep again "
                          "to continue them")
     for name in ("dataset", "random_seed"):

@@ -11,7 +11,7 @@
 #
 # Flags go to every run. Start the same command again to continue: finished runs are not repeated. The table is
 # <OUTPUT>/table.md, its runs are in <OUTPUT>/runs.csv, the searches in <OUTPUT>/search. Each row searches three settings:
-# its own parameter where it has one, else the learning rate.
+# its own parameter where it has one, else the learning rate. A setting that diverges is not chosen.
 set -euo pipefail
 here=$(dirname "$0")
 python=${PYTHON:-python} output=${OUTPUT:-runs/honest} seeds=${SEEDS:-0 1 2 3 4} workers=${WORKERS:-1}
@@ -71,12 +71,12 @@ for row in $rows; do
     fi
     describe "$row" "$first"
     sweep "$output/search/$row" "${DATA:+${DATA//\{random_seed\}/$first}}" --random_seed "$search_seed" "${what[@]}" \
-        "${axis[@]}"
+        "${axis[@]}" || echo "honest.sh: a setting of $row failed (see above): it is not chosen" >&2
     if [[ $dry_run == True ]]; then
         echo "# then $row with the setting that the validation clips chose, seeds $seeds"
         continue
     fi
-    chosen=$("$python" "$here/best_settings.py" "$output/search/$row")
+    chosen=$("$python" "$here/best_settings.py" "$output/search/$row" --skip_unfinished)
     echo "$row: $chosen"
     describe "$row" "{random_seed}"
     # shellcheck disable=SC2086  # seeds and chosen are words

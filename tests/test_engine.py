@@ -14,7 +14,7 @@ import utils.training.engine
 from models import MultimodalClassifier, contrastive_loss
 from utils.balancing import METHODS
 from utils.training import flags
-from utils.training.engine import OPTIMIZERS, Compute, Learner, evaluate, train_one_epoch
+from utils.training.engine import OPTIMIZERS, Compute, Learner, evaluate, takes_fused, train_one_epoch
 from utils.training.loading import EvaluationBatches, TrainBatches, make_loader
 from utils.training.train import class_norms
 
@@ -177,6 +177,15 @@ def test_each_optimizer_is_the_one_of_its_name_with_the_given_rate_and_decay(mod
 
 def test_optimizers_that_can_be_chosen_are_those_that_are_there():
     assert tuple(OPTIMIZERS) == flags.OPTIMIZERS
+
+
+@pytest.mark.parametrize(("device", "precision", "name", "expected"), [
+    ("cuda", torch.bfloat16, "ogm_ge", True), ("cuda", torch.float32, "none", True),
+    ("cpu", torch.float32, "none", False), ("cuda", torch.float16, "none", False),
+    ("cuda", torch.bfloat16, "mmpareto", False), ("cuda", torch.float32, "mla", False)])
+def test_the_fused_optimizer_is_for_plain_steps_without_a_loss_scaler(model, device, precision, name, expected):
+    compute = Compute(torch.device(device), precision, {})
+    assert takes_fused(compute, METHODS[name](model, **SETTINGS[name])) == expected
 
 
 @pytest.mark.parametrize("name", [name for name, kind in METHODS.items()

@@ -687,6 +687,14 @@ def test_the_table_has_the_selection_bonus_and_tells_folds_and_rows_of_fewer_run
     assert "Of fewer runs than other rows: concat, plain, ogm (2 of 3)." in text and "bonus: how much more" in text
 
 
+@pytest.mark.parametrize(("runs", "page"), [("grid_babble.csv", "benchmark.md")])
+def test_the_tables_of_a_page_come_out_of_its_csv(runs, page, capsys):
+    main(["--table_of", str(REPO / "docs" / "results" / runs)])
+    table, text = capsys.readouterr().out, (REPO / "docs" / page).read_text()
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) > 15 and [line for line in rows if line not in text.splitlines()] == []
+
+
 def test_a_csv_that_is_no_table_of_runs_is_refused(tmp_path):
     (tmp_path / "other.csv").write_text("clip,reason\na,b\n")
     with pytest.raises(InputError, match="has no column run, dataset"):
@@ -780,6 +788,15 @@ def test_a_value_may_name_the_seed_of_its_run(capsys, sweep):
                                                  "data/fold{random_seed}")]
     assert [f"--audio_pretrain a-seed{seed}/best.pt --data_root data/fold{seed} " in line
             for seed, line in zip((3, 5), lines, strict=True)] == [True, True]
+
+
+def test_a_run_that_diverged_is_not_chosen(search, tmp_path, capsys):
+    search("a", 0.003, 0.5, 0.9)
+    search("b", 0.01, 0.7, 0.1)
+    search("c", 0.03, 0.9, 0.1)
+    (tmp_path / "c" / "result.json").unlink()
+    assert best_settings.main([str(tmp_path), "--skip_unfinished"]) == ["--learning_rate", "0.01"]
+    assert "no result: c" in capsys.readouterr().err
 
 
 def test_a_search_on_test_clips_is_refused(finished_runs, tmp_path):

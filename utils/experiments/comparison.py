@@ -180,12 +180,12 @@ def difference_rows(differences: Sequence[tuple[str, Sequence[Difference | None]
 
 
 def baseline(group: Group, groups: Mapping[str, Group], names: Sequence[str]) -> Group:
-    """The group of the plain network from scratch, else of the one that starts as this group does; {} for neither. One
-    with another learning rate will do where it is the only one, as where a rate was searched for each."""
+    """The group of the plain network from scratch, else of the one that starts as this group does; {} for neither. Of
+    either, one with another learning rate will do if it is the only one, as where a rate was searched for each."""
     plain = baseline_of(next(iter(group.values())), groups)
     scratch = {**plain, **SCRATCH, **{name: None for name in plain if name.endswith("_pretrain")}}
-    for compared in (names, [name for name in names if name != "learning_rate"]):
-        for wanted in (scratch, plain):
+    for wanted in (scratch, plain):
+        for compared in (names, [name for name in names if name != "learning_rate"]):
             found = [other for other in groups.values()
                      if identity(next(iter(other.values())).settings, compared) == identity(wanted, compared)]
             if len(found) == 1:

@@ -26,8 +26,8 @@ class RunRow(NamedTuple):
 
 
 def csv_row(run: FinishedRun) -> dict[str, object]:
-    """What result.json holds without lists and nested values, but for the trials of the first list; and the settings
-    that are not in it, named as flags."""
+    """What result.json holds without lists and nested values, but for the trials of the first list; and the other
+    settings, named as flags."""
     plain = {name: value for name, value in run.result.items() if not isinstance(value, dict | list)}
     if "trials" in run.result:
         plain["trials"] = next(iter(run.result["trials"].values()))
@@ -35,8 +35,10 @@ def csv_row(run: FinishedRun) -> dict[str, object]:
 
 
 def flags(settings: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
-    return {f"--{name}": value for name, value in settings.items() if name not in NOT_COMPARED
-            and ALSO_CALLED.get(name, name) not in known and not isinstance(value, list)}
+    """But for lists, for what says where a run ran, and for those of RECORDED that are `known`."""
+    left_out = NOT_COMPARED | {name for name in RECORDED if ALSO_CALLED.get(name, name) in known}
+    return {f"--{name}": value for name, value in settings.items()
+            if name not in left_out and not isinstance(value, list)}
 
 
 def unfinished_rows(output: Path) -> list[dict[str, object]]:

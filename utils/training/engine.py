@@ -42,6 +42,14 @@ class Compute(NamedTuple):
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
 
+def takes_fused(compute: Compute, method: Method) -> bool:
+    """Whether the optimizer is PyTorch's fused one, the quickest on a GPU. It needs the gradients of every parameter in
+    every step, in the parameters' memory layout, which methods with a step of their own do not give; and where a
+    float16 loss scaler skips the first step, as it usually does, SGD's momentum would begin with whatever was in
+    memory (torch 2.11)."""
+    return compute.device.type == "cuda" and compute.precision != torch.float16 and not method.has_own_step()
+
+
 class Learner:
     """The network and everything that changes with it: saved and restored as one.
 
@@ -59,7 +67,7 @@ class Learner:
             distributed.broadcast_model(module)
         parallel = distributed.size() > 1 and not self.method.has_own_step()
         self.network = DistributedDataParallel(model) if parallel else model
-        fused = compute.device.type == "cuda"  # on a GPU the scaler then skips steps without asking the host
+        fused = takes_fused(compute, self.method)
         groups = [{"params": group} for group in self.method.parameter_groups(model)]
         self.optimizer = OPTIMIZERS[optimizer](groups, lr=learning_rate, weight_decay=weight_decay, fused=fused)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, lr_decay_step, lr_decay_ratio)
