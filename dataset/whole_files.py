@@ -93,7 +93,8 @@ def remove_leftovers(folder: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)  # another process may remove it too
         else:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # it may be another user's
+                path.unlink()
 
 
 def is_running(process: int) -> bool:

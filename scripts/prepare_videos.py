@@ -66,7 +66,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fps", type=cli.number(int, 1, 1000), default=1, help="frames per second of video")
     parser.add_argument("--test_fraction", type=cli.number(float, 0, 1, exclusive=True), default=0.2,
                         help="test part of the clips of each class (with --group: of the clips), if no split is given")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the split")
+    parser.add_argument("--seed", type=cli.number(int, 0), default=0, help="random seed of the split")
     parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=os.cpu_count(),
                         help="clips decoded in parallel")
     return parser

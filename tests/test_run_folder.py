@@ -241,6 +241,17 @@ def test_a_file_in_place_of_the_folder_is_named(train_argv, tmp_path):
     assert (tmp_path / "run").read_text() == "mine"
 
 
+def test_a_resume_on_another_device_is_noted(copied_runs, capsys):
+    folder = copied_runs["plain"]
+    main(["--resume", str(folder)])
+    assert "was written on" not in capsys.readouterr().out
+    content = checkpoint.load(folder / "last.pt")
+    content["facts"] |= {"device": "a card", "precision": "bfloat16"}
+    checkpoint.save(folder / "last.pt", content)
+    main(["--resume", str(folder)])
+    assert "last.pt was written on a card in bfloat16, this is cpu" in capsys.readouterr().out
+
+
 def test_a_resume_by_another_number_of_processes_is_noted(copied_runs, capsys):
     folder = copied_runs["plain"]
     content = checkpoint.load(folder / "last.pt")

@@ -82,7 +82,8 @@ def read_export(folder: Path) -> dict:
     from safetensors.torch import load_file
 
     config = read_json(folder / CONFIG, "export the run again")
-    if config.get("format") != FORMAT or not all(isinstance(config.get(part), dict) for part in ("args", "facts")):
+    parts = {name: config.get(name) for name in ("args", "facts")}
+    if config.get("format") != FORMAT or checkpoint.wrong_parts(parts, parts) or "classes" not in parts["facts"]:
         raise InputError(f"{folder / CONFIG} is not of scripts/export.py, or of another version of it: export again")
     check_is_media(folder / WEIGHTS)
     try:

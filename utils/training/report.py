@@ -63,6 +63,10 @@ def result(settings: Mapping[str, object], last: Mapping[str, float], best_epoch
             "command": settings["command"]}
 
 
+def whole_epochs(count: int) -> str:
+    return f"{count} whole epoch{'s' * (count != 1)}"
+
+
 def time_left(seconds: float, done: int, epochs: int) -> str:
     """`, 1:20:05 left` after `done` of `epochs` took so many seconds; "" before the first has ended."""
     return f", {timedelta(seconds=round(seconds / done * (epochs - done)))} left" if done else ""
@@ -81,6 +85,11 @@ def git_commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() + ("+changes" if changed.stdout else "")
+
+
+def described(device: torch.device, precision: torch.dtype) -> dict[str, str]:
+    """What computes, and how: facts of a run."""
+    return {"device": device_name(device), "precision": str(precision).removeprefix("torch.")}
 
 
 def device_name(device: torch.device) -> str:

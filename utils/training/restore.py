@@ -12,6 +12,7 @@ from utils import distributed
 from utils.distributed import print_once
 from utils.training import checkpoint
 from utils.training.engine import PARTS, Learner
+from utils.training.report import described
 from utils.training.same_data import Clips, check_same_data, note_other_order
 
 IN_LAST_PT = (*PARTS, "history", "class_norms", "iterations", "wall_seconds", "facts", "epoch")
@@ -25,6 +26,7 @@ def restore(path: Path, learner: Learner, facts: Mapping[str, object], clips: Cl
     check_same_data(saved, clips, facts, path, "start a new run with --train")
     note_other_order(saved, clips, path)
     note_other_processes(saved["facts"], path)
+    note_other_machine(saved["facts"], learner, path)
     checkpoint.load_model(learner.model, saved, path)
     wrong = [*wrong_history(saved, learner.model, metrics), *wrong_state(saved, learner)]
     if wrong:
@@ -39,6 +41,14 @@ def note_other_processes(facts: Mapping[str, object], path: Path) -> None:
     if before != distributed.size():
         print_once(f"note: {path} was written by a run of {before} processes, now there are {distributed.size()}: "
                    "results will differ a little from those of an uninterrupted run")
+
+
+def note_other_machine(facts: Mapping[str, object], learner: Learner, path: Path) -> None:
+    now = described(learner.compute.device, learner.compute.precision)
+    before = {name: facts.get(name, value) for name, value in now.items()}
+    if before != now:
+        print_once(f"note: {path} was written on {before['device']} in {before['precision']}, this is {now['device']} "
+                   f"in {now['precision']}: results will differ a little from those of an uninterrupted run")
 
 
 def wrong_history(saved: Mapping, model: MultimodalClassifier, metrics: Sequence[str]) -> list[str]:

@@ -94,13 +94,13 @@ def carry_out(task: Task, learner: Learner, run: Run, resume: bool, epochs: int,
         return run.finish(task.final(run))
     except (KeyboardInterrupt, SystemExit):
         if (run.folder / "last.pt").is_file():
-            print_once(f"\nstopped after {len(run.history)} whole epochs; continue with --resume {run.folder}")
+            print_once(f"\nstopped after {report.whole_epochs(len(run.history))}; continue with --resume {run.folder}")
         raise
     except DiskError as error:
         if not (run.folder / "last.pt").is_file():
             raise DiskError(f"{error}. Nothing of the run is kept: make room, then start it again") from error
-        raise DiskError(f"{error}. {run.folder / 'last.pt'} holds the {run.saved_epochs} whole epochs before: make "
-                        f"room, then continue with --resume {run.folder}") from error
+        raise DiskError(f"{error}. {run.folder / 'last.pt'} holds {report.whole_epochs(run.saved_epochs)} of the "
+                        f"run: make room, then continue with --resume {run.folder}") from error
     finally:
         run.events.close()  # or its thread writes on
 
@@ -146,12 +146,10 @@ def open_run(task: Task, learner: Learner, folder: Path, resume: bool, events_fo
     "teachers": {modality: where its weights come from}}"""
     metrics = [f"{task.split}_{name}" for name in task.shown.values()]
     saved = restore(folder / "last.pt", learner, task.facts, task.clips, metrics) if resume else None
-    device = task.compute.device
     if saved:
         origins = {"pretrained": {}, **{name: saved["facts"][name] for name in ORIGINS if name in saved["facts"]}}
     facts = {**task.facts, "modalities": list(learner.model.modalities), **origins,
-             "device": report.device_name(device), "processes": distributed.size(),
-             "precision": str(task.compute.precision).removeprefix("torch.")}
+             **report.described(task.compute.device, task.compute.precision), "processes": distributed.size()}
     run = Run(folder, settings, facts, learner.model.modalities, task.split, task.shown, task.higher_is_better,
               events_folder, task.clips, saved)
     told = ", ".join(f"{name} {value}" for name, value in run.facts.items()
