@@ -20,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset.errors import InputError, first_few
+from dataset.whole_files import read_json
 from utils import cli
 
 
@@ -36,14 +37,16 @@ if __name__ == "__main__":
 
 from utils.experiments import comparison
 from utils.experiments.finished_run import FinishedRun
-from utils.experiments.run_rows import unfinished_rows
+from utils.experiments.run_rows import RunRow, unfinished_rows
 
 
 def main(argv: Sequence[str]) -> list[str]:
     """The flags. Raises InputError: runs that cannot be compared."""
     args = get_args_parser().parse_args(argv)
     output = args.output
-    runs, begun = comparison.read_runs(output), [str(row["run"]) for row in unfinished_rows(output)]
+    runs, rows = comparison.read_runs(output), unfinished_rows(output)
+    begun = [str(row["run"]) for row in rows]
+    others = [read_json(output / name / "args.json") for name in begun]
     if begun and args.skip_unfinished:
         print(f"no result: {', '.join(begun)}", file=sys.stderr)
     elif begun:
@@ -60,7 +63,8 @@ def main(argv: Sequence[str]) -> list[str]:
     for name, score in scores.items():
         print(f"{name}: {100 * score:.2f} % on validation clips{' (chosen)' if name == best.name else ''}",
               file=sys.stderr)
-    flags = [word for name in comparison.varying(runs) for word in (f"--{name}", str(best.settings[name]))]
+    names = comparison.varying([*runs, *(RunRow("", settings, {}, []) for settings in others)])
+    flags = [word for name in names for word in (f"--{name}", str(best.settings[name]))]
     print(shlex.join(flags))
     return flags
 

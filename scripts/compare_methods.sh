@@ -29,6 +29,16 @@ sweep() {
     [[ $status -eq 0 ]] || failed=2
 }
 
+# alone MODALITY SEED: the best weights of this encoder alone
+alone() {
+    local file found=()
+    for file in "$output"/*-"$1"-plain*-seed"$2"/best.pt; do
+        [[ $file == *_pretrain* || $file == *_teacher* ]] || found+=("$file")  # a further axis is in its name
+    done
+    ((${#found[@]} < 2)) || fail "several runs of the $1 encoder alone, with seed $2: ${found[*]}"
+    echo "${found[0]:-$output/*-$1-plain*-seed$2/best.pt}"
+}
+
 # Joint training as it is and with MMCosine, and each encoder alone with their ensemble
 sweep --random_seed $seeds --mmcosine False True "$@"
 sweep --random_seed $seeds --mmcosine False --modality $modalities ensemble "$@"
@@ -38,9 +48,9 @@ sweep --random_seed $seeds --mmcosine False --modality $modalities ensemble "$@"
 for seed in $seeds; do
     pretrained=() teachers=()
     for modality in $modalities; do
-        files=("$output"/*-"$modality"-plain*-seed"$seed"/best.pt)  # a further axis is in its name
-        pretrained+=("--${modality}_pretrain" "${files[0]}")
-        teachers+=("--${modality}_teacher" "${files[0]}")
+        file=$(alone "$modality" "$seed")
+        pretrained+=("--${modality}_pretrain" "$file")
+        teachers+=("--${modality}_teacher" "$file")
     done
     sweep --random_seed "$seed" --mmcosine False --freeze_encoders False True "${pretrained[@]}" "$@"
     sweep --random_seed "$seed" --mmcosine False True --modulation umt "${teachers[@]}" "$@"

@@ -58,7 +58,8 @@ the training data may restrict the use of weights that were made from it.
 CLASSIFIES = "The model knows the classes it was trained on and answers every video with one of them."
 VERIFIES = "The model compares two videos of one speaker each; its scores are no probabilities."
 METRICS = ("accuracy", "eer", "min_dcf")
-OF_THE_MACHINE = ("data_root", "ckpt_path", "tensorboard_path", "resume", "gpu_ids", "cache", "scores_path", "run_name")
+OF_THE_MACHINE = ("data_root", "ckpt_path", "tensorboard_path", "resume", "gpu_ids", "cache", "scores_path", "run_name",
+                  "device", "trials")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -71,15 +72,19 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def portable(settings: Mapping[str, object]) -> dict[str, object]:
     """The flags without those that say where the run was made, in the command too."""
-    kept = {name: value for name, value in settings.items() if name not in OF_THE_MACHINE and value is not None}
+    kept = {name: value for name, value in settings.items() if not is_of_machine(name) and value is not None}
     return {**kept, "command": portable_command(settings["command"])}
+
+
+def is_of_machine(flag: str) -> bool:
+    return flag in OF_THE_MACHINE or flag.endswith(experiment.CHECKPOINTS)
 
 
 def portable_command(command: str) -> str:
     kept, leaves_out = [], False
     for word in shlex.split(command):
         if word.startswith("--"):
-            leaves_out = word.removeprefix("--").partition("=")[0] in OF_THE_MACHINE
+            leaves_out = is_of_machine(word.removeprefix("--").partition("=")[0])
         if not leaves_out:
             kept.append(word)
     return shlex.join(kept)

@@ -27,6 +27,24 @@ fail() { echo "honest.sh: error: $1" >&2; exit 2; }
 [[ " $* " != *" --random_seed"* ]] || fail "name the seeds with SEEDS=\"0 1 2\" scripts/honest.sh"
 [[ " $seeds " != *" $search_seed "* ]] || fail "the search has the seed $search_seed: leave it out of SEEDS, which are to be fresh"
 
+failed=0  # what fails is told and ends no other row; Ctrl-C ends all
+attempt() {
+    local status=0
+    "$@" || status=$?
+    [[ $status -lt 128 ]] || exit $status
+    [[ $status -eq 0 ]] || failed=2
+}
+
+# alone MODALITY SEED: the run of this encoder alone
+alone() {
+    local folder found=()
+    for folder in "$output"/*-"$1"-plain*-seed"$2"; do
+        [[ ${folder##*/} == *_pretrain* || ${folder##*/} == *_teacher* ]] || found+=("$folder")
+    done
+    ((${#found[@]} < 2)) || fail "several runs of the $1 encoder alone, with seed $2: ${found[*]}"
+    echo "${found[0]:-$output/*-$1-plain*-seed$2}"
+}
+
 # sweep OUTPUT DATA ARGUMENTS
 sweep() {
     local folder=$1 data=$2
@@ -52,8 +70,8 @@ describe() {
             what=(--mmcosine True --modulation ogm_ge) axis=(--learning_rate "$usual" --scaling 5 10 20) ;;
         finetuned)
             for modality in $modalities; do
-                files=("$output"/*-"$modality"-plain*-seed"$first"/best.pt)
-                what+=(--"${modality}"_pretrain "${files[0]/%-seed$first\/best.pt/-seed$2\/best.pt}")
+                encoder=$(alone "$modality" "$first")
+                what+=(--"${modality}"_pretrain "${encoder/%-seed$first/-seed$2}/best.pt")
             done ;;
         *)
             [[ " $modalities " == *" $1 "* ]] || fail "there is no row $1: see the names in scripts/honest.sh"
@@ -70,32 +88,36 @@ for row in $rows; do
         continue  # of the encoders alone, below
     fi
     describe "$row" "$first"
-    sweep "$output/search/$row" "${DATA:+${DATA//\{random_seed\}/$first}}" --random_seed "$search_seed" "${what[@]}" \
-        "${axis[@]}" || echo "honest.sh: a setting of $row failed (see above): it is not chosen" >&2
+    attempt sweep "$output/search/$row" "${DATA:+${DATA//\{random_seed\}/$first}}" --random_seed "$search_seed" "${what[@]}" \
+        "${axis[@]}"
     if [[ $dry_run == True ]]; then
         echo "# then $row with the setting that the validation clips chose, seeds $seeds"
         continue
     fi
-    chosen=$("$python" "$here/best_settings.py" "$output/search/$row" --skip_unfinished)
+    if ! chosen=$("$python" "$here/best_settings.py" "$output/search/$row" --skip_unfinished); then
+        failed=2
+        continue
+    fi
     echo "$row: $chosen"
     describe "$row" "{random_seed}"
     # shellcheck disable=SC2086  # seeds and chosen are words
-    sweep "$output" "${DATA:-}" --random_seed $seeds "${what[@]}" "${axis[@]}" $chosen
+    attempt sweep "$output" "${DATA:-}" --random_seed $seeds "${what[@]}" "${axis[@]}" $chosen
 done
 
 if [[ " $rows " == *" ensemble "* ]]; then
     for seed in $seeds; do
-        alone=()
+        encoders=()
         for modality in $modalities; do
-            files=("$output"/*-"$modality"-plain*-seed"$seed")
-            alone+=("${files[0]}")
+            encoder=$(alone "$modality" "$seed")
+            encoders+=("$encoder")
         done
         made=$output/ensemble-seed$seed
         if [[ $dry_run == True ]]; then
             echo "# then $python $here/ensemble.py of the encoders alone, seed $seed"
         elif [[ ! -f $made/result.json ]]; then
-            "$python" "$here/ensemble.py" "${alone[@]}" --output "$made"
+            attempt "$python" "$here/ensemble.py" "${encoders[@]}" --output "$made"
         fi
     done
 fi
-[[ $dry_run == True ]] || "$python" "$here/sweep.py" --script "$script" --output "$output" --report_only
+[[ $dry_run == True ]] || attempt "$python" "$here/sweep.py" --script "$script" --output "$output" --report_only
+exit $failed

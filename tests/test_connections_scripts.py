@@ -945,7 +945,8 @@ def test_runs_csv_has_every_figure_of_every_finished_run_under_its_name(tables):
         for name, cell in row.items():
             value = settings.get(name[2:]) if name.startswith("--") else plain.get(name)
             if name not in ("run", "modalities") and not (name.startswith("--") and not cell):
-                assert cell == ("" if value is None else str(value)), name
+                nothing = "None" if name.startswith("--") else ""
+                assert cell == (nothing if value is None else str(value)), name
         assert plain.keys() <= row.keys()
         assert {name for name in plain if row[name] == ""} == {name for name in plain if plain[name] is None}
     rows = [row for row in rows if row["modalities"]]

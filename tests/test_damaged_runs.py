@@ -1,5 +1,6 @@
 """Damaged or foreign files of our own: one sentence that names the file, whatever is wrong with it."""
 
+import importlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,8 @@ from scripts import prepare_ssw60, prepare_voxceleb
 from scripts.analyse import main as analyse
 from scripts.probe import main as probe
 from scripts.sweep import main as sweep
-from utils.training import checkpoint
+from utils.experiments.finished_run import NEEDED_SETTINGS, check_kinds
+from utils.training import checkpoint, options
 from utils.training.engine import Learner
 from utils.training.restore import restore
 
@@ -99,6 +101,16 @@ def test_a_last_pt_with_parts_of_another_kind_is_refused_by_name(resumed, tmp_pa
 def test_an_optimizer_of_other_settings_is_refused(resumed, place, value):
     with pytest.raises(InputError, match="the state of the optimizer"):
         resumed(place, value)
+
+
+def test_a_state_of_another_device_is_resumed(resumed):
+    resumed("optimizer.param_groups.0.fused", True)
+
+
+@pytest.mark.parametrize("script", ["main_CD", "main_SSW", "main_UCF", "main_Vox"])
+def test_the_settings_of_every_script_are_of_a_runs_kinds(script):
+    module = importlib.import_module(script)
+    check_kinds(options.settings(module.parse(["--train"])), Path("args.json"), NEEDED_SETTINGS)
 
 
 def test_the_undamaged_last_pt_is_resumed(resumed):

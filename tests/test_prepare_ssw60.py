@@ -19,6 +19,7 @@ from test_prepare import failures, levels, run_command, write_video, write_wav
 
 from dataset.errors import InputError
 from dataset.files import read_audio
+from dataset.whole_files import machine
 from scripts import prepare_ssw60
 
 TABLES = ("video_ml", "audio_ml", "images_inat", "images_nabirds")
@@ -156,7 +157,7 @@ def test_a_second_run_does_only_what_is_not_there(root):
     made = [path for path in root.glob("*-*/**/*") if path.is_file()]
     times = {path: path.stat().st_mtime_ns for path in made}
     (root / "video_ml-16000Hz/test2.wav").write_bytes(b"")  # as after a power failure
-    (root / "video_ml-1fps/.4711.half").mkdir()
+    (root / f"video_ml-1fps/.999999999-{machine()}.half").mkdir()
     (root / "video_ml/train2.mp4").unlink()  # no longer needed
     prepare(root)
     assert read_audio(root / "video_ml-16000Hz/test2.wav", 16000).size > 16000

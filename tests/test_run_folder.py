@@ -141,7 +141,7 @@ def test_a_run_that_lost_its_last_pt_keeps_its_folder(train_argv, tmp_path, monk
 
 
 @pytest.mark.parametrize(("name", "text"), [("args.json", "{}"), ("args.json", '{"theme": "mine"}'),
-                                            ("train.log", "my notes")])
+                                            ("train.log", "my notes"), ("events.out.tfevents.1.mine", "x")])
 def test_files_of_something_else_are_no_start(train_argv, tmp_path, name, text):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / name).write_text(text)

@@ -142,6 +142,7 @@ def submitted(tmp_path: Path, step: str, told: str, *flags: str) -> tuple[subpro
     ({}, "--mmcosine True", "new", True),
     ({"args.json": 9}, "--mmcosine True", "new", False),  # it was killed before its first last.pt
     ({"thesis.doc": 9}, "--mmcosine True", "new", True),
+    ({"args.json": 9, "best.pt": 9, "result.json": 9}, "--epochs 20", "new", True),  # its last.pt was removed
     ({"args.json": 9, "last.pt": 9}, "--scaling 20", "resumed", True),  # the entry script refuses what cannot change
     ({"args.json": 9, "last.pt": 9, "result.json": 9}, "--scaling 20", "", True),
     ({"args.json": 9, "last.pt": 9, "result.json": 9}, "--epochs 5 --epochs 9", "", True),

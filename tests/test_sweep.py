@@ -283,7 +283,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(sweep, out):
     folder = out / "fake-concat-plain-seed0"
     folder.mkdir(parents=True)
     (folder / ".77-0123abcd.args.json").touch()
-    (folder / "events.out.tfevents.1").touch()
+    (folder / "train.log").touch()
     assert len(sweep()) == 1
     assert not (folder / ".77-0123abcd.args.json").exists()
 
@@ -629,6 +629,27 @@ def test_the_comparison_of_methods_has_every_method_and_every_plain_row(tmp_path
     assert sum("scripts/ensemble.py" in line for line in lines) == 2
     refused = subprocess.run([*command[:1], "--random_seed", "1"], cwd=REPO, env=env, capture_output=True, text=True)
     assert refused.returncode == 2 and 'SEEDS="0 1 2"' in refused.stderr
+
+
+def test_recipes_take_the_encoder_alone_and_no_network_that_started_from_it(tmp_path):
+    told, python = tmp_path / "argv", tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {told}\n")
+    python.chmod(0o755)
+    started = "x-concat-plain-audio_pretrainx-audio-plain-seed3-visual_pretrainx-visual-plain-seed3-seed3"
+    for name in ("x-visual-plain-seed3", "x-audio-plain-seed3", started, started.replace("_pretrain", "_teacher")):
+        (tmp_path / "out" / name).mkdir(parents=True)
+        (tmp_path / "out" / name / "best.pt").touch()
+    env = {**os.environ, "PYTHON": str(python), "SEEDS": "3", "OUTPUT": str(tmp_path / "out"),
+           "ROWS": "finetuned ensemble"}
+    for script in ("compare_methods.sh", "honest.sh"):
+        subprocess.run([f"scripts/{script}"], cwd=REPO, env=env, check=True, capture_output=True)
+        text, alone = told.read_text(), tmp_path / "out" / "x-visual-plain-seed3"
+        assert f"--visual_pretrain {alone}/best.pt" in text
+        told.unlink()
+    assert f"ensemble.py {tmp_path}/out/x-audio-plain-seed3 {alone} --output" in text
+    (tmp_path / "out" / "x-visual-plain-learning_rate0.1-seed3").mkdir()
+    refused = subprocess.run(["scripts/honest.sh"], cwd=REPO, env=env, capture_output=True, text=True)
+    assert refused.returncode == 2 and "several runs of the visual encoder alone" in refused.stderr
 
 
 def test_a_recipe_runs_as_it_stands():

@@ -23,8 +23,8 @@ def prepare_clip(name: str, sources: Mapping[str, Source], root: Path, fps: int)
     note = made_from(source)
     if is_finished(wav, frames, note):
         return
-    prep.remove_folder(frames)  # before the sound is replaced: frames with this note have their own sound
     part = read_part(source.video, source.start, source.end, sample_rate=SAMPLE_RATE, fps=fps)
+    prep.remove_folder(frames)  # before the sound is replaced: frames with this note have their own sound
     prep.write_sound(wav, part.sound, SAMPLE_RATE)
     prep.write_frames(frames, part.frames, JPEG_QUALITY, {NOTE: note})
 
@@ -33,7 +33,7 @@ def made_from(source: Source) -> dict[str, object]:
     """The part of a video, and what tells the video from a changed one. Raises InputError: missing, empty."""
     check_is_media(source.video)
     there = source.video.stat()
-    return {"video": str(source.video.absolute()), "bytes": there.st_size, "modified_ns": there.st_mtime_ns,
+    return {"video": source.video.name, "bytes": there.st_size, "modified_ns": there.st_mtime_ns,
             "start": source.start, "end": source.end}
 
 

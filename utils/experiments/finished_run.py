@@ -33,7 +33,7 @@ KINDS = {name: kind for names, kind in {
     ("script", "command", "selection", "git_commit", "tensorboard_path", "test_list"): str | None,
     ("mmcosine", "demo"): bool, ("random_seed", "seed", "epochs", "best_epoch", "n_test"): int,
     ("scaling", "lam", "epoch_seconds"): float | int, ("classes", "modalities", "parts"): list[str],
-    ("pretrained", "teachers"): dict, ("trials",): dict[str, int]}.items() for name in names}
+    ("pretrained", "teachers"): dict, ("trials",): dict[str, int] | list[str]}.items() for name in names}
 METRICS = ("accuracy", "eer", "min_dcf", "last_", "loss", "logit", "best_test_", "selection_bonus")  # begin with these
 NEEDED_RESULTS = ("classes", "best_epoch", "seed", "mmcosine", "dataset")  # to open data and network again
 NEEDED_SETTINGS = ("dataset", "modality", "fusion_method", "modulation", "lam", "mmcosine", "scaling", "random_seed")

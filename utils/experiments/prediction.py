@@ -45,8 +45,8 @@ class Prediction(NamedTuple):
 
     def top(self, of: str, count: int = 5) -> list[tuple[str, float]]:
         """The most probable classes with their probabilities."""
-        probabilities = self.probabilities(of)
-        return [(self.classes[index], float(probabilities[index])) for index in np.argsort(-probabilities)[:count]]
+        probabilities, order = self.probabilities(of), np.argsort(-self.logits[of], kind="stable")
+        return [(self.classes[index], float(probabilities[index])) for index in order[:count]]
 
     def contributions(self) -> dict[str, float]:
         """{modality: its logit of the class that wins}: they add up to the winning logit."""

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from dataset.errors import InputError
 from dataset.whole_files import read_json
-from utils.experiments.finished_run import FinishedRun
+from utils.experiments.finished_run import FinishedRun, check_kinds
 from utils.training.experiment import NOT_COMPARED, RECORDED
 from utils.training.run import is_finished
 
 ALSO_CALLED = {"fusion_method": "fusion", "random_seed": "seed"}  # {setting: its name in result.json}
 NEEDED = ("run", "dataset", "modality", "mmcosine", "scaling", "seed", "modalities")
-TRUTH = {"": None, "True": True, "False": False}
+NOTHING = "None"  # a setting without a value; that of a run which does not have it is an empty cell
+WORDS = {NOTHING: None, "True": True, "False": False}
 
 
 class RunRow(NamedTuple):
@@ -37,7 +38,7 @@ def csv_row(run: FinishedRun) -> dict[str, object]:
 def flags(settings: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
     """But for lists, for what says where a run ran, and for those of RECORDED that are `known`."""
     left_out = NOT_COMPARED | {name for name in RECORDED if ALSO_CALLED.get(name, name) in known}
-    return {f"--{name}": value for name, value in settings.items()
+    return {f"--{name}": NOTHING if value is None else value for name, value in settings.items()
             if name not in left_out and not isinstance(value, list)}
 
 
@@ -58,24 +59,25 @@ def read_csv(path: Path) -> tuple[list[RunRow], list[str]]:
     missing = [name for name in NEEDED if name not in (rows[0] if rows else ())]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)}: name the runs.csv of a sweep")
-    return [row_of(cells) for cells in rows if cells["modalities"]], [cells["run"] for cells in rows
-                                                                      if not cells["modalities"]]
+    return ([row_of(cells, path) for cells in rows if cells["modalities"]],
+            [cells["run"] for cells in rows if not cells["modalities"]])
 
 
-def row_of(cells: Mapping[str, str]) -> RunRow:
-    values = {name: value_of(cell) for name, cell in cells.items()}
+def row_of(cells: Mapping[str, str], path: Path) -> RunRow:
+    """Of a row of the file `path`. Raises InputError: a value of another kind than a run's."""
+    values = {name: value_of(cell) for name, cell in cells.items() if name and cell}
     settings = {name.removeprefix("--"): value for name, value in values.items() if name.startswith("--")}
-    settings |= {name: values[other] for name in RECORDED
-                 if values.get(other := ALSO_CALLED.get(name, name)) is not None}
-    result = {name: value for name, value in values.items() if value is not None and not name.startswith("--")}
-    modalities = cells["modalities"].split("+")
-    return RunRow(cells["run"], settings, {**result, "modalities": modalities}, modalities)
+    settings |= {name: values[other] for name in RECORDED if (other := ALSO_CALLED.get(name, name)) in values}
+    result = {name: value for name, value in values.items() if not name.startswith("--")}
+    result["modalities"] = cells["modalities"].split("+")
+    check_kinds({name: value for name, value in result.items() if name != "trials"}, path, ())  # here their number
+    return RunRow(cells["run"], settings, result, result["modalities"])
 
 
 def value_of(cell: str) -> object:
-    """`True` -> True, `3` -> 3, `0.5` -> 0.5, nothing -> None; anything else is text."""
-    if cell in TRUTH:
-        return TRUTH[cell]
+    """`True` -> True, `3` -> 3, `0.5` -> 0.5, `None` -> None; anything else is text."""
+    if cell in WORDS:
+        return WORDS[cell]
     for kind in (int, float):
         try:
             return kind(cell)

@@ -95,12 +95,13 @@ def fits_optimizer(saved: Mapping, scheduler: Mapping, learner: Learner) -> bool
     for mine, theirs in zip(own, groups, strict=True):
         if not isinstance(theirs, dict) or not is_number(theirs.get("lr")):
             return False
-        if {**mine, **theirs, "lr": 0} != {**mine, "lr": 0}:
+        how = dict.fromkeys(("lr", "fused", "foreach"))  # these two may differ between devices
+        if {**mine, **theirs, **how} != {**mine, **how}:
             return False
     rates = [group["lr"] for group in groups]
     if scheduler.get("_last_lr", rates) != rates:
         return False
-    if scheduler.get("last_epoch") and not states:
+    if scheduler.get("last_epoch") and not states and not learner.scaler.is_enabled():  # which may have skipped all
         return False
     shapes = dict(enumerate(x.shape for group in learner.optimizer.param_groups for x in group["params"]))
     return all(number in shapes and isinstance(state, dict) and all(

@@ -92,10 +92,10 @@ def others(folder: Path) -> list[str]:
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether args.json is a run's; before it is written, the log is empty."""
+    """Whether args.json is a run's; before it is written, there are no events and the log is empty."""
     path, log = folder / "args.json", folder / LOG
     if not path.exists():
-        return not log.exists() or log.stat().st_size == 0
+        return not any(folder.glob("events.out.tfevents.*")) and (not log.exists() or log.stat().st_size == 0)
     try:
         return read_json(path).keys() >= IN_ARGS
     except InputError:
