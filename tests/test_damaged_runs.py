@@ -103,8 +103,11 @@ def test_an_optimizer_of_other_settings_is_refused(resumed, place, value):
         resumed(place, value)
 
 
-def test_a_state_of_another_device_is_resumed(resumed):
+def test_a_state_of_another_device_is_resumed_and_computes_as_this_device_does(resumed, monkeypatch):
+    learners, load = [], Learner.load_state_dict
+    monkeypatch.setattr(Learner, "load_state_dict", lambda self, state: learners.append(self) or load(self, state))
     resumed("optimizer.param_groups.0.fused", True)
+    assert not learners[0].optimizer.param_groups[0]["fused"]
 
 
 @pytest.mark.parametrize("script", ["main_CD", "main_SSW", "main_UCF", "main_Vox"])

@@ -275,6 +275,11 @@ def test_a_second_start_decodes_only_what_has_changed(folders, tmp_path, monkeyp
     make_video(folders / "a" / "clip 0.mp4", 0.8, shade=9)
     main(argv)
     assert [path.name for path in read] == ["clip 0.mp4"]
+    (folders / "a" / "clip 0.mp4").write_bytes(b"half a download")
+    before = frame_of(tmp_path / "mine", "a/clip 0")
+    with pytest.raises(InputError, match="1 clips cannot be used"):
+        main(argv)
+    assert frame_of(tmp_path / "mine", "a/clip 0") == before
     with pytest.raises(InputError, match=r"prepared with .*'fps': 1.*not with .*'fps': 3"):
         main([*argv, "--fps", "3"])
 

@@ -818,6 +818,22 @@ def test_a_run_that_diverged_is_not_chosen(search, tmp_path, capsys):
     (tmp_path / "c" / "result.json").unlink()
     assert best_settings.main([str(tmp_path), "--skip_unfinished"]) == ["--learning_rate", "0.01"]
     assert "no result: c" in capsys.readouterr().err
+    (tmp_path / "b" / "result.json").unlink()  # the others' settings say what was searched
+    assert best_settings.main([str(tmp_path), "--skip_unfinished"]) == ["--learning_rate", "0.003"]
+
+
+@pytest.mark.parametrize(("status", "goes_on"), [(2, True), (130, False)])
+def test_a_failed_setting_ends_no_other_row_of_the_honest_comparison_and_ctrl_c_ends_all(tmp_path, status, goes_on):
+    told, python = tmp_path / "argv", tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {told}\ncase \"$*\" in *search/joint*) case $1 in "
+                      f"*sweep.py) exit {status} ;; esac ;; esac\n")
+    python.chmod(0o755)
+    env = {**os.environ, "PYTHON": str(python), "OUTPUT": str(tmp_path / "out"), "ROWS": "joint mmcosine"}
+    ended = subprocess.run(["scripts/honest.sh"], cwd=REPO, env=env, capture_output=True)
+    lines = told.read_text().splitlines()
+    assert ended.returncode == status and any("search/mmcosine" in line for line in lines) == goes_on
+    chosen = [line for line in lines if "best_settings.py" in line]
+    assert len(chosen) == 2 * goes_on and all(line.endswith(" --skip_unfinished") for line in chosen)
 
 
 def test_a_search_on_test_clips_is_refused(finished_runs, tmp_path):

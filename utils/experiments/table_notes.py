@@ -16,8 +16,8 @@ paired t test, corrected for the number of rows by Holm's method: chance alone p
 most one table of twenty.
 Networks are compared with the plain network of the same modalities (from scratch, if there is one), encoders alone and
 their ensemble with that of all modalities, or of the most that there are runs of; with one of another learning rate
-where that is the only one. The intervals cover the noise of
-seeds, not that of the choice of test data or of the machine. {more}
+where that is the only one. The intervals cover the noise of seeds, not that of the choice of test data or of the
+machine. {more}
 
 Epoch: {chosen}. Commits: {commits}."""
 BONUS = ("best test epoch: what choosing the epoch on the test set would have reported; bonus: how much more that is "

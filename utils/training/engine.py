@@ -162,8 +162,11 @@ class Learner:
         return {name: getattr(self, name).state_dict() for name in PARTS}
 
     def load_state_dict(self, state: Mapping) -> None:
+        own = [{name: group[name] for name in ("fused", "foreach")} for group in self.optimizer.param_groups]
         for name in PARTS:
             getattr(self, name).load_state_dict(state[name])
+        for group, how in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(how)  # how it computes is this device's and precision's, not those of the file
 
 
 def joined(outputs: Sequence[ClassifierOutput]) -> ClassifierOutput:
