@@ -737,7 +737,7 @@ MUTANTS: Sequence[Mutant] = [
            "(s - self.means)",
            "AGM compares with the last step instead of the mean of all."),
     Mutant("agm-coefficients-unused", "utils/balancing/agm.py",
-           "(kappa * phi + (1 - kappa) * phi.detach()).sum(0)",
+           "(phi.detach() + kappa * (phi - phi.detach())).sum(0)",
            "phi.sum(0)",
            "AGM computes its coefficients and does not use them."),
     Mutant("agm-means-before", "utils/balancing/agm.py",

@@ -56,7 +56,7 @@ class Agm(Method):
     def loss(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
         phi = responses(model, output.features)
         kappa = self.coefficients(phi.detach(), labels)[:, None, None]
-        return F.cross_entropy((kappa * phi + (1 - kappa) * phi.detach()).sum(0), labels)
+        return F.cross_entropy((phi.detach() + kappa * (phi - phi.detach())).sum(0), labels)  # its value is exactly phi
 
     def coefficients(self, phi: Tensor, labels: Tensor) -> Tensor:
         """kappa (M,); takes the batch into the running means."""
