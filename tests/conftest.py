@@ -5,8 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a test process a core: threads of their own would fight over the cores
 
@@ -39,6 +40,29 @@ def tiny_encoders() -> Iterator[None]:
     from tiny_encoders import tiny
 
     with tiny():
+        yield
+
+
+@pytest.fixture(scope="module")
+def without_pictures() -> Iterator[Callable]:
+    """Pictures are made and not drawn in this process -> what would draw them. For tests that do not look at pixels: of
+    a run of small networks, drawing its curves is three quarters."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    def print_png(canvas: FigureCanvasAgg, path: Path) -> None:
+        Path(path).write_bytes(b"\x89PNG, not drawn")
+
+    drawing = FigureCanvasAgg.print_png
+    with patch.object(FigureCanvasAgg, "print_png", print_png):
+        yield drawing
+
+
+@pytest.fixture
+def with_pictures(without_pictures) -> Iterator[None]:
+    """They are drawn, in a module that is `without_pictures`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    with patch.object(FigureCanvasAgg, "print_png", without_pictures):
         yield
 
 

@@ -24,7 +24,7 @@ from utils.training import checkpoint, options
 from utils.training.engine import Learner
 from utils.training.restore import restore
 
-pytestmark = pytest.mark.usefixtures("tiny_encoders")
+pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
 
 HERE = ["--device", "cpu", "--num_workers", "0"]
 
@@ -193,7 +193,7 @@ def test_class_norms_of_another_shape_are_refused_by_name(copied_runs, norms):
         analyse([str(path.parent), "--only", "weight_norms", *HERE])
 
 
-def test_results_without_what_is_only_told_beside_the_numbers_make_tables_and_pictures(copied_runs):
+def test_results_without_what_is_only_told_beside_the_numbers_make_tables_and_pictures(copied_runs, with_pictures):
     told = ("modalities", "selection", "command", "n_test", "git_commit")  # modality says which modalities these are
     for folder in copied_runs.values():
         for name, without in (("result.json", told), ("args.json", ["tensorboard_path"])):

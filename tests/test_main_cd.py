@@ -25,7 +25,7 @@ from utils.training import checkpoint, report, train
 from utils.training.classification import Classification
 from utils.training.train import fit
 
-pytestmark = pytest.mark.usefixtures("tiny_encoders")
+pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
 
 FIGURES = ("accuracy", "accuracy_audio", "accuracy_visual")
 
@@ -64,7 +64,7 @@ def test_every_fusion_trains_and_its_best_checkpoint_gives_its_accuracy(train_ar
     assert {name: evaluated[name] for name in FIGURES} == pytest.approx({name: result[name] for name in FIGURES})
 
 
-def test_run_folder_holds_what_the_docs_say(train_argv, tmp_path, monkeypatch):
+def test_run_folder_holds_what_the_docs_say(train_argv, tmp_path, monkeypatch, with_pictures):
     def fit_meanwhile(*arguments):
         monkeypatch.setattr(report, "git_commit", lambda: "checked out in mid-run")
         fit(*arguments)

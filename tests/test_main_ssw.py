@@ -23,7 +23,7 @@ from models import AVClassifier
 from scripts.prepare_ssw60 import main as prepare_ssw60
 from utils.training import checkpoint
 
-pytestmark = pytest.mark.usefixtures("tiny_encoders")
+pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
 
 
 @pytest.fixture(scope="session")
@@ -209,7 +209,7 @@ def test_an_encoder_that_was_pretrained_on_other_inputs_is_told(birds, tmp_path,
 # ---- what a run leaves
 
 
-def test_confusions_agree_with_the_accuracies_in_training_and_evaluation(birds, tmp_path):
+def test_confusions_agree_with_the_accuracies_in_training_and_evaluation(birds, tmp_path, with_pictures):
     result = main(flags(birds, tmp_path, "run", "--mmcosine", "--modulation", "ogm_ge", "--alpha", "0.5"))
     assert (result["scaling"], result["n_without_sound"], result["pretrained"]) == (20.0, 0, {})
     assert (result["modulation"], result["alpha"]) == ("ogm_ge", 0.5)

@@ -30,7 +30,7 @@ CPU = ["--device", "cpu", "--num_workers", "0"]
 SMALL = [*CPU, "--amp", "off", "--image_size", "64", "--batch_size", "6", "--num_frames", "2", "--flow_frames", "3"]
 EVERY = ("rgb", "flow", "difference")
 
-pytestmark = pytest.mark.usefixtures("tiny_encoders")
+pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from scripts.score import main as score_files
 from utils.training import checkpoint
 from utils.training.verification import VerificationData
 
-pytestmark = pytest.mark.usefixtures("tiny_encoders")
+pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
 
 SMALL = ["--image_size", "64", "--audio_frames", "33", "--test_frames", "40", "--batch_size", "4", "--num_workers", "0",
          "--device", "cpu"]
@@ -46,7 +46,7 @@ def load(train_argv: list[str], root: Path, *more: str) -> VerificationData:
 # ---- what a run leaves
 
 
-def test_run_leaves_what_its_checkpoint_gives_again(train_argv, tmp_path, tiny_voices, capsys):
+def test_run_leaves_what_its_checkpoint_gives_again(train_argv, tmp_path, tiny_voices, capsys, with_pictures):
     result = main([*train_argv, "--fusion_method", "gated", "--mmcosine", "True", "--scaling", "7.5"])
     folder = tmp_path / "run"
     assert json.loads((folder / "result.json").read_text()) == result

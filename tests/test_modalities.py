@@ -22,6 +22,8 @@ from scripts.sweep import main as sweep
 from utils.balancing import METHOD_FLAGS, METHODS
 from utils.training import checkpoint, modalities, train
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 NAMES = ("rgb", "flow", "audio")
 SHAPES = {"rgb": (3, 8, 8), "flow": (2, 8, 8), "audio": (1, 257, 7)}  # of the inputs of the encoders
 CPU = ["--device", "cpu", "--num_workers", "0"]
@@ -36,7 +38,7 @@ def train_argv(folder: Path, name: str, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, Path]:
+def runs(tmp_path_factory, without_pictures) -> dict[str, Path]:
     """Two finished runs of all modalities. Not to be written into."""
     root = tmp_path_factory.mktemp("runs")
     main(train_argv(root, "plain"))

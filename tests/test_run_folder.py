@@ -24,7 +24,7 @@ from utils.experiments.finished_run import open_run
 from utils.experiments.flags import Machine
 from utils.training import checkpoint, train
 
-pytestmark = pytest.mark.usefixtures("tiny_encoders")
+pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
 
 # Writes to the folder it is given, and so does a fork of it, as loader workers are, that lives on when it is killed.
 HOLDER = """

@@ -18,7 +18,7 @@ from scripts.probe import main as probe
 from utils.training import checkpoint
 from utils.training.same_data import digest_of
 
-pytestmark = pytest.mark.usefixtures("tiny_encoders")
+pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
 
 HERE = ["--device", "cpu", "--num_workers", "0"]
 

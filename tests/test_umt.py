@@ -25,7 +25,7 @@ from utils.balancing import METHODS
 from utils.balancing.method import Batch
 from utils.training import checkpoint
 
-pytestmark = pytest.mark.usefixtures("tiny_encoders")
+pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
 
 
 def educate(method: nn.Module) -> None:
