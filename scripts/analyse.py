@@ -50,7 +50,7 @@ from matplotlib.figure import Figure
 from sklearn.manifold import TSNE
 
 from dataset.errors import InputError
-from dataset.whole_files import read_json, write_whole
+from dataset.whole_files import write_whole
 from utils.experiments import figures, finished_run
 from utils.experiments.features import angles, seen_by_head
 from utils.experiments.finished_run import FinishedRun, open_run
@@ -145,17 +145,8 @@ def draw_gap(runs: Runs, title: str) -> Figure | str:
 def bars_of(run: FinishedRun) -> dict[str, dict[str, float]]:
     """{"logits", and "probe" if there is one of that epoch: {modality: test accuracy at the best epoch}}."""
     bars = {"logits": {name: run.result[f"accuracy_{name}"] for name in run.modalities}}
-    path = run.folder / "probes.json"
-    if path.is_file():
-        probes = read_json(path)
-        if probes.get("best_epoch") == run.result["best_epoch"]:
-            if not all(isinstance(probes.get(name), float | int) for name in run.modalities):
-                raise InputError(f"{path} has not an accuracy of every modality: run scripts/probe.py {run.folder} "
-                                 "again")
-            bars["probe"] = {name: probes[name] for name in run.modalities}
-        else:
-            print(f"{path} left out: it is not of the best epoch, {run.result['best_epoch']}. Run scripts/probe.py "
-                  f"{run.folder} again")
+    if probes := run.probes():
+        bars["probe"] = probes
     return bars
 
 

@@ -21,7 +21,7 @@ from dataset.errors import InputError
 from scripts import best_settings
 from scripts.sweep import main
 from utils.balancing import METHOD_FLAGS, METHODS
-from utils.experiments import comparison, jobs
+from utils.experiments import comparison, jobs, run_rows
 from utils.experiments.jobs import Job, alone_in, run_jobs
 from utils.experiments.paper_results import paper_result
 from utils.experiments.tables import holm, mean_and_std, paired_difference
@@ -706,6 +706,25 @@ def test_the_table_has_the_selection_bonus_and_tells_folds_and_rows_of_fewer_run
     # sqrt(0.5 * 0.5 / 150) = 4.08 points
     assert "the binomial standard error of the 150 clips of 3 test lists together is 4.1." in text
     assert "Of fewer runs than other rows: concat, plain, ogm (2 of 3)." in text and "bonus: how much more" in text
+
+
+def test_probes_of_the_best_epoch_are_columns_of_the_table_and_the_csv(finished_runs, tmp_path, capsys):
+    best = json.loads((finished_runs["plain"] / "result.json").read_text())["best_epoch"]
+    for seed, (audio, visual, epoch) in enumerate([(0.9, 0.3, best), (0.8, 0.5, best), (0.1, 0.1, best + 1)]):
+        folder = tmp_path / f"run{seed}"
+        folder.mkdir()
+        for name in ("args.json", "result.json"):
+            content = json.loads((finished_runs["plain"] / name).read_text())
+            content["random_seed" if name == "args.json" else "seed"] = seed
+            (folder / name).write_text(json.dumps(content))
+        (folder / "probes.json").write_text(json.dumps({"audio": audio, "visual": visual, "best_epoch": epoch}))
+    runs = comparison.read_runs(tmp_path)
+    assert f"{tmp_path / 'run2' / 'probes.json'} left out" in capsys.readouterr().out
+    rows = rows_of(comparison.report(runs))
+    where = rows[""].index("audio probe")
+    assert rows[""][where - 1:where + 3] == ["visual", "audio probe", "visual probe", "last epoch"]
+    assert list(rows.values())[-1][where:where + 2] == ["85.00 +- 7.07", "40.00 +- 14.14"]
+    assert [run_rows.csv_row(run).get("probe_visual") for run in runs] == [0.3, 0.5, None]
 
 
 @pytest.mark.parametrize(("runs", "page"), [("grid_babble.csv", "benchmark.md")])

@@ -29,12 +29,15 @@ Group = Mapping[int, FinishedRun | RunRow]  # by seed: runs that differ in nothi
 
 
 def read_runs(output: Path) -> list[FinishedRun]:
-    """The finished runs below a folder, those of one method together. Raises InputError: none, or a damaged file."""
+    """The finished runs below a folder, those of one method together; in their results their probes (probe_<m>), too.
+    Raises InputError: none, or a damaged file."""
     runs = [FinishedRun(path.parent) for path in sorted(output.glob("*/result.json"))]
     runs = [run for run in runs if is_finished(run.folder)]
     if not runs:
         raise InputError(f"no finished run (a folder with a result.json of all its epochs) in {output}: name the "
                          "--output of a sweep")
+    for run in runs:
+        run.result.update({f"probe_{name}": value for name, value in run.probes().items()})
     return sorted(runs, key=sort_key)
 
 
@@ -96,13 +99,15 @@ def section(runs: Sequence[FinishedRun | RunRow], mean: bool = False) -> str:
     groups = make_groups(runs, names)
     demo = " (DEMO DATA: synthetic, not a benchmark)" if runs[0].result.get("demo") else ""
     bonus = any("selection_bonus" in run.result for run in runs)
-    rows = [[*row(group, names, measure, columns, bonus), time(group, baseline(group, groups, names))]
+    probed = [name for name in columns if any(f"probe_{name}" in run.result for run in runs)]
+    rows = [[*row(group, names, measure, columns, bonus, probed), time(group, baseline(group, groups, names))]
             for group in groups.values()]
     differences = [found for group in groups.values()
                    if (found := differences_of(group, groups, names, measure, columns))]
     splits = f", mean over the splits {runs[0].settings['split']}" if mean else ""
     lines = [f"## {runs[0].settings['dataset']}{splits}{demo}: {MEASURES[measure]}", "",
-             markdown(["", "n", *columns, "last epoch", *BONUS * bonus, "paper", "time"], rows), ""]
+             markdown(["", "n", *columns, *(f"{name} probe" for name in probed), "last epoch", *BONUS * bonus,
+                       "paper", "time"], rows), ""]
     if differences:
         lines += ["Points to the joint plain network with the same fusion, paired over seeds:", "",
                   markdown(["", *columns, f"p of {columns[0]}, Holm"], difference_rows(differences)), ""]
@@ -123,13 +128,15 @@ def measure_of(run: FinishedRun) -> str:
     raise InputError(f"the result of {run.name} has no {' and no '.join(MEASURES)}: move the run away")
 
 
-def row(group: Group, names: Sequence[str], measure: str, columns: Sequence[str], bonus: bool) -> list[str]:
+def row(group: Group, names: Sequence[str], measure: str, columns: Sequence[str], bonus: bool,
+        probed: Sequence[str]) -> list[str]:
     run = next(iter(group.values()))
     shown = metric_names(run, measure)
     if not predicts_jointly(run.settings["modality"]):
         del shown["joint"]
     cells = [percent(list(by_seed(group, shown.get(column)).values())) for column in columns]
-    more = [f"last_test_{measure}", *[f"best_test_{measure}", "selection_bonus"] * bonus]
+    more = [*(f"probe_{name}" for name in probed), f"last_test_{measure}",
+            *[f"best_test_{measure}", "selection_bonus"] * bonus]
     more = [percent(list(by_seed(group, name).values())) for name in more]
     paper = paper_result(run.settings, test_size(run.result))
     return [label(seedless(run.settings), names), str(len(group)), *cells, *more, f"{paper:.2f}" if paper else ""]

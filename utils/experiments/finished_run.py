@@ -34,7 +34,8 @@ KINDS = {name: kind for names, kind in {
     ("mmcosine", "demo"): bool, ("random_seed", "seed", "epochs", "best_epoch", "n_test"): int,
     ("scaling", "lam", "epoch_seconds"): float | int, ("classes", "modalities", "parts"): list[str],
     ("pretrained", "teachers"): dict, ("trials",): dict[str, int] | list[str]}.items() for name in names}
-METRICS = ("accuracy", "eer", "min_dcf", "last_", "loss", "logit", "best_test_", "selection_bonus")  # begin with these
+METRICS = ("accuracy", "eer", "min_dcf", "last_", "loss", "logit", "best_test_", "selection_bonus",
+           "probe_")  # begin with these
 NEEDED_RESULTS = ("classes", "best_epoch", "seed", "mmcosine", "dataset")  # to open data and network again
 NEEDED_SETTINGS = ("dataset", "modality", "fusion_method", "modulation", "lam", "mmcosine", "scaling", "random_seed")
 
@@ -119,6 +120,21 @@ class FinishedRun:
     def logits(self) -> dict[str, np.ndarray]:
         """As `tensorboard.read_logits`."""
         return tensorboard.read_logits(self.events_folder, self.modalities)
+
+    def probes(self) -> dict[str, float]:
+        """{modality: accuracy of its linear probe, a fraction}, as scripts/probe.py has written them; {} if
+        it has not, or if they are not of the best epoch, which is told."""
+        path = self.folder / "probes.json"
+        if not path.is_file():
+            return {}
+        found = read_json(path)
+        if found.get("best_epoch") != self.result["best_epoch"]:
+            print(f"{path} left out: it is not of the best epoch, {self.result['best_epoch']}. Run scripts/probe.py "
+                  f"{self.folder} again")
+            return {}
+        if not all(isinstance(found.get(name), float | int) for name in self.modalities):
+            raise InputError(f"{path} has not an accuracy of every modality: run scripts/probe.py {self.folder} again")
+        return {name: found[name] for name in self.modalities}
 
     def class_norms(self) -> np.ndarray | None:
         """(epochs, M, C) ||W_m,c|| after every epoch; None for a run without class_norms.npy."""
