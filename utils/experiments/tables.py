@@ -25,6 +25,12 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, half the width of its 95 % interval by Student's t); the half is 0 for one value."""
+    mean, std = mean_and_std(values)
+    return mean, 0.0 if std is None else float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * std / len(values)**0.5)
+
+
 def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
     """{seed: value} minus {seed: value} over the seeds that both have, with Student's t interval; None for fewer than
     two common seeds."""
