@@ -295,6 +295,11 @@ def test_prototypes_are_class_means_and_follow_with_momentum():
         assert method.sums.abs().sum() == 0
     torch.testing.assert_close(method.prototypes[:, :-1], 0.5 * means[0] + 0.5 * means[1])
     assert method.prototypes[:, -1].abs().sum() == 0
+    before = method.prototypes.clone()
+    method.loss(model, output, torch.zeros_like(labels), torch.tensor(1.5))  # an epoch with clips of one class
+    method.end_epoch(None, None)
+    assert torch.equal(method.prototypes[:, 1:], before[:, 1:]) and method.known.tolist() == [1, 1, 1, 1, 0]
+    torch.testing.assert_close(method.prototypes[:, 0], 0.5 * before[:, 0] + 0.5 * features.mean(1))
 
 
 def test_the_modality_behind_is_drawn_to_its_prototypes():

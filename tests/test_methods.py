@@ -39,7 +39,9 @@ from torch.utils.data import Dataset
 from dataset.errors import InputError
 from main_CD import parse
 from models import MultimodalClassifier
-from utils.balancing import METHODS, opm, relearning
+from models.mmcosine import unit
+from utils.balancing import METHODS, Method, opm, relearning
+from utils.balancing.mcr import contrast
 from utils.balancing.method import Batch, Clips
 from utils.balancing.mmpareto import weights
 from utils.balancing.relearning import purity
@@ -64,6 +66,16 @@ def test_multiloss_descends_the_joint_loss_and_lambda_times_the_loss_of_each_hea
     loss = total((1.0, joint_loss(modalities, mmcosine)), *((0.7, head_loss(m)) for m in range(modalities)))
     assert_same(descent, naive_gradients(loss, before, modalities))
     assert distance(descent, plain_descent(modalities, mmcosine)) > 0.01
+
+
+def test_heads_and_contrasts_are_computed_in_float32_where_encoders_run_in_half_precision():
+    torch.manual_seed(0)
+    z, labels = torch.randn(2, 7, DIM).bfloat16(), torch.arange(7) % CLASSES
+    heads = METHODS["multiloss"](network(2).float(), uni_weight=1.0).heads
+    a, b = unit(z)
+    expected = [heads.logits(z.float()), contrast(a, b, labels)]
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close([heads.logits(z), contrast(a, b, labels)], expected)
 
 
 # ---- Gradient-Blending
@@ -199,6 +211,18 @@ def test_agm_bounds_the_losses_and_the_exponent():
     assert kappa.max() == pytest.approx(math.exp(0.2 * 10)), "tau - r is 10 at most"
 
 
+def test_the_loss_of_agm_is_that_of_the_joint_logits_however_large_its_coefficients_are():
+    _, _, method = stepped("agm", {"agm_alpha": 2.0})  # e^20 at most
+    model, (inputs, labels) = network(2).float(), clips(2)
+    method.float().means.copy_(torch.tensor([1.0, 9.0]))
+    output = model(*(x.float() for x in inputs))
+    kappa = method.coefficients(output.modality_logits.detach(), labels)
+    method.means.copy_(torch.tensor([1.0, 9.0]))
+    joint = nn.functional.cross_entropy(output.logits, labels)
+    torch.testing.assert_close(method.loss(model, output, labels, joint), joint)
+    assert kappa.max() > 1e8
+
+
 # ---- MLA
 
 
@@ -247,6 +271,19 @@ def test_a_later_modality_hardly_moves_the_logits_of_an_earlier_ones_mean_featur
     left = (moved @ r).norm() / (gradient @ r).norm() / ((moved @ across).norm() / (gradient @ across).norm())
     rest = 0.1 ** 1.5
     assert float(left) == pytest.approx(rest / (rest + float(r @ r)), rel=1e-6) and left < 0.05
+
+
+def test_the_projection_of_mla_goes_on_from_batch_to_batch():
+    model = network(2, fusion="sum")
+    learner = learner_of(model, METHODS["mla"](model).double())
+    method, begun = learner.method, []
+    protect = method.protect
+    method.protect = lambda *given: (begun.append(method.projection.clone()), protect(*given))
+    inputs, labels = clips(2)
+    method.step(learner, Batch(inputs, labels, 1.0, 0.0))
+    left = method.projection.clone()
+    method.step(learner, Batch(inputs, labels, 1.0, 0.0))
+    assert torch.equal(begun[2], left) and torch.equal(begun[0], torch.eye(DIM, dtype=torch.float64))
 
 
 # ---- LFM
@@ -312,6 +349,11 @@ def test_what_moves_lfms_weight_is_added_up_over_the_steps_of_an_epoch_and_begin
     second = list(learner.method.moved.values())
     torch.testing.assert_close(both, [a + b for a, b in zip(first, second, strict=True)])
     assert max(moved.abs().max() for moved in second) > 0.001
+    model.load_state_dict(middle)
+    learner.optimizer.param_groups[0]["lr"] /= 10  # the run's schedule has lowered it
+    learner.method.begin_epoch(3, learner, None)
+    learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
+    torch.testing.assert_close(list(learner.method.moved.values()), [moved / 10 for moved in second])
 
 
 def test_a_step_that_the_loss_scaler_skips_moves_nothing_for_lfm(monkeypatch):
@@ -342,8 +384,9 @@ def test_dnr_descends_the_joint_loss_and_lambda_times_the_loss_of_each_head(moda
     assert_same(descent, naive_gradients(loss, before, modalities))
 
 
-def test_dnr_sets_encoders_back_by_the_purity_gap_and_only_in_its_epochs(monkeypatch):
-    gaps = {"trained": [0.9, 0.5], "held out": [0.6, 0.5]}
+@pytest.mark.parametrize(("trained", "held_out"), [(0.9, 0.6), (0.6, 0.9)])
+def test_dnr_sets_encoders_back_by_the_purity_gap_and_only_in_its_epochs(monkeypatch, trained, held_out):
+    gaps = {"trained": [trained, 0.5], "held out": [held_out, 0.5]}
     monkeypatch.setattr(relearning, "purities", lambda learner, loader: gaps[loader])
     model = network(2)
     model.audio_net.add_module("norm", nn.BatchNorm1d(DIM).double())
@@ -380,23 +423,26 @@ def test_purity_is_the_share_of_the_most_frequent_classes_in_their_clusters():
     labels = places.clone()
     labels[:4] = 1  # three of them are of other clusters
     assert purity(features, labels.numpy(), 3) == pytest.approx(27 / 30)
+    assert purity(torch.cat([features, torch.ones(30, 1)], 1), labels.numpy(), 3) == pytest.approx(27 / 30)
     assert purity(features[:2], labels[:2].numpy(), 3) == 1.0  # fewer clips than classes
     halves = torch.arange(30) % 2
     apart = torch.cat([100 * torch.rand(30, 1), 0.001 * halves[:, None].expand(-1, 3)], 1)  # once they are scaled
     assert purity(apart, halves.numpy(), 2) == 1.0
 
 
-def test_purities_are_of_every_clip_in_evaluation_mode_for_each_modality():
-    torch.manual_seed(1)
-    model = network(2)
+def test_purities_are_of_the_encoders_features_of_every_clip_in_evaluation_mode(monkeypatch):
+    """Of their very numbers, and not of the fused ones."""
+    seen = []
+    monkeypatch.setattr(relearning, "purity", lambda *given: seen.append(given) or len(seen) / 10)
+    model = network(2, fusion="film", seed=1)
     learner = learner_of(model, METHODS["none"](model))
     learner.train()
-    found = relearning.purities(learner, loader(2, seed=1))
+    assert relearning.purities(learner, loader(2, seed=1)) == [0.1, 0.2]
     assert not model.training
     inputs, labels = clips(2, seed=1)
-    expected = [purity(model.encoder(name)(x).detach().float(), labels.numpy(), CLASSES)
-                for name, x in zip(NAMES, inputs, strict=False)]
-    assert found == expected and found[0] != found[1]
+    for (features, classes, count), name, x in zip(seen, NAMES, inputs, strict=False):
+        torch.testing.assert_close(features, model.encoder(name)(x).detach().float())
+        assert classes.tolist() == labels.tolist() and count == CLASSES
 
 
 # ---- MCR
@@ -492,6 +538,16 @@ def test_an_encoder_under_dgl_does_not_depend_on_the_other_modalities(mmcosine):
         found.append(parameters(learner))
     same = {name: torch.equal(found[0][name], found[1][name]) for name in found[0]}
     assert all(value for name, value in same.items() if name.startswith("audio")) and not same["visual_net.0.weight"]
+
+
+@pytest.mark.parametrize("fusion", ["film", "gated"])
+def test_dgl_trains_every_layer_of_the_fusion_on_the_joint_loss(fusion):
+    models = [network(2, fusion=fusion) for _ in range(2)]
+    inputs, labels = clips(2)
+    for model, name in zip(models, ("none", "dgl"), strict=True):
+        learner = learner_of(model, METHODS[name](model, **SETTINGS[name]))
+        learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
+    assert_same(*({name: value.detach() for name, value in model.fusion_module.named_parameters()} for model in models))
 
 
 # ---- OPM
@@ -653,6 +709,19 @@ def test_inforeg_traces_are_the_means_of_squared_gradients_of_the_last_two_epoch
     torch.testing.assert_close(learner.method.traces, torch.tensor(expected, dtype=torch.float64))
 
 
+def test_inforeg_does_not_count_a_gradient_that_float16_has_let_overflow():
+    model = network(2)
+    learner = learner_of(model, METHODS["inforeg"](model, **SETTINGS["inforeg"]).double())
+    inputs, labels = clips(2)
+    learner.method.begin_epoch(1, learner, None)
+    learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
+    once = learner.method.sums.clone()
+    next(model.audio_net.parameters()).grad[:] = torch.inf
+    learner.method.adjust_gradients(model, model(*inputs), labels)
+    assert learner.method.steps.tolist() == [1, 2] and once[0] == learner.method.sums[0] > 0
+    assert learner.method.sums[1] > once[1]
+
+
 # ---- MSLR
 
 
@@ -791,6 +860,8 @@ def test_the_other_encoders_are_in_evaluation_mode_in_a_turn_of_reconboost_and_m
     (["dnr", "--relearn_every", "9", "--epochs", "9"], "--relearn_every 9 would set encoders back after the last"),
     (["dnr", "--relearn_every", "9", "--epochs", "8"], "--relearn_every 9 is not before the last of 8 epochs"),
     (["dnr", "--epochs", "20"], "--relearn_every 10 would set encoders back after the last of 20 epochs"),
+    (["opm", "--accumulate", "2"], "--accumulate cannot be combined with --modulation opm, whose step needs the whole"),
+    (["agm", "--accumulate", "2"], "--accumulate cannot be combined with --modulation agm, whose step needs the whole"),
     (["agm", "--pareto_gamma", "1"], "--pareto_gamma has no effect with --modulation agm"),
     (["dgl", "--lam", "0.1"], "--lam cannot be combined with --modulation dgl: it compares modalities, and no joint"),
     (["opm", "--lam", "0.1"], "--lam cannot be combined with --modulation opm: it replaces the loss"),
@@ -824,6 +895,46 @@ def test_every_method_looks_at_the_features_of_the_encoders_and_not_at_the_fused
     inputs, labels = clips(2)
     _, loss = learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
     assert all(value.isfinite().all() for value in (loss, *model.parameters(), *learner.method.parameters()))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_all_that_a_method_goes_by_is_in_its_state(name):
+    """A learner of another start that is given one's state goes on as that one does."""
+    settings = {**SETTINGS[name], **({"relearn_every": 4} if name == "dnr" else {})}
+    (inputs, labels), held = clips(2), Clips(loader(2, 1), loader(2, 5))
+
+    def train(learner, epochs) -> None:
+        for epoch in epochs:
+            torch.manual_seed(epoch)
+            learner.method.begin_epoch(epoch, learner, held)
+            learner.train()
+            for number in (0, 1):
+                learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0, elapsed=number / 2))
+            learner.method.end_epoch(learner, held)
+
+    models = [network(2, fusion=(*METHODS[name].fusions, "concat")[0], seed=seed) for seed in (0, 1)]
+    one, other = (learner_of(model, METHODS[name](model, **settings).double()) for model in models)
+    train(one, (1, 2))
+    other.load_state_dict(copy.deepcopy(one.state_dict()))
+    for learner in (one, other):
+        train(learner, (3, 4))
+    assert all(torch.equal(value, models[1].state_dict()[key]) for key, value in models[0].state_dict().items())
+
+
+def test_a_methods_own_parameters_have_the_rate_of_the_fusion_where_each_encoder_has_its_own():
+    class WithHead(Method):
+        rate_per_encoder = True
+
+        def __init__(self, model):
+            super().__init__(model)
+            self.head = nn.Linear(2, 2)
+
+    model = network(3)
+    method = WithHead(model)
+    expected = [[*model.fusion_module.parameters(), *method.head.parameters()],
+                *(list(model.encoder(name).parameters()) for name in NAMES)]
+    assert [[id(one) for one in group] for group in method.parameter_groups(model)] == [[id(one) for one in group]
+                                                                                         for group in expected]
 
 
 class Synchronisations(TorchDispatchMode):

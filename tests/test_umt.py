@@ -78,6 +78,21 @@ def test_teachers_stay_as_they_are_bit_for_bit_and_the_encoders_come_nearer():
     assert all(parameter.grad is None for parameter in method.parameters())
 
 
+def test_distances_to_the_teachers_are_of_this_steps_clips_and_in_float32():
+    model, (inputs, labels) = network(2).float(), clips(2)
+    method = METHODS["umt"](model, umt_weight=1e4)
+    educate(method)
+    learner = learner_of(model, method, torch.bfloat16)
+    learner.optimizer.param_groups[0]["lr"] = 0.0
+    batches = [Batch([x.float() for x in shifted], labels, 1.0, 0.0) for shifted in (inputs, [x + 1 for x in inputs])]
+    for batch in batches:
+        output, loss = method.step(learner, batch)
+        with torch.no_grad(), learner.compute.autocast():
+            taught = torch.stack([method.teachers[name](x) for name, x in zip(NAMES, batch.inputs, strict=False)])
+        expected = (output.features.double() - taught.double()).square().sum(2).mean(1).sum().item()
+        assert loss.item() == pytest.approx(1e4 * expected, rel=1e-3)
+
+
 # ---- whole runs
 
 
