@@ -37,15 +37,15 @@ from borders import (
 from PIL import Image
 from started import Started, State, content_of, copies, naive_contrastive, start, weights_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_encoders import TinyAVClassifier
 from torch import Tensor
 
 from main_CD import main
-from models import AVClassifier
 
 SIZE, SECONDS = 64, 0.6
 # the class of each clip; so unequally many that a network which always says the same is told by its accuracy
 LABELS = [0, 1, 0, 2, 0, 1, 0, 0, 1, 0, 2, 0, *(2, 0, 1, 2, 1, 2)]
-RATE, DECAY, STEP, RATIO = 0.01, 0.05, 2, 0.5  # learning rate, weight decay, StepLR's
+RATE, DECAY, STEP, RATIO = 0.1, 0.05, 2, 0.5  # learning rate, weight decay, StepLR's
 BOTH = ("audio", "visual")
 Figures = dict[str, float]
 
@@ -85,7 +85,7 @@ def few(data, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def begin(data, tmp_path_factory) -> Callable[..., Started]:
+def begin(data, tmp_path_factory, tiny_encoders) -> Callable[..., Started]:
     """begin(*flags, of=data, **how to watch): a run of three epochs on the CPU in float32, in a folder of its own."""
 
     def begin(*flags: object, of: Path = data, **watch: object) -> Started:
@@ -108,18 +108,18 @@ def begin(data, tmp_path_factory) -> Callable[..., Started]:
 
 @pytest.fixture(scope="module")
 def plain(begin) -> Started:
-    return begin("--random_seed", 28, "--epochs", 2, "--use_tensorboard", "True", steps=4)
+    return begin("--random_seed", 15, "--epochs", 2, "--use_tensorboard", "True", steps=4)
 
 
 @pytest.fixture(scope="module")
 def validated(begin) -> Started:
-    return begin("--random_seed", 9, "--val_fraction", 0.3, "--num_frames", 1, "--epochs", 2)
+    return begin("--random_seed", 6, "--val_fraction", 0.3, "--num_frames", 1, "--epochs", 2)
 
 
 @pytest.fixture(scope="module")
 def heard(begin) -> Started:
     """The audio encoder alone."""
-    return begin("--random_seed", 3, "--modality", "audio", "--use_tensorboard", "True")
+    return begin("--random_seed", 23, "--modality", "audio", "--use_tensorboard", "True")
 
 
 @pytest.fixture(scope="module")
@@ -215,10 +215,10 @@ def evaluated(path: Path, root: Path, numbers: tuple[int, ...] = tuple(TEST), fr
     return naive_figures(naive_logits(heads_of(state), features)[0], numbers, modalities)
 
 
-def network(state: State, *how: object, **named: object) -> AVClassifier:
+def network(state: State, *how: object, **named: object) -> TinyAVClassifier:
     """Of these weights; drawing others first would take a quarter of a second."""
     with torch.device("meta"):
-        model = AVClassifier(3, *how, **named)
+        model = TinyAVClassifier(3, *how, **named)
     model.load_state_dict(copies(state), assign=True)
     return model
 
@@ -344,7 +344,8 @@ def test_sound_is_repeated_or_cut_from_its_beginning_and_normalised_in_training_
             assert got.shape == expected.shape and (got - expected).abs().max() < 0.01
 
 
-def test_by_default_a_clip_is_one_picture_of_224_pixels_and_three_seconds_of_the_papers_spectrogram(data, tmp_path):
+def test_by_default_a_clip_is_one_picture_of_224_pixels_and_three_seconds_of_the_papers_spectrogram(
+        data, tmp_path, tiny_encoders):
     seen = start(main, ["--train", "--data_root", data, "--ckpt_path", tmp_path, "--num_workers", 0, "--device", "cpu",
                         "--use_tensorboard", "False", "--batch_size", 2], inputs=1,
                  saves="none")
@@ -601,7 +602,7 @@ def test_every_tensorboard_tag_holds_its_figure_at_its_step(plain, heard):
 def test_tensorboard_has_the_settings_as_a_table_and_as_text(plain):
     events = EventAccumulator(str(plain.folder)).Reload()
     text = events.Tensors("hyperparameters/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert f"| learning_rate | `{RATE}` |" in text and "| random_seed | `28` |" in text
+    assert f"| learning_rate | `{RATE}` |" in text and "| random_seed | `15` |" in text
     start_info = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     for name in (b"learning_rate", b"fusion_method", b"random_seed", b"mmcosine", b"alpha"):
         assert name in start_info
@@ -679,7 +680,7 @@ def test_an_evaluated_checkpoint_is_taken_with_its_settings_on_the_test_clips(pl
 @pytest.fixture(scope="module")
 def resumed(begin) -> tuple[Started, Started, float]:
     """The `heard` run in two parts, and how long the second took; its clock was put forward by a thousand seconds."""
-    first = begin("--random_seed", 3, "--modality", "audio", "--use_tensorboard", "True", "--epochs", 2)
+    first = begin("--random_seed", 23, "--modality", "audio", "--use_tensorboard", "True", "--epochs", 2)
     path = first.folder / "last.pt"
     content = torch.load(path, weights_only=True)
     torch.save({**content, "wall_seconds": 1000.0}, path)
@@ -724,11 +725,11 @@ def test_events_of_a_resumed_run_go_on_at_their_step(resumed, heard):
 @pytest.mark.parametrize("modality", BOTH)
 def test_a_pretrained_encoder_goes_to_its_modality_and_the_rest_starts_as_it_would(begin, plain, looked, modality):
     path = {"audio": plain.folder / "last.pt", "visual": looked.folder / "best.pt"}[modality]
-    seen = begin("--random_seed", 28, f"--{modality}_pretrain", path, steps=1, inputs=1, saves="none")
+    seen = begin("--random_seed", 15, f"--{modality}_pretrain", path, steps=1, inputs=1, saves="none")
     pretrained, usual = weights_of(path), plain.states[0]
     for name, value in seen.states[0].items():
         assert torch.equal(value, (pretrained if name.startswith(f"{modality}_net.") else usual)[name]), name
-    name = f"{modality}_net.layer4.1.conv2.weight"
+    name = f"{modality}_net.conv2.weight"
     assert not torch.equal(pretrained[name], usual[name])
 
 
@@ -761,7 +762,7 @@ def test_ogm_ge_slows_the_convolutions_of_the_leading_encoder_from_its_first_to_
             assert abs(noise.mean() / gradient.std()) < 6 / math.sqrt(noise.numel()), name
             along = (noise * gradient).sum() / gradient.square().sum()  # 0 but for chance
             assert abs(along) < 6 / math.sqrt(noise.numel()), name
-    assert len(seen.gradients) == 3 and len(slowed) == 20 and len(set(slowed)) == 1
+    assert len(seen.gradients) == 3 and len(slowed) == 2 and len(set(slowed)) == 1
     assert seen.result["alpha"] == 0.7
 
 

@@ -3,13 +3,14 @@
 B clips, T frames, K channels, N samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
+from models import MultimodalClassifier
 from models.encoders import ENCODERS
 
 WINDOW, STEP = 400, 40  # samples
@@ -59,6 +60,25 @@ class TinyVoice(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         spectra = torch.fft.rfft(x.float().unfold(1, WINDOW, STEP)).abs()  # (B, windows, frequencies)
         return self.images((spectra + 1e-3).log()[:, None])
+
+
+class TinyAVClassifier(MultimodalClassifier):
+    """AVClassifier with them."""
+
+    def __init__(self, num_classes: int, fusion: str = "concat", mmcosine: bool = False, scaling: float = 10.0,
+                 modalities: Sequence[str] = ("audio", "visual")):
+        channels = {"audio": 1, "visual": 3}
+        encoders = {name: TinyImages(channels[name]) for name in modalities}
+        super().__init__(encoders, num_classes, fusion, mmcosine, scaling)
+
+
+class TinySpeakerClassifier(MultimodalClassifier):
+    """SpeakerClassifier with them."""
+
+    def __init__(self, num_classes: int, fusion: str = "concat", mmcosine: bool = False, scaling: float = 10.0,
+                 modalities: Sequence[str] = ("audio", "visual")):
+        kinds = {"audio": TinyVoice, "visual": TinyImages34}
+        super().__init__({name: kinds[name]() for name in modalities}, num_classes, fusion, mmcosine, scaling)
 
 
 TINY = {"resnet18": TinyImages, "resnet34": TinyImages34, "resnet50": TinyImages50, "se_resnet34": TinyVoice}
