@@ -3,8 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -90,17 +88,6 @@ def tiny_voices(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "voices"
     make_demo(root, train_identities=4, train_utterances=2, test_identities=3, test_utterances=2)
     return root
-
-
-def command(*argv: str, processes: int = 1, script: str = "main_CD.py") -> list[str]:
-    """`python main_CD.py argv...`, under torchrun with several processes."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    return [sys.executable, *launcher, str(REPO / script), *argv]
-
-
-def shell(*argv: str, processes: int = 1, cwd: Path = REPO,
-          script: str = "main_CD.py") -> subprocess.CompletedProcess:
-    return subprocess.run(command(*argv, processes=processes, script=script), cwd=cwd, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from one_step import SETTINGS
+from processes import SERVER
 from test_engine import CLASSES, CLIPS, CPU, Vectors
 from torch import nn
 from torch.utils.data import Subset
@@ -91,7 +92,7 @@ def fail_in_one(rank: int) -> str:
 def test_processes_train_and_evaluate_as_one_does_also_on_ragged_batches_and_end_together(tmp_path):
     processes = 3
     weights, trained, evaluated = train_and_evaluate(0, 1)
-    torch.multiprocessing.spawn(one_of, (processes, str(tmp_path)), nprocs=processes)
+    torch.multiprocessing.start_processes(one_of, (processes, str(tmp_path)), processes, start_method=SERVER)
     for rank in range(processes):
         theirs, their_trained, their_evaluated = torch.load(tmp_path / f"{rank}.pt")
         torch.testing.assert_close(theirs, weights, rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import SMALL, command
+from conftest import SMALL
 from torch.utils.data import DataLoader, Dataset
 
 from dataset.errors import InputError
@@ -115,8 +115,9 @@ def test_an_error_of_one_process_in_an_epoch_is_told_once_and_logged(tiny_data, 
             str(tmp_path), "--run_name", "run", "--modality", "audio", *SMALL]
     script = tmp_path / "harmed.py"
     script.write_text(HARMED)
-    done = subprocess.run([sys.executable, *command(*argv, processes=2)[1:-len(argv) - 1], str(script), *argv],
-                          capture_output=True, text=True, cwd=Path(__file__).parent.parent,
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run([*torchrun, str(script), *argv], capture_output=True, text=True,
+                          cwd=Path(__file__).parent.parent,
                           env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)})
     own = [line for line in done.stderr.splitlines() if "harmed.py: error: " in line]
     assert done.returncode and len(own) == 1 and own[0].endswith("a.wav is damaged"), done.stderr

@@ -1,19 +1,21 @@
 """main_CD.py from its command line to its run folder."""
 
 import json
+import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import REAL_DATA, SMALL, command, needs_real_data, shell
+from conftest import REAL_DATA, SMALL, needs_real_data
+from processes import start_command, status_at_end
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main_CD
@@ -204,41 +206,42 @@ def test_demo_makes_its_data_says_so_and_can_be_evaluated(tmp_path, monkeypatch,
 # ---- interruption
 
 
-def wait_for(path: Path, lines: int, process: subprocess.Popen) -> None:
-    for _ in range(1200):
+def wait_for(path: Path, lines: int, process: ForkServerProcess) -> None:
+    for _ in range(12000):
         if path.exists() and len(path.read_text().splitlines()) >= lines:
             return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+        assert process.exitcode is None
+        time.sleep(0.005)
     raise AssertionError(f"{path} has not {lines} lines after a minute")
 
 
-def begin_and_stop(argv: list[str], folder: Path, stop: signal.Signals) -> subprocess.Popen:
-    """A run of three epochs, stopped in its second."""
-    process = subprocess.Popen(command(*argv), stdout=subprocess.PIPE, text=True)
+def begin_and_stop(argv: list[str], folder: Path, stop: signal.Signals) -> tuple[int, str]:
+    """A run of six epochs, stopped in one of its first -> (exit status, what it printed)."""
+    output = folder.with_name("printed.txt")
+    process = start_command("main_CD", *argv, "--epochs", "6", output=output)
     wait_for(folder / "metrics.jsonl", 1, process)
-    time.sleep(0.2)  # into the next epoch
-    process.send_signal(stop)
-    return process
+    time.sleep(json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["train_seconds"] / 2)
+    os.kill(process.pid, stop)
+    return status_at_end(process), output.read_text()
 
 
 def test_a_run_that_is_asked_to_end_says_how_to_go_on(train_argv, tmp_path):
-    process = begin_and_stop([*train_argv, "--epochs", "3"], tmp_path / "run", signal.SIGTERM)
-    assert f"--resume {tmp_path / 'run'}" in process.communicate()[0]
-    assert process.returncode == 143 and len(checkpoint.load(tmp_path / "run" / "last.pt")["history"]) < 3
+    status, printed = begin_and_stop(train_argv, tmp_path / "run", signal.SIGTERM)
+    assert f"--resume {tmp_path / 'run'}" in printed
+    assert status == 143 and len(checkpoint.load(tmp_path / "run" / "last.pt")["history"]) < 6
 
 
-def test_killed_run_resumes_to_the_weights_of_the_uninterrupted_one(train_argv, tmp_path, real_encoders):
-    argv = [*train_argv, "--fusion_method", "gated", "--mmcosine", "--epochs", "3", "--lr_decay_step", "2"]
-    begin_and_stop(argv, tmp_path / "run", signal.SIGKILL).communicate()
-    assert len(checkpoint.load(tmp_path / "run" / "last.pt")["history"]) < 3
+def test_killed_run_resumes_to_the_weights_of_the_uninterrupted_one(train_argv, tmp_path):
+    argv = [*train_argv, "--fusion_method", "gated", "--mmcosine", "--epochs", "6", "--lr_decay_step", "2"]
+    assert begin_and_stop(argv, tmp_path / "run", signal.SIGKILL)[0] == -signal.SIGKILL
+    assert len(checkpoint.load(tmp_path / "run" / "last.pt")["history"]) < 6
     main(["--resume", str(tmp_path / "run")])
     main([*argv, "--run_name", "whole"])
     resumed, whole = (checkpoint.load(tmp_path / name / "last.pt") for name in ("run", "whole"))
     for part in ("model", "optimizer", "scheduler", "iterations"):
         assert same_tensors(resumed[part], whole[part]), part
     steps = [event.step for event in EventAccumulator(str(tmp_path / "run")).Reload().Scalars("data/logit_a")]
-    assert steps == list(range(1, 10)), "iterations of the killed epoch are in the events twice"
+    assert steps == list(range(1, 19)), "iterations of the killed epoch are in the events twice"
     timeless = [[{name: value for name, value in record.items() if "second" not in name} for record in state["history"]]
                 for state in (resumed, whole)]
     assert timeless[0] == timeless[1]
@@ -295,10 +298,10 @@ def test_a_run_is_never_overwritten(train_argv, tmp_path):
 
 
 def test_gpu_ids_start_a_process_each_which_train_and_evaluate_every_clip_once(train_argv, tmp_path, real_encoders):
-    """With --device cpu the cards are only counted. torchrun itself is run in tests/test_main_ssw.py."""
+    """With --device cpu the cards are only counted. torchrun itself is run in tests/test_failures.py."""
     argv = [*train_argv, "--epochs", "1", "--batch_size", "7"]  # 24 = 7 + 7 + 7 + 3: parts of unequal size
-    done = shell(*argv, "--amp", "off", "--gpu_ids", "0,1")
-    assert done.returncode == 0, done.stderr
+    argv += ["--amp", "off", "--gpu_ids", "0,1"]
+    assert status_at_end(start_command("main_CD", *argv, output=tmp_path / "printed.txt")) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["processes"], result["n_test"]) == (2, 12)
     alone = main(["--ckpt_path", str(tmp_path / "run" / "last.pt"), "--num_workers", "0", "--amp", "off"])
@@ -331,12 +334,15 @@ def test_released_checkpoints_are_evaluated(tiny_data, tmp_path, wrap, capsys, r
 # ---- what users get wrong
 
 
-def test_without_data_one_message_names_folder_preparation_and_demo(tmp_path):
-    done = shell("--train", "--mmcosine", "True", "--scaling", "10", cwd=tmp_path)
-    assert done.returncode == 2
+def test_without_data_one_message_names_folder_preparation_and_demo(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "printed.txt"
+    argv = ["--train", "--mmcosine", "True", "--scaling", "10"]
+    assert status_at_end(start_command("main_CD", *argv, output=output)) == 2
+    printed = output.read_text()
     for part in ("main_CD.py: error:", "data/CREMAD", "scripts/prepare_cremad.py --data_root data/CREMAD", "--demo"):
-        assert part in done.stderr
-    assert "Traceback" not in done.stderr
+        assert part in printed
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize(("argv", "part"), [

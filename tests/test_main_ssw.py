@@ -13,6 +13,7 @@ import cv2
 import pytest
 import torch
 from conftest import REAL_DATA, REPO, SMALL, needs_real_data
+from processes import run_together
 from torchvision.models import resnet18, resnet34
 
 import main_SSW
@@ -253,10 +254,8 @@ def test_demo_makes_its_data_and_says_so(tmp_path, monkeypatch, capsys):
 
 
 def test_two_processes_count_every_clip_once(birds, tmp_path):
-    script = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main_SSW.py"]
-    done = subprocess.run([*script, *flags(birds, tmp_path, "run", "--batch_size", "3")], cwd=REPO,
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    argv = flags(birds, tmp_path, "run", "--batch_size", "3")
+    assert run_together("main_SSW", *argv, folder=tmp_path) == [0, 0]
     result = json.loads((tmp_path / "run/result.json").read_text())
     rows = read_csv(tmp_path / "run/per_class.csv")
     assert [row["clips"] for row in rows] == ["1"] * 4

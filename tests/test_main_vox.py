@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import REAL_DATA, needs_real_data, shell
+from conftest import REAL_DATA, needs_real_data
+from processes import run_together
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main_Vox
@@ -185,13 +186,12 @@ def test_an_evaluation_leaves_the_runs_files_alone_and_keeps_its_network(train_a
         main([*best, "--mmcosine", "False"])
 
 
-def test_several_processes_give_the_scores_of_one_on_the_same_weights(train_argv, tmp_path, real_encoders):
+def test_several_processes_give_the_scores_of_one_on_the_same_weights(train_argv, tmp_path):
     """Six utterances in one batch: the second process has none."""
     main(train_argv)
     argv = ["--ckpt_path", str(tmp_path / "run/best.pt"), "--num_workers", "0", "--batch_size", "6", "--scores_path"]
     main([*argv, str(tmp_path / "1")])
-    run = shell(*argv, str(tmp_path / "2"), processes=2, script="main_Vox.py")
-    assert run.returncode == 0, run.stderr
+    assert run_together("main_Vox", *argv, str(tmp_path / "2"), folder=tmp_path) == [0, 0]
     assert (tmp_path / "1/test_pairs.scores.txt").read_bytes() == (tmp_path / "2/test_pairs.scores.txt").read_bytes()
 
 

@@ -6,7 +6,6 @@ import os
 import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from fractions import Fraction
@@ -17,7 +16,8 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
-from conftest import ODD, REAL_DATA, REPO, SHOWN, needs_real_data, shell
+from conftest import ODD, REAL_DATA, REPO, SHOWN, needs_real_data
+from processes import start_command, status_at_end
 
 from dataset.cremad import EMOTIONS, find_clips
 from dataset.errors import InputError
@@ -279,12 +279,12 @@ def test_finished_clips_are_left_alone_and_leftovers_removed(tmp_path, flv):
 def test_killed_run_leaves_whole_clips_only_and_goes_on(tmp_path, flv):
     names = make_cremad(tmp_path, flv, actors=120)
     frames = tmp_path / "Image-20-FPS"
-    command = [sys.executable, "scripts/prepare_cremad.py", "--data_root", str(tmp_path), "--fps", "20"]
-    with subprocess.Popen([*command, "--workers", "1"], cwd=REPO, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and len(list(frames.glob("[!.]*"))) < 5:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    process = start_command("scripts.prepare_cremad", "--data_root", str(tmp_path), "--fps", "20", "--workers", "1",
+                    output=tmp_path / "printed.txt")
+    while process.exitcode is None and len(list(frames.glob("[!.]*"))) < 5:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert status_at_end(process) == -signal.SIGKILL
     done = [path for path in frames.iterdir() if not path.name.startswith(".")]
     assert 5 <= len(done) < len(names)
     assert all(len(list(path.glob("*.jpg"))) == 40 for path in done)
@@ -557,12 +557,12 @@ def test_cremad_names_such_a_clip_and_prepares_the_others(tmp_path, flv):
     assert list(failures(tmp_path)) == [SHOWN] and len(list((tmp_path / "Image-01-FPS").iterdir())) == 4
 
 
-def test_a_data_folder_whose_name_is_not_utf_8_is_refused_in_a_sentence(tmp_path, flv):
+def test_a_data_folder_whose_name_is_not_utf_8_is_refused_in_a_sentence(tmp_path, flv, monkeypatch, capsys):
     make_cremad(tmp_path / "data", flv)
     (tmp_path / "data").rename(tmp_path / ODD)
-    done = shell("--data_root", str(tmp_path / ODD), script="scripts/prepare_cremad.py")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert SHOWN in done.stderr and "is not UTF-8: rename" in done.stderr
+    assert run_command(monkeypatch, "prepare_cremad.py", "--data_root", str(tmp_path / ODD)) == 2
+    told = capsys.readouterr().err
+    assert SHOWN in told and "is not UTF-8: rename" in told and "Traceback" not in told
 
 
 def test_linked_folders_are_searched_in_order_and_loops_end(tmp_path):

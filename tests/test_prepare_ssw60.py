@@ -2,10 +2,9 @@
 of level 3 * i)."""
 
 import csv
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
-from conftest import REAL_DATA, REPO, needs_real_data
+from conftest import REAL_DATA, needs_real_data
+from processes import start_command, status_at_end
 from test_prepare import failures, levels, run_command, write_video, write_wav
 
 from dataset.errors import InputError
@@ -172,12 +172,11 @@ def test_a_killed_run_leaves_whole_clips_only_and_goes_on(root, videos):
         (root / f"video_ml/{name}.mp4").symlink_to(videos["sound"])
     flags = ["--collections", "video_ml", "--fps", "10", "--workers", "1"]
     frames = root / "video_ml-10fps"
-    command = [sys.executable, "scripts/prepare_ssw60.py", "--data_root", str(root), *flags]
-    with subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and len(list(frames.glob("[!.]*"))) < 5:
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    process = start_command("scripts.prepare_ssw60", "--data_root", str(root), *flags, output=root / "printed.txt")
+    while process.exitcode is None and len(list(frames.glob("[!.]*"))) < 5:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    assert status_at_end(process) == -signal.SIGKILL
     done = list(frames.glob("[!.]*"))
     assert 5 <= len(done) < len(names)
     assert all(len(list(path.glob("*.jpg"))) == 20 for path in done)

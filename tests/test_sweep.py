@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import REPO, SMALL, shell
+from conftest import REPO, SMALL
+from processes import start_command, status_at_end
 from scipy import stats
 
 from dataset.errors import InputError
@@ -256,11 +257,12 @@ def test_a_run_that_leaves_no_result_has_failed(tmp_path):
         main(["--script", str(script), "--output", str(tmp_path / "out")])
 
 
-def test_failed_runs_are_exit_status_2_without_a_traceback(out):
-    done = shell("--script", FAKE, "--output", str(out), "--", "--fails", "0", script="scripts/sweep.py")
-    assert done.returncode == 2
-    assert "sweep.py: error: 1 of 1 runs failed:\n  fake-concat-plain-seed0" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_failed_runs_are_exit_status_2_without_a_traceback(out, tmp_path):
+    argv = ["--script", FAKE, "--output", str(out), "--", "--fails", "0"]
+    assert status_at_end(start_command("scripts.sweep", *argv, output=tmp_path / "told")) == 2
+    told = (tmp_path / "told").read_text()
+    assert "sweep.py: error: 1 of 1 runs failed:\n  fake-concat-plain-seed0" in told
+    assert "Traceback" not in told
 
 
 def test_other_settings_under_the_same_name_are_refused_before_anything_runs(sweep, out):
@@ -305,15 +307,15 @@ def wait_until(condition, seconds: float = 60.0) -> None:
 
 
 @pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
-def test_a_killed_sweep_started_again_repeats_nothing_and_loses_nothing(sweep, out, stop, status):
+def test_a_killed_sweep_started_again_repeats_nothing_and_loses_nothing(sweep, out, stop, status, tmp_path):
     flags = [*GRID, "--workers", "2", "--", "--seconds", "0.5"]
-    process = subprocess.Popen([sys.executable, str(REPO / "scripts" / "sweep.py"), "--script", FAKE,
-                                "--output", str(out), *flags], stdout=subprocess.PIPE, text=True)
+    argv = ["--script", FAKE, "--output", str(out), *flags]
+    process = start_command("scripts.sweep", *argv, output=tmp_path / "told")
     seeds = [out / f"fake-concat-{head}-seed1" for head in ("plain", "mmcosine10")]
     wait_until(lambda: all((folder / "last.pt").exists() and (folder / "last.pt").stat().st_size for folder in seeds))
-    process.send_signal(stop)
-    told = process.communicate()[0]
-    assert process.returncode == status
+    os.kill(process.pid, stop)
+    assert status_at_end(process) == status
+    told = (tmp_path / "told").read_text()
     with alone_in(out):  # a killed sweep's runs end before this is granted
         logs = [folder.with_name(f"{folder.name}.log").read_text() for folder in seeds]
     assert all(log.endswith("stopped\n") for log in logs), "the runs were not told to stop"
@@ -340,13 +342,13 @@ def test_a_run_that_does_not_stop_is_killed_after_the_grace(tmp_path, monkeypatc
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_second_sweep_waits_for_the_first(sweep, out, capfd):
+def test_a_second_sweep_waits_for_the_first(out, tmp_path):
+    told = tmp_path / "told"
     with alone_in(out):
-        process = subprocess.Popen([sys.executable, str(REPO / "scripts" / "sweep.py"), "--script", FAKE,
-                                    "--output", str(out)], stdout=subprocess.PIPE, text=True)
-        assert process.stdout.readline().startswith("waiting for another sweep in")
+        process = start_command("scripts.sweep", "--script", FAKE, "--output", str(out), output=told)
+        wait_until(lambda: told.exists() and told.read_text().startswith("waiting for another sweep in"))
         assert not list(out.glob("fake*"))
-    assert process.communicate()[0].startswith("1 runs: 0 done")
+    assert status_at_end(process) == 0 and told.read_text().splitlines()[1].startswith("1 runs: 0 done")
 
 
 @pytest.mark.parametrize(("workers", "cards", "seen"), [(2, ["3", "GPU-5"], {"3", "GPU-5"}), (2, ["7"], {"7"}),
