@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -281,9 +282,14 @@ def test_the_gap_is_between_any_two_modalities(tmp_path, pictures):
     assert not any("audio" in text or "visual" in text for text in pictures["gap"])
 
 
-def test_a_sweep_over_modalities_has_a_column_for_each(tmp_path):
-    sweep(["--script", "tests/three_modalities.py", "--output", str(tmp_path), "--modality", "all", "rgb+flow",
-           "flow", "--workers", "2", "--", "--epochs", "1", *CPU])
+def test_a_sweep_over_modalities_has_a_column_for_each(tmp_path, capsys):
+    """Its commands are run in this process, then it finds its runs finished."""
+    grid = ["--script", "tests/three_modalities.py", "--output", str(tmp_path), "--modality", "all", "rgb+flow", "flow"]
+    sweep([*grid, "--dry_run", "--", "--epochs", "1", *CPU])
+    for command in capsys.readouterr().out.splitlines():
+        main(shlex.split(command.removeprefix("python tests/three_modalities.py ")))
+    sweep([*grid, "--", "--epochs", "1", *CPU])
+    assert "3 runs: 3 done" in capsys.readouterr().out
     results = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/result.json")}
     assert {result["modality"] for result in results.values()} == {"all", "rgb+flow", "flow"}
     lines = [cells(line) for line in (tmp_path / "table.md").read_text().splitlines() if line.startswith("|")]
