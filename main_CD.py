@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset.clips import ClipDataset, ClipFiles
-from dataset.cremad import EMOTIONS, PAPER_COUNTS, find_clips
+from dataset.cremad import EMOTIONS, PAPER_COUNTS, find_clips, variant_of
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip, read_lists, split_by_speaker, split_stratified
 from utils import cli, distributed
@@ -120,10 +120,10 @@ def provide_demo(args: Namespace) -> None:
 
 def load_splits(args: Namespace) -> Splits:
     """The lists, checked against the files: clips that cannot be used stop the run, or are counted and left out."""
-    classes, found = find_files(args)
+    classes, found, variant = find_files(args)
     clips = usable_clips(found, classes, args.data_root, args.skip_missing, args.num_workers)
     datasets = {name: make_dataset(args, part, classes, train=name == "train") for name, part in clips.items() if part}
-    return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"])
+    return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"], {"variant": variant})
 
 
 def make_dataset(args: Namespace, clips: Sequence[ClipFiles], classes: Sequence[str], train: bool) -> ClipDataset:
@@ -133,8 +133,8 @@ def make_dataset(args: Namespace, clips: Sequence[ClipFiles], classes: Sequence[
 
 
 @distributed.failing_together()
-def find_files(args: Namespace) -> tuple[list[str], Found]:
-    """The classes, and for each split the listed clips' files."""
+def find_files(args: Namespace) -> tuple[list[str], Found, str | None]:
+    """The classes, for each split the listed clips' files, and which variant of the data they are."""
     how_to_get = HOW_TO_GET[args.dataset == "CREMAD"].format(root=args.data_root)
     classes, train, test = read_lists(args.data_root, how_to_get)
     note_other_lists(args, classes, len(train), len(test))
@@ -145,7 +145,8 @@ def find_files(args: Namespace) -> tuple[list[str], Found]:
         check_every_class_has_a_clip(classes, train, "what --val_by_speaker leaves to train on")
         parts = {"train": train, "val": val, "test": test}
     modalities = list(options.encoders(args, MODALITIES))
-    return classes, {name: find_clips(args.data_root, clips, args.fps, modalities) for name, clips in parts.items()}
+    found = {name: find_clips(args.data_root, clips, args.fps, modalities) for name, clips in parts.items()}
+    return classes, found, variant_of(args.data_root)
 
 
 def note_other_lists(args: Namespace, classes: Sequence[str], train: int, test: int) -> None:

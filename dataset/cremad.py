@@ -14,10 +14,12 @@ from dataset.errors import InputError
 from dataset.files import check_audio, check_image
 from dataset.frames import find_frames
 from dataset.lists import Clip
+from dataset.whole_files import read_json
 
 EMOTIONS = {"NEU": "neutral", "HAP": "happy", "SAD": "sad", "FEA": "fear", "DIS": "disgust", "ANG": "angry"}
 PAPER_COUNTS = {"train": 6698, "test": 744}  # the lists of OGM-GE, which the paper uses
 AUDIO_FOLDER = "AudioWAV"
+VARIANT_NOTE = "prepare_variant.json"  # of a variant of prepared data, as scripts/prepare_grid.py makes them
 
 
 def audio_path(root: Path, name: str) -> Path:
@@ -27,6 +29,16 @@ def audio_path(root: Path, name: str) -> Path:
 def frames_folder(root: Path, fps: int = 1) -> Path:
     """The folder that holds one folder of frames per clip."""
     return root / f"Image-{fps:02d}-FPS"
+
+
+def variant_of(root: Path) -> str | None:
+    """`babble_snr -5.0, voices 6, ...`: how the files below `root` differ from those of other folders with clips of the
+    same names; None for data that is no variant. Raises InputError: the note is damaged."""
+    path = root / VARIANT_NOTE
+    if not path.is_file():
+        return None
+    note = read_json(path, f"prepare {root} again")
+    return ", ".join(f"{name} {value}" for name, value in note.items() if not name.endswith("sha256"))  # those of lists
 
 
 def find_clip(root: Path, clip: Clip, fps: int = 1, modalities: Sequence[str] = MODALITIES) -> ClipFiles:

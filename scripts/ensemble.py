@@ -57,9 +57,10 @@ def member_logits(runs: Sequence[FinishedRun]) -> tuple[np.ndarray, dict[str, np
         features, listed = run.test_features, list(run.task.clips["test"].items())
         if labels is None:
             labels, clips = features.labels, listed
-        if listed != clips or run.result["classes"] != runs[0].result["classes"]:
-            raise InputError(f"{run.folder} has other test clips or classes than {runs[0].folder}: give runs of the "
-                             "same data")
+        same = all(run.result.get(name) == runs[0].result.get(name) for name in ("classes", "variant"))
+        if listed != clips or not same:
+            raise InputError(f"{run.folder} has other test clips, another variant of them or other classes than "
+                             f"{runs[0].folder}: give runs of the same data")
         for name, logits in zip(run.modalities, features.modality_logits, strict=True):
             if name in members:
                 raise InputError(f"{run.folder} is the second run with the modality {name}: give one run of each")
@@ -86,7 +87,7 @@ def result(runs: Sequence[FinishedRun], labels: np.ndarray, members: Mapping[str
 
     first = runs[0].result
     same = ("dataset", "mmcosine", "scaling", "seed", "epochs", "demo", "classes", "n_train", "n_val", "n_test",
-            "selection")
+            "lists", "test_list", "variant", "selection")
     softmaxes, logits, weighted = combinations(np.stack(list(members.values()))).values()
     return {**{name: first[name] for name in same if name in first}, "modality": ENSEMBLE, "modalities": list(members),
             "members": [str(run.folder) for run in runs], "accuracy": accuracy(softmaxes),

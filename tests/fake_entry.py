@@ -11,7 +11,7 @@ from pathlib import Path
 DEMO = {"dataset": "demo"}
 SETTINGS = {"dataset": "fake", "fusion_method": "concat", "modality": "both", "modulation": "none", "mmcosine": "False",
             "scaling": "10", "lam": "0", "random_seed": "0", "epochs": "3", "seconds": "0", "fails": "",
-            "measure": "accuracy"}
+            "measure": "accuracy", "data_root": ""}
 
 
 def get_args_parser():
@@ -43,6 +43,8 @@ def own_settings():
         parser.add_argument(f"--{name}", default=default)
     args = parser.parse_known_args()[0]
     args.mmcosine = args.mmcosine == "True"
+    if not args.data_root:
+        del args.data_root
     for name, kind in {"scaling": float, "lam": float, "seconds": float, "random_seed": int, "epochs": int}.items():
         setattr(args, name, kind(getattr(args, name)))
     return args

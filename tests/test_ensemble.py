@@ -120,7 +120,7 @@ def test_runs_on_other_test_clips_of_the_same_labels_are_no_ensemble(runs, tmp_p
 
     original = FinishedRun.task.func
     monkeypatch.setattr(FinishedRun, "task", property(others))
-    with pytest.raises(InputError, match="has other test clips or classes than"):
+    with pytest.raises(InputError, match="has other test clips, another variant of them or other classes than"):
         ensemble([str(runs / NAMES["rgb"]), str(runs / NAMES["flow"]), *MACHINE])
 
 

@@ -1,5 +1,6 @@
 """Lists of the same size with other clips: noticed by resume, evaluation, probes and pictures, and named."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from conftest import SMALL
 
 import main_SSW
+from dataset.cremad import VARIANT_NOTE
 from dataset.demo.birds import make_demo as make_birds
 from dataset.errors import InputError
 from dataset.whole_files import read_json
@@ -81,6 +83,25 @@ def test_lists_of_the_same_size_with_exchanged_clips_are_refused_by_name(copied_
         OPENED[how](copied_runs["plain"], other_data)
     assert f"{trained} (train, " in str(error.value) and f"{tested} (test, " in str(error.value)
     assert not any((copied_runs["plain"] / name).exists() for name in ("probes.json", "figures/confusion.png"))
+
+
+def note_variant(root: Path, snr: float, test_list: str) -> None:
+    (root / VARIANT_NOTE).write_text(json.dumps({"babble_snr": snr, "seed": 0, "test_clips_sha256": test_list}))
+
+
+def test_another_level_of_noise_under_the_same_names_is_other_data(tiny_data, other_data, tmp_path, train_argv):
+    note_variant(other_data, -5.0, "1a")
+    run = tmp_path / "run"
+    found = main([*train_argv, "--epochs", "1", "--data_root", str(other_data)])
+    assert found["variant"] == "babble_snr -5.0, seed 0" == read_json(run / "result.json")["variant"]
+    note_variant(other_data, 5.0, "1a")
+    for root, now in ((other_data, r"babble_snr 5\.0, seed 0"), (tiny_data, "None")):
+        for look_at in OPENED.values():
+            with pytest.raises(InputError, match=rf"other data \(variant babble_snr -5\.0, seed 0, now {now}\)"):
+                look_at(run, root)
+    moved = other_data.rename(tmp_path / "moved")
+    note_variant(moved, -5.0, "1a")
+    resume(run, moved)
 
 
 def test_exchanged_labels_are_other_data(copied_runs, other_data):

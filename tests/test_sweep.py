@@ -273,6 +273,18 @@ def test_other_settings_under_the_same_name_are_refused_before_anything_runs(swe
     assert len(sweep("--random_seed", "1", "--", "--num_workers", "7", "--device", "cpu")) == 1, "where it runs is free"
 
 
+def test_a_finished_run_of_data_elsewhere_is_not_taken_for_this_one(sweep, out, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    sweep("--", "--data_root", f"{tmp_path}/one")
+    assert len(sweep("--", "--data_root", f"{tmp_path}/two/../one/")) == 1
+    with pytest.raises(InputError, match=r"is a finished run of the data in .*/one, not of .*/two: choose another --o"):
+        sweep("--", "--data_root", f"{tmp_path}/two")
+    (tmp_path / "one").rename(tmp_path / "three")
+    (tmp_path / "one").symlink_to(tmp_path / "three")
+    assert len(sweep("--", "--data_root", f"{tmp_path}/three")) == 1
+
+
 @pytest.mark.parametrize("argv", [["--dataset", "a/b"], ["--", "--dataset", "../x"]])
 def test_a_dataset_that_is_no_name_is_refused_before_anything_runs(sweep, out, argv, capsys):
     with pytest.raises(SystemExit) as exit:

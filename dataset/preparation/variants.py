@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from dataset.cremad import AUDIO_FOLDER, audio_path, frames_folder
+from dataset.cremad import AUDIO_FOLDER, VARIANT_NOTE, audio_path, frames_folder
 from dataset.errors import InputError
 from dataset.lists import Clip, Lists, by_speakers, check_every_class_has_a_clip, group, write_lists
 from dataset.preparation.babble import PEAK, VOICES, add_babble, choose_voices, generator
@@ -93,7 +93,7 @@ def make_variant(folder: Path, root: Path, lists: Lists, level: float | None, sp
     InputError: the folder holds babble of another seed or another split, which would cross this one."""
     folder.mkdir(exist_ok=True)
     tested = hashlib.sha256("\n".join(sorted(clip.name for clip in lists.test)).encode()).hexdigest()
-    check_settings(folder / "prepare_variant.json",
+    check_settings(folder / VARIANT_NOTE,
                    {"babble_snr": level, "voices": VOICES, "peak": PEAK, "seed": seed, "test_clips_sha256": tested},
                    folder / AUDIO_FOLDER)
     link(frames_folder(root, fps), frames_folder(folder, fps))

@@ -30,7 +30,7 @@ OLDER_VOX_ENCODERS = {"audio_encoder": "se_resnet34", "visual_encoder": "resnet3
 # What the values in result.json and args.json are, by name
 KINDS = {name: kind for names, kind in {
     ("dataset", "modality", "fusion_method", "fusion", "modulation"): str,
-    ("script", "command", "selection", "git_commit", "tensorboard_path", "test_list"): str | None,
+    ("script", "command", "selection", "git_commit", "tensorboard_path", "test_list", "lists", "variant"): str | None,
     ("mmcosine", "demo"): bool, ("random_seed", "seed", "epochs", "best_epoch", "n_test"): int,
     ("scaling", "lam", "epoch_seconds"): float | int, ("classes", "modalities", "parts"): list[str],
     ("pretrained", "teachers"): dict, ("trials",): dict[str, int] | list[str]}.items() for name in names}

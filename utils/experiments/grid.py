@@ -148,15 +148,17 @@ def plan_run(script: ModuleType, combination: Mapping[str, Sequence[str]], rest:
 def state(run: PlannedRun) -> str:
     """DONE: it has a result. BEGUN: it has a last.pt to continue from. NEW: nothing to keep is there.
 
-    Raises InputError: the folder holds a run with other settings, or no run.
+    Raises InputError: the folder holds a run with other settings, a finished one of data elsewhere, or no run.
     """
     if not run.folder.exists():
         return NEW
     if (run.folder / "args.json").is_file():
-        different = changes(run, read_json(run.folder / "args.json"))
+        saved = read_json(run.folder / "args.json")
+        different = changes(run, saved)
         if different:
             raise InputError(f"{run.folder} holds a run with other settings ({different}): choose another --output, or "
                              "move that folder away")
+        check_same_place(run, saved)
     for name, found in (("result.json", DONE), ("last.pt", BEGUN)):
         if (run.folder / name).is_file():
             return found
@@ -165,6 +167,16 @@ def state(run: PlannedRun) -> str:
         raise InputError(f"{run.folder} holds no result.json and no last.pt but {first_few(others, 3)}: no run of a "
                          "sweep. Move it away, or choose another --output")
     return NEW
+
+
+def check_same_place(run: PlannedRun, saved: Mapping[str, object]) -> None:
+    """Raises InputError: a finished run with the settings `saved` was trained on data in another folder, which may be
+    other data under the same names. One that goes on compares its data itself (utils/training/same_data.py)."""
+    now = str(run.settings["data_root"])
+    before = str(saved.get("data_root", now))
+    if (run.folder / "result.json").is_file() and Path(before).resolve() != Path(now).resolve():
+        raise InputError(f"{run.folder} is a finished run of the data in {before}, not of {now}: choose another "
+                         f"--output for that data; if it is the same data, leave a link to it at {before}")
 
 
 def changes(run: PlannedRun, saved: Mapping[str, object]) -> str:

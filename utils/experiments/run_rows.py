@@ -14,6 +14,7 @@ from utils.training.run import is_finished
 ALSO_CALLED = {"fusion_method": "fusion", "random_seed": "seed"}  # {setting: its name in result.json}
 NEEDED = ("run", "dataset", "modality", "mmcosine", "scaling", "seed", "modalities")
 NOTHING = "None"  # a setting without a value; that of a run which does not have it is an empty cell
+TEXTS = ("lists", "test_list", "git_commit")  # digests, which may look like numbers
 WORDS = {NOTHING: None, "True": True, "False": False}
 
 
@@ -65,7 +66,7 @@ def read_csv(path: Path) -> tuple[list[RunRow], list[str]]:
 
 def row_of(cells: Mapping[str, str], path: Path) -> RunRow:
     """Of a row of the file `path`. Raises InputError: a value of another kind than a run's."""
-    values = {name: value_of(cell) for name, cell in cells.items() if name and cell}
+    values = {name: cell if name in TEXTS else value_of(cell) for name, cell in cells.items() if name and cell}
     settings = {name.removeprefix("--"): value for name, value in values.items() if name.startswith("--")}
     settings |= {name: values[other] for name in RECORDED if (other := ALSO_CALLED.get(name, name)) in values}
     result = {name: value for name, value in values.items() if not name.startswith("--")}

@@ -29,7 +29,8 @@ def notes(runs: Sequence[FinishedRun | RunRow], measure: str, counts: Mapping[st
     chosen = sorted({str(run.result["selection"]) for run in runs if "selection" in run.result})
     commits = Counter(str(run.result.get("git_commit")) for run in runs)
     bonus = BONUS if any("selection_bonus" in run.result for run in runs) else ""
-    more = " ".join(filter(None, [noise_of_test_data(runs, measure), fewer_clips(runs), bonus, fewer_runs(counts)]))
+    more = " ".join(filter(None, [noise_of_test_data(runs, measure), fewer_clips(runs), bonus, fewer_runs(counts),
+                                  several_variants(runs)]))
     return NOTES.format(level=LEVEL, more=more, chosen="; or ".join(chosen),
                         commits=", ".join(f"{name} ({count} runs)" for name, count in commits.items()))
 
@@ -60,3 +61,10 @@ def fewer_runs(counts: Mapping[str, int]) -> str:
     most = max(counts.values())
     told = "; ".join(f"{label} ({count} of {most})" for label, count in counts.items() if count < most)
     return f"Of fewer runs than other rows: {told}." if told else ""
+
+
+def several_variants(runs: Sequence[FinishedRun | RunRow]) -> str:
+    """A sentence: the runs are of data under the same names with other files, such as other levels of noise."""
+    found = Counter(str(run.result["variant"]) for run in runs if "variant" in run.result)
+    told = "; ".join(f"{name} ({count} runs)" for name, count in found.items())
+    return f"NOT COMPARABLE, of several variants of the data: {told}." if len(found) > 1 else ""
