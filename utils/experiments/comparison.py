@@ -108,7 +108,7 @@ def section(runs: Sequence[FinishedRun | RunRow], mean: bool = False) -> str:
     lines = [f"## {runs[0].settings['dataset']}{splits}{demo}: {MEASURES[measure]}", "",
              markdown(["", "n", *columns, *(f"{name} probe" for name in probed), "last epoch", *BONUS * bonus,
                        "paper", "time"], rows), ""]
-    if differences:
+    if any(found for _, every in differences for found in every):
         lines += ["Points to the joint plain network with the same fusion, paired over seeds:", "",
                   markdown(["", *columns, f"p of {columns[0]}, Holm"], difference_rows(differences)), ""]
     return "\n".join([*lines, notes(runs, measure, {cells[0]: int(cells[1]) for cells in rows}), ""])
