@@ -741,7 +741,8 @@ def test_probes_of_the_best_epoch_are_columns_of_the_table_and_the_csv(finished_
     assert [run_rows.csv_row(run).get("probe_visual") for run in runs] == [0.3, 0.5, None]
 
 
-@pytest.mark.parametrize(("runs", "page"), [("grid_babble.csv", "benchmark.md")])
+@pytest.mark.parametrize(("runs", "page"), [("grid_babble.csv", "benchmark.md"),
+                                            ("grid_digits_methods.csv", "comparison.md")])
 def test_the_tables_of_a_page_come_out_of_its_csv(runs, page, capsys):
     main(["--table_of", str(REPO / "docs" / "results" / runs)])
     table, text = capsys.readouterr().out, (REPO / "docs" / page).read_text()
