@@ -45,7 +45,9 @@ from utils.balancing.mcr import contrast
 from utils.balancing.method import Batch, Clips
 from utils.balancing.mmpareto import weights
 from utils.balancing.relearning import purity
+from utils.training.engine import Learner
 from utils.training.loading import Loaders
+from utils.training.options import settings
 from utils.training.trial import hold_out
 
 BOTH_HEADS = pytest.mark.parametrize("mmcosine", [False, True])
@@ -862,6 +864,7 @@ def test_the_other_encoders_are_in_evaluation_mode_in_a_turn_of_reconboost_and_m
     (["dnr", "--epochs", "20"], "--relearn_every 10 would set encoders back after the last of 20 epochs"),
     (["opm", "--accumulate", "2"], "--accumulate cannot be combined with --modulation opm, whose step needs the whole"),
     (["agm", "--accumulate", "2"], "--accumulate cannot be combined with --modulation agm, whose step needs the whole"),
+    (["mmpareto", "--compile"], "--compile cannot be combined with --modulation mmpareto: it takes gradients of parts"),
     (["agm", "--pareto_gamma", "1"], "--pareto_gamma has no effect with --modulation agm"),
     (["dgl", "--lam", "0.1"], "--lam cannot be combined with --modulation dgl: it compares modalities, and no joint"),
     (["opm", "--lam", "0.1"], "--lam cannot be combined with --modulation opm: it replaces the loss"),
@@ -871,6 +874,21 @@ def test_what_a_method_is_not_defined_for_is_refused(argv, message, capsys):
     with pytest.raises(SystemExit):
         parse(["--train", "--modulation", *argv])
     assert message in capsys.readouterr().err
+
+
+def test_a_network_that_was_not_compiled_in_training_is_compiled_for_its_evaluation(tmp_path):
+    saved = settings(parse(["--train", "--modulation", "mmpareto"]))
+    torch.save({"args": saved, "model": {}}, tmp_path / "best.pt")
+    assert parse(["--ckpt_path", str(tmp_path / "best.pt"), "--compile"]).compile
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_that_take_gradients_of_parts_of_a_step_are_those_that_refuse_a_compiled_network(name, monkeypatch):
+    """A compiled network computes the gradients of all its parameters, once for each forward pass."""
+    taken, gradients = [], Learner.gradients
+    monkeypatch.setattr(Learner, "gradients", lambda *given: taken.append(1) or gradients(*given))
+    take_steps(name, 2, torch.float32)
+    assert bool(taken) == ("compile" in METHODS[name].without)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "none"])

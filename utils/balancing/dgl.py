@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.balancing.method import Batch, Flag, Learner, Method, trained
+from utils.balancing.method import KEEPS_GRAPH, Batch, Flag, Learner, Method, trained
 from utils.cli import number
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class Dgl(Method):
     title = "encoders that learn from the losses of single modalities, fusion from the joint loss"
     flags: ClassVar[tuple[Flag, ...]] = (
         Flag("dgl_alpha", number(float, 0, exclusive=True), 4.0, "weight alpha of dgl's uni-modal losses"),)
-    without: ClassVar[Mapping[str, str]] = {"lam": "it compares modalities, and no joint loss reaches the encoders"}
+    without: ClassVar[Mapping[str, str]] = {"lam": "it compares modalities, and no joint loss reaches the encoders",
+                                            **KEEPS_GRAPH}
 
     def __init__(self, model: MultimodalClassifier, dgl_alpha: float):
         super().__init__(model)

@@ -23,6 +23,7 @@ paper's abstract calls the added loss unsupervised contrastive learning; the div
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -30,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils import distributed
-from utils.balancing.method import REPLACES_LOSS, Batch, Clips, Flag, Learner, Method, trained
+from utils.balancing.method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Clips, Flag, Learner, Method, trained
 from utils.cli import number
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Lfm(Method):
         Flag("lfm_weight", number(float, *BOUNDS), 0.5, "weight a2 of lfm's divergence at the start"),
         Flag("lfm_rate", number(float, 0), 1e-4, "rate at which lfm learns it on held-out training clips"))
     fusions: ClassVar[tuple[str, ...]] = ("concat", "sum")
-    without = REPLACES_LOSS
+    without: ClassVar[Mapping[str, str]] = {**REPLACES_LOSS, **KEEPS_GRAPH}
     needs_held_out = True
 
     def __init__(self, model: MultimodalClassifier, lfm_weight: float, lfm_rate: float):

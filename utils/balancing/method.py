@@ -26,7 +26,9 @@ class Flag(NamedTuple):
     before: object = None
 
 
-REPLACES_LOSS = {"lam": "it replaces the loss to which the contrastive one is added"}  # for `Method.without`
+# for `Method.without`; the second for those that use `Learner.gradients`
+REPLACES_LOSS = {"lam": "it replaces the loss to which the contrastive one is added"}
+KEEPS_GRAPH = {"compile": "it takes gradients of parts of a forward pass, which a compiled network has as a whole"}
 
 
 class Batch(NamedTuple):

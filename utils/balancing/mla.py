@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils import distributed
-from utils.balancing.method import REPLACES_LOSS, Batch, Learner, Method, trained
+from utils.balancing.method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Learner, Method, trained
 
 if TYPE_CHECKING:
     from models import ClassifierOutput, MultimodalClassifier
@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 class Mla(Method):
     title = "modalities in turn, with one head"
     fusions: ClassVar[tuple[str, ...]] = ("sum",)
-    without: ClassVar[Mapping[str, str]] = {**REPLACES_LOSS, "mmcosine": "its projection protects W z, not the cosine"}
+    without: ClassVar[Mapping[str, str]] = {**REPLACES_LOSS, **KEEPS_GRAPH,
+                                            "mmcosine": "its projection protects W z, not the cosine"}
 
     def __init__(self, model: MultimodalClassifier):
         super().__init__(model)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from utils.balancing.heads import UniModalHeads
-from utils.balancing.method import Batch, Flag, Learner, Method, trained
+from utils.balancing.method import KEEPS_GRAPH, Batch, Flag, Learner, Method, trained
 from utils.cli import number
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class MMPareto(Method):
     title = "multiloss, whose gradients are combined so that they do not conflict"
     flags: ClassVar[tuple[Flag, ...]] = (
         Flag("pareto_gamma", number(float, 0, exclusive=True), 1.5, "factor gamma of mmpareto's encoder gradients"),)
+    without = KEEPS_GRAPH
 
     def __init__(self, model: MultimodalClassifier, pareto_gamma: float):
         super().__init__(model)

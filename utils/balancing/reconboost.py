@@ -18,12 +18,13 @@ nothing, as do two re-implementations.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.balancing.method import REPLACES_LOSS, Batch, Clips, Flag, Learner, Method, trained
+from utils.balancing.method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Clips, Flag, Learner, Method, trained
 from utils.cli import number
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class ReconBoost(Method):
         Flag("recon_weight", number(float, 0), 5.0, "weight of a modality's own loss in its turn"),
         Flag("recon_agreement", number(float, 0), 0.5, "weight of its agreement with the modality before"))
     fusions: ClassVar[tuple[str, ...]] = ("sum",)
-    without = REPLACES_LOSS
+    without: ClassVar[Mapping[str, str]] = {**REPLACES_LOSS, **KEEPS_GRAPH}
 
     def __init__(self, model: MultimodalClassifier, recon_epochs: int, recon_weight: float, recon_agreement: float):
         super().__init__(model)

@@ -66,7 +66,7 @@ def check_method(parser: Parser, args: Namespace) -> None:
         parser.error(f"--accumulate cannot be combined with --modulation {args.modulation}, whose step needs the whole "
                      "batch: use a smaller --batch_size")
     for flag, why in method.without.items():
-        if getattr(args, flag):
+        if getattr(args, flag) and (args.train or flag != "compile"):  # compiled evaluation is of the network alone
             parser.error(f"--{flag} cannot be combined with --modulation {args.modulation}: {why}")
     if method.fusions and args.fusion_method not in method.fusions:
         parser.error(f"--modulation {args.modulation} is defined for --fusion_method {' or '.join(method.fusions)}")
