@@ -38,6 +38,7 @@ sys.path.insert(0, str(REPO))
 
 from dataset.errors import InputError
 from utils import cli
+from utils.experiments.flags import split_argv
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -62,25 +63,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def split_argv(argv: Sequence[str]) -> tuple[list[str], dict[str, list[str]], list[str]]:
-    """(the sweep's own arguments, {flag of the entry script: values}, flags for every run). A flag that is given twice
-    has the values of the last time: so the recipes in scripts/*.sh can be changed by further flags."""
-    parser, end = get_args_parser(), list(argv).index("--") if "--" in argv else len(argv)
-    own, axes = [], {}
-    into = own
-    for word in argv[:end]:
-        flag, equals, value = word.partition("=")
-        if flag.startswith("-") and flag in parser._option_string_actions:
-            into = own
-        elif flag.startswith("--"):
-            into = axes[flag.removeprefix("--")] = [value] if equals else []
-            continue
-        into.append(word)
-    return own, axes, list(argv[end + 1:])
-
-
 if __name__ == "__main__":
-    get_args_parser().parse_args(split_argv(sys.argv[1:])[0])  # --help is answered before the slow imports below
+    # --help is answered before the slow imports below
+    get_args_parser().parse_args(split_argv(sys.argv[1:], get_args_parser())[0])
 
 from contextlib import closing
 
@@ -96,7 +81,7 @@ from utils.training.run import is_finished
 
 def main(argv: Sequence[str]) -> list[FinishedRun]:
     """The finished runs of --output. Raises InputError for the user's mistakes, and at the end for failed runs."""
-    own, axes, rest = split_argv(argv)
+    own, axes, rest = split_argv(argv, get_args_parser())
     args = get_args_parser().parse_args(own)
     if args.table_of:
         print(comparison.report(*run_rows.read_csv(args.table_of)))

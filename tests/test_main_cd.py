@@ -429,6 +429,8 @@ def test_a_diverging_run_stops_by_name_and_keeps_its_last_epoch(train_argv, tmp_
     with pytest.raises(InputError, match=r"the loss is (nan|inf) in epoch 1.*last\.pt holds the last whole epoch"):
         main([*train_argv, "--learning_rate", "1e30"])
     assert checkpoint.load(tmp_path / "run" / "last.pt")["history"] == []
+    told = json.loads((tmp_path / "run" / "diverged.json").read_text())
+    assert (told["metric"], told["epoch"]) == ("loss", 1) and told["value"] in ("nan", "inf")
 
 
 @pytest.mark.parametrize(("content", "part"), [(None, "is missing"), (b"version https://git-lfs", "git lfs pull"),

@@ -1,5 +1,6 @@
 """The list of mutants fits the code as it is: else `make mutants` would test nothing."""
 
+import subprocess
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +16,10 @@ def test_the_mutant_fits_the_code_and_is_no_syntax_error(mutant: Mutant):
     text = (REPO / mutant.file).read_text(encoding="utf-8")
     changed = mutated(mutant, text)
     assert changed != text
-    compile(changed, mutant.file, "exec")
+    if mutant.file.endswith(".sh"):
+        subprocess.run(["bash", "-n"], input=changed, text=True, check=True)
+    else:
+        compile(changed, mutant.file, "exec")
 
 
 def test_every_test_file_that_is_named_is_there():

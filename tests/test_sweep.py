@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,6 @@ from processes import start_command, status_at_end
 from scipy import stats
 
 from dataset.errors import InputError
-from scripts import best_settings
 from scripts.sweep import main
 from utils.balancing import METHOD_FLAGS, METHODS
 from utils.experiments import comparison, jobs, run_rows
@@ -645,7 +643,7 @@ def test_the_comparison_of_methods_has_every_method_and_every_plain_row(tmp_path
     assert refused.returncode == 2 and 'SEEDS="0 1 2"' in refused.stderr
 
 
-def test_recipes_take_the_encoder_alone_and_no_network_that_started_from_it(tmp_path):
+def test_the_comparison_of_methods_takes_the_encoder_alone_and_no_network_that_started_from_it(tmp_path):
     told, python = tmp_path / "argv", tmp_path / "python"
     python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {told}\n")
     python.chmod(0o755)
@@ -653,16 +651,13 @@ def test_recipes_take_the_encoder_alone_and_no_network_that_started_from_it(tmp_
     for name in ("x-visual-plain-seed3", "x-audio-plain-seed3", started, started.replace("_pretrain", "_teacher")):
         (tmp_path / "out" / name).mkdir(parents=True)
         (tmp_path / "out" / name / "best.pt").touch()
-    env = {**os.environ, "PYTHON": str(python), "SEEDS": "3", "OUTPUT": str(tmp_path / "out"),
-           "ROWS": "finetuned ensemble"}
-    for script in ("compare_methods.sh", "honest.sh"):
-        subprocess.run([f"scripts/{script}"], cwd=REPO, env=env, check=True, capture_output=True)
-        text, alone = told.read_text(), tmp_path / "out" / "x-visual-plain-seed3"
-        assert f"--visual_pretrain {alone}/best.pt" in text
-        told.unlink()
-    assert f"ensemble.py {tmp_path}/out/x-audio-plain-seed3 {alone} --output" in text
-    (tmp_path / "out" / "x-visual-plain-learning_rate0.1-seed3").mkdir()
-    refused = subprocess.run(["scripts/honest.sh"], cwd=REPO, env=env, capture_output=True, text=True)
+    env = {**os.environ, "PYTHON": str(python), "SEEDS": "3", "OUTPUT": str(tmp_path / "out")}
+    subprocess.run(["scripts/compare_methods.sh"], cwd=REPO, env=env, check=True, capture_output=True)
+    assert f"--visual_pretrain {tmp_path / 'out' / 'x-visual-plain-seed3'}/best.pt" in told.read_text()
+    other = tmp_path / "out" / "x-visual-plain-learning_rate0.1-seed3"
+    other.mkdir()
+    (other / "best.pt").touch()
+    refused = subprocess.run(["scripts/compare_methods.sh"], cwd=REPO, env=env, capture_output=True, text=True)
     assert refused.returncode == 2 and "several runs of the visual encoder alone" in refused.stderr
 
 
@@ -758,119 +753,9 @@ def test_a_csv_that_is_no_table_of_runs_is_refused(tmp_path):
         main(["--table_of", str(tmp_path / "missing.csv")])
 
 
-def test_every_row_of_the_honest_comparison_searches_three_settings_and_goes_on_with_the_chosen_one(tmp_path, capsys):
-    told, python = tmp_path / "argv", tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {told}\n"
-                      "case \"$1 $2\" in *best_settings.py*/mmcosine*) echo --scaling 5 ;;\n"
-                      "*best_settings.py*/ogm_ge) echo --alpha 0.1 ;; *best_settings.py*/agm) echo --agm_alpha 2 ;;\n"
-                      "*best_settings.py*/mmpareto) echo --pareto_gamma 2 ;;\n"
-                      "*best_settings.py*) echo --learning_rate 0.03 ;; esac\n")
-    python.chmod(0o755)
-    env = {**os.environ, "PYTHON": str(python), "SEEDS": "3 4", "OUTPUT": str(tmp_path / "out"), "DATASET": "digits",
-           "DATA": "data/digits-fold{random_seed}"}
-    done = subprocess.run(["scripts/honest.sh", "--epochs", "20"], cwd=REPO, env=env, check=True, capture_output=True,
-                          text=True)
-    lines, commands, searches = told.read_text().splitlines(), {}, {}
-    for line in lines:
-        if "sweep.py" in line and "--report_only" not in line:
-            assert not main([*line.replace("--dry_run False", "--dry_run").split()[1:]])
-            found = capsys.readouterr().out.splitlines()
-            row = re.search("/out/search/([^ ]+)", line)
-            (searches if row else commands).setdefault(row[1] if row else line, []).extend(found)
-    assert {name: len(found) for name, found in searches.items()} == dict.fromkeys(searches, 3)
-    assert searches.keys() == {"audio", "visual", "joint", "multiloss", "finetuned", "mmcosine", "ogm_ge",
-                               "mmcosine_ogm_ge", "mmpareto", "agm", "joint_sum", "mla"}
-    for found in searches.values():
-        assert all("--random_seed 100 " in one and "data/digits-fold3 " in one for one in found)
-    finals = [one for found in commands.values() for one in found]
-    assert len(finals) == 2 * len(searches) == 2 * len(commands)
-    for one in finals:
-        seed = re.search("--random_seed (.)", one)[1]
-        assert f"--data_root data/digits-fold{seed} --dataset digits" in one
-        own = [flag for flag in ("--scaling 5 ", "--alpha 0.1 ", "--agm_alpha 2 ", "--pareto_gamma 2 ") if flag in one]
-        assert f"--learning_rate {0.01 if own else 0.03} " in one and len(own) <= 1
-    for one in [*finals, *(one for found in searches.values() for one in found)]:
-        assert "--val_fraction 0.2 --test_every_epoch True --epochs 20 " in one
-    assert sum("ensemble.py" in line for line in lines) == 2 and "--report_only" in lines[-1]
-    assert "joint: --learning_rate 0.03" in done.stdout
-    for flags, more in ((["--random_seed", "1"], {}), (["--data_root", "x"], {}), ([], {"SEEDS": "100 1"}),
-                        ([], {"ROWS": "unheard"})):
-        refused = subprocess.run(["scripts/honest.sh", *flags], cwd=REPO, env={**env, **more}, capture_output=True,
-                                 text=True)
-        assert refused.returncode == 2 and refused.stderr.startswith("honest.sh: error: ")
-
-
-@pytest.fixture
-def search(finished_runs, tmp_path):
-    """search(name, rate, val, test, **changes): a run of this learning rate that ends with these accuracies."""
-    def make(name: str, rate: float, val: float, test: float, **changes: object) -> None:
-        (tmp_path / name).mkdir()
-        for file in ("args.json", "result.json"):
-            content = json.loads((finished_runs["plain"] / file).read_text())
-            more = {"last_val_accuracy": 0.9, "accuracy": test, "best_epoch": 2} if file == "result.json" else {}
-            content |= {"learning_rate": rate, **more, **changes}
-            (tmp_path / name / file).write_text(json.dumps(content))
-        names = ("val_accuracy", "val_accuracy_audio", "val_accuracy_visual")
-        records = [dict.fromkeys(names, 0.99 - val), dict.fromkeys(names, val), dict.fromkeys(names, 0.0)]
-        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
-    return make
-
-
-def test_the_validation_clips_choose_the_settings(search, tmp_path, capsys):
-    for name, rate, val, test in (("a", 0.003, 0.5, 0.9), ("b", 0.01, 0.7, 0.1), ("c", 0.03, 0.7, 0.2)):
-        search(name, rate, val, test)
-    assert best_settings.main([str(tmp_path)]) == ["--learning_rate", "0.01"]
-    printed = capsys.readouterr()
-    assert printed.out == "--learning_rate 0.01\n" and "b: 70.00 % on validation clips (chosen)" in printed.err
-
-
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"random_seed": 8}, "differ in --random_seed .*one seed"), ({"dataset": "other"}, "differ in --dataset"),
-    ({"epochs": 77}, "no result yet: b"), ({"last_val_accuracy": None}, "is damaged")])
-def test_a_search_that_cannot_be_judged_is_refused(search, tmp_path, changes, message):
-    search("a", 0.003, 0.5, 0.9)
-    search("b", 0.01, 0.7, 0.1, **{name: value for name, value in changes.items() if name != "epochs"})
-    if "epochs" in changes:
-        content = json.loads((tmp_path / "b" / "args.json").read_text())
-        (tmp_path / "b" / "args.json").write_text(json.dumps({**content, **changes}))
-    with pytest.raises(InputError, match=message):
-        best_settings.main([str(tmp_path)])
-
-
 def test_a_value_may_name_the_seed_of_its_run(capsys, sweep):
     lines = [" ".join(line) for line in commands(capsys, sweep, "--random_seed", "3", "5", "--audio_pretrain",
                                                  "a-seed{random_seed}/best.pt", "--", "--data_root",
                                                  "data/fold{random_seed}")]
     assert [f"--audio_pretrain a-seed{seed}/best.pt --data_root data/fold{seed} " in line
             for seed, line in zip((3, 5), lines, strict=True)] == [True, True]
-
-
-def test_a_run_that_diverged_is_not_chosen(search, tmp_path, capsys):
-    search("a", 0.003, 0.5, 0.9)
-    search("b", 0.01, 0.7, 0.1)
-    search("c", 0.03, 0.9, 0.1)
-    (tmp_path / "c" / "result.json").unlink()
-    assert best_settings.main([str(tmp_path), "--skip_unfinished"]) == ["--learning_rate", "0.01"]
-    assert "no result: c" in capsys.readouterr().err
-    (tmp_path / "b" / "result.json").unlink()  # the others' settings say what was searched
-    assert best_settings.main([str(tmp_path), "--skip_unfinished"]) == ["--learning_rate", "0.003"]
-
-
-@pytest.mark.parametrize(("status", "goes_on"), [(2, True), (130, False)])
-def test_a_failed_setting_ends_no_other_row_of_the_honest_comparison_and_ctrl_c_ends_all(tmp_path, status, goes_on):
-    told, python = tmp_path / "argv", tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {told}\ncase \"$*\" in *search/joint*) case $1 in "
-                      f"*sweep.py) exit {status} ;; esac ;; esac\n")
-    python.chmod(0o755)
-    env = {**os.environ, "PYTHON": str(python), "OUTPUT": str(tmp_path / "out"), "ROWS": "joint mmcosine"}
-    ended = subprocess.run(["scripts/honest.sh"], cwd=REPO, env=env, capture_output=True)
-    lines = told.read_text().splitlines()
-    assert ended.returncode == status and any("search/mmcosine" in line for line in lines) == goes_on
-    chosen = [line for line in lines if "best_settings.py" in line]
-    assert len(chosen) == 2 * goes_on and all(line.endswith(" --skip_unfinished") for line in chosen)
-
-
-def test_a_search_on_test_clips_is_refused(finished_runs, tmp_path):
-    shutil.copytree(finished_runs["plain"], tmp_path / "run")
-    with pytest.raises(InputError, match="has no validation clips: give the sweep --val_fraction"):
-        best_settings.main([str(tmp_path)])

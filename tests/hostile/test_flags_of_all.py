@@ -59,7 +59,7 @@ SCRIPTS = [
     ("analyse", ["/", "--only", "smiles"], "invalid choice"), ("analyse", ["/", "--num_workers", "9999"], "at most 1,024"),
     ("ensemble", [], "RUN"), ("ensemble", ["/nowhere"], "no run in /nowhere"), ("export", [], "RUN"),
     ("ensemble", ["/", "--num_workers", "-1"], "at least 0"), ("export", ["/nowhere"], "/nowhere"),
-    ("best_settings", ["/nowhere"], "no finished run .* in /nowhere"), ("best_settings", ["/", "x"], "unrecognized"),
+    ("best_settings", ["--output", "/nowhere"], "search in /nowhere is not over"), ("best_settings", [], "--output"),
     ("predict", [], "RUN"), ("predict", ["/nowhere", "x.mp4"], "/nowhere is neither a run"),
     ("predict", ["/", "x.mp4", "--every", "0"], "at least 0.01"), ("predict", ["/", "x.mp4", "--fps", "0"], "more than 0"),
     ("predict", ["/", "x.mp4", "--detector", "eyes"], "invalid choice"), ("predict", ["/"], "VIDEO"),

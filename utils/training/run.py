@@ -8,6 +8,7 @@
     class_norms.npy           (epochs, M, C) norms of the class weights
     events.out.tfevents.*     TensorBoard (tensorboard.py); elsewhere with --tensorboard_path
     curves.png, result.json   at the end
+    diverged.json             instead, where a metric was not finite: which, and in which epoch
 
 verification.py adds <list>.scores.txt and det.png, confusion.py per_class.csv, confusions.csv and confusions.png.
 """
@@ -32,6 +33,8 @@ from utils.training.plots import plot_curves
 from utils.training.run_folder import LOG
 from utils.training.same_data import Clips
 from utils.training.tensorboard import Events, layout
+
+DIVERGED = "diverged.json"
 
 
 class Run:
@@ -62,6 +65,8 @@ class Run:
             if self.history and distributed.is_main():
                 self.check_best(saved["model"])
         distributed.log_to(folder / LOG)
+        if distributed.is_main():
+            (folder / DIVERGED).unlink(missing_ok=True)
         self.write("args.json", json.dumps(self.settings, indent=2) + "\n")
         if self.history:
             self.write_history()  # a run that was killed after last.pt has written them without the last epoch
@@ -94,6 +99,7 @@ class Run:
         """Raises InputError when a metric is not finite."""
         for name, value in metrics.items():
             if not math.isfinite(value):
+                self.write(DIVERGED, json.dumps({"metric": name, "value": str(value), "epoch": len(self.history) + 1}))
                 raise InputError(f"the {name} is {value} in epoch {len(self.history) + 1} ({where}). "
                                  f"{self.folder / 'last.pt'} holds the last whole epoch before; try a lower "
                                  "--learning_rate, or --amp off")
