@@ -36,12 +36,15 @@ from borders_vox import (
 from observed import Observed, first_that_fits, joined, loaded, observe
 from scipy.stats import norm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_encoders import TinySpeakerClassifier
 
 from main_Vox import main
-from models import SpeakerClassifier
 from scripts.score import main as score_files
 
+pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
+
 AUDIO_FRAMES, TEST_FRAMES = 33, 40
+RATE = 0.02
 BOTH = ("audio", "visual")
 HELD_OUT = tuple(voice for voice in TRAIN if voice.identity in ("Carl", "Zoe"))  # four utterances and one
 PAIRS = tuple((int(HELD_OUT[a].identity == HELD_OUT[b].identity), a, b) for a in range(5) for b in range(a))
@@ -69,10 +72,10 @@ def joint(data, tmp_path_factory) -> Observed:
     """Two modalities, two lists, three epochs of two updates, no validation. Beside its folder lies `killed`, the
     folder as it was in the last epoch."""
     def runs() -> Iterator[Observed]:
-        for seed in ("1", "7"):
+        for seed in ("57",):
             folder = tmp_path_factory.mktemp("joint")
             argv = flags(data, folder, "run", "--epochs", "3", "--batch_size", "5", "--fusion_method", "gated",
-                         "--mmcosine", "--scaling", "7", "--learning_rate", "0.002", "--lr_decay_step", "2",
+                         "--mmcosine", "--scaling", "7", "--learning_rate", str(RATE), "--lr_decay_step", "2",
                          "--lr_decay_ratio", "0.5", "--random_seed", seed,
                          "--trials", "test_pairs.csv", f"two={data.parent / SECOND_FILE}")
             yield observe(main, argv, {FIRST_OF_LAST_EPOCH: folder / "killed"})
@@ -110,9 +113,9 @@ def lowest(records: Sequence[dict], name: str) -> int:
 def held_out(data, tmp_path_factory) -> Observed:
     """--val_fraction: the identities of four and of one utterance are held out, so that all pairs are trials."""
     def runs() -> Iterator[Observed]:
-        for seed in ("11", "5", "8"):
+        for seed in ("19",):
             argv = flags(data, tmp_path_factory.mktemp("held_out"), "run", "--epochs", "2", "--batch_size", "2",
-                         "--fusion_method", "film", "--learning_rate", "0.02", "--val_fraction", "0.5", "--score",
+                         "--fusion_method", "film", "--learning_rate", "0.3", "--val_fraction", "0.5", "--score",
                          "embedding", "--random_seed", seed, "--use_tensorboard", "False")
             yield observe(main, argv)
 
@@ -182,7 +185,7 @@ def vectors_of(checkpoint: Path, voices: tuple[Voice, ...], score: str = "logits
                classes: int = len(IDENTITIES), fusion: str = "concat", mmcosine: bool = False,
                scaling: float = 10.0) -> dict[str, np.ndarray]:
     """What utterances are compared by, (U, K), together and of each modality."""
-    model = loaded(SpeakerClassifier(classes, fusion, mmcosine, scaling, modalities), checkpoint)
+    model = loaded(TinySpeakerClassifier(classes, fusion, mmcosine, scaling, modalities), checkpoint)
     inputs = [as_evaluated(voice, TEST_FRAMES) for voice in voices]
     with torch.no_grad():
         output = model(*(torch.stack([one[name] for one in inputs]) for name in modalities))
@@ -308,8 +311,8 @@ def assert_training_figures(passes: Sequence[Pass], record: dict, identities: Se
 
 
 def test_the_learning_rate_decays_after_two_epochs_and_is_recorded(joint):
-    assert joint.borders.learning_rates() == pytest.approx([0.002] * 4 + [0.001] * 2)
-    assert [record["train_lr"] for record in joint.records()] == pytest.approx([0.002, 0.002, 0.001])
+    assert joint.borders.learning_rates() == pytest.approx([RATE] * 4 + [RATE / 2] * 2)
+    assert [record["train_lr"] for record in joint.records()] == pytest.approx([RATE, RATE, RATE / 2])
 
 
 # ---- which weights and trials the figures are of
@@ -455,7 +458,7 @@ def test_a_run_killed_in_its_last_epoch_ends_as_the_uninterrupted_one(joint):
     assert len(again.training) == len(last.training) == 2
     for now, before in zip(again.training, last.training, strict=True):
         assert all(torch.equal(now.inputs[name], before.inputs[name]) for name in BOTH)
-    assert resumed.borders.learning_rates() == pytest.approx([0.001] * 2)
+    assert resumed.borders.learning_rates() == pytest.approx([RATE / 2] * 2)
     assert sorted(evaluated(resumed)[0]) == sorted(evaluated(joint)[-1])
     names = figures_of_joint(folder / "best.pt")
     for name in ("best_epoch", "n_train", "classes", *names, *(f"last_test_{name}" for name in names)):
