@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/python -m pytest --numprocesses auto
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist worksteal
 
 hostile: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest --numprocesses auto -m hostile tests/hostile
