@@ -157,5 +157,6 @@ if [[ " $rows " == *" ensemble "* ]] && encoders_known ensemble; then
 elif [[ " $rows " == *" ensemble "* ]]; then
     failed=2
 fi
-[[ $dry_run == True ]] || attempt "$python" "$here/sweep.py" --script "$script" --output "$output" --report_only
+[[ $dry_run == True ]] || attempt "$python" "$here/sweep.py" --script "$script" --output "$output" --report_only \
+    --random_seed "${seeds[@]}"
 exit $failed

@@ -9,7 +9,7 @@
 
     python scripts/sweep.py --modality audio visual ensemble --random_seed 0 1 2       # and scripts/ensemble.py of both
 
---dry_run prints the commands only.
+--dry_run prints the commands only. With --report_only, --random_seed names seeds: the table tells which rows lack one.
 
 Every flag of the entry script (python main_CD.py --help lists them) can be an axis and then takes several values; one
 that is not given is left to the script. A value of a flag that takes a list is one word, joined by +: rgb+flow. Runs
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> list[FinishedRun]:
         raise InputError("--slurm has no effect without --launcher slurm")
     grid.check_axes(script, axes, list(get_args_parser()._option_string_actions))
     if args.report_only:
-        return report(args.output)
+        return report(args.output, axes.get("random_seed", ()))
     runs = grid.plan(script, axes, [*["--demo"] * args.demo, *rest], args.output)
     if args.workers > 1 and any(run.settings["gpu_ids"] or ":" in run.settings["device"] for run in runs):
         raise InputError("--gpu_ids, or --device with an index, gives every run the same GPUs: leave it out, or leave "
@@ -177,10 +177,13 @@ def failure(job: Job, status: int) -> str:
     return f"{job.name} (exit status {status}): {last or 'no output'} (log: {job.log})"
 
 
-def report(output: Path) -> list[FinishedRun]:
-    """Writes runs.csv and table.md of the runs in a folder, and prints the table."""
+def report(output: Path, seeds: Sequence[str] = ()) -> list[FinishedRun]:
+    """Writes runs.csv and table.md of the runs in a folder, and prints the table, which tells rows that lack any of the
+    seeds. Raises InputError: no run, or a seed is no number."""
+    if not all(map(str.isdecimal, seeds)):
+        raise InputError(f"--random_seed {' '.join(seeds)}: expected whole numbers")
     runs, unfinished = comparison.read_runs(output), run_rows.unfinished_rows(output)
-    table = comparison.report(runs, [str(row["run"]) for row in unfinished])
+    table = comparison.report(runs, [str(row["run"]) for row in unfinished], [*map(int, seeds)])
     write_csv(output / "runs.csv", [*map(run_rows.csv_row, runs), *unfinished])
     write_whole(output / "table.md", table)
     print_once(f"\n{table}\ntable: {output / 'table.md'}, one row per run: {output / 'runs.csv'}")

@@ -149,13 +149,14 @@ def test_the_test_set_is_watched_without_choosing_or_changing_anything(train_arg
 
 
 def test_the_watched_test_set_does_not_choose_the_epoch(train_argv, tmp_path, monkeypatch):
-    val, test = iter((0.1, 0.9, 0.2)), iter((0.8, 0.3, 0.5, 0.3))
+    val, test = iter((0.1, 0.9, 0.2)), iter((0.8, 0.3, 0.5, 0.9))  # the last: of the best epoch, evaluated again
     evaluate = Classification.evaluate_held_out
     monkeypatch.setattr(Classification, "evaluate_held_out", lambda task: {**evaluate(task), "accuracy": next(val)})
     monkeypatch.setattr(Classification, "evaluate_test", lambda task: {**evaluate(task), "accuracy": next(test)})
     result = main([*train_argv, "--val_fraction", "0.25", "--epochs", "3", "--test_every_epoch"])
-    found = [result[name] for name in ("best_epoch", "accuracy", "best_test_accuracy", "selection_bonus")]
-    assert found == [2, 0.3, 0.8, 0.5]
+    found = [result[name] for name in ("best_epoch", "accuracy", "best_test_accuracy", "last_test_accuracy")]
+    assert found == [2, 0.9, 0.8, 0.5]
+    assert (result["selection_bonus"], result["last_val_accuracy"]) == (pytest.approx(-0.1), 0.2)
 
 
 def test_validation_speakers_are_not_trained_on(train_argv):

@@ -23,6 +23,7 @@ from utils.balancing import METHOD_FLAGS, METHODS
 from utils.experiments import comparison, jobs, run_rows
 from utils.experiments.jobs import Job, alone_in, run_jobs
 from utils.experiments.paper_results import paper_result
+from utils.experiments.run_rows import RunRow
 from utils.experiments.tables import holm, mean_and_std, paired_difference
 from utils.training.experiment import without_meaning
 
@@ -715,6 +716,43 @@ def test_the_table_has_the_selection_bonus_and_tells_folds_and_rows_of_fewer_run
     # sqrt(0.5 * 0.5 / 150) = 4.08 points
     assert "the binomial standard error of the 150 clips of 3 test lists together is 4.1." in text
     assert "Of fewer runs than other rows: concat, plain, ogm (2 of 3)." in text and "bonus: how much more" in text
+
+
+def rows_of_folds(folds: dict[str, dict[int, tuple[str, int]]]) -> list[RunRow]:
+    """{method: {seed: (its test list, number of clips)}} -> runs of 50 % and 2 % more with every seed."""
+    return [RunRow(f"{method}{seed}", {**PLAIN, "modulation": method, "random_seed": seed},
+                   {"accuracy": 0.5 + 0.02 * seed, "test_list": name, "n_test": count}, ["audio", "visual"])
+            for method, seeds in folds.items() for seed, (name, count) in seeds.items()]
+
+
+PLAIN = {"dataset": "x", "modality": "both", "fusion_method": "concat", "lam": 0.0, "mmcosine": False, "scaling": 10.0}
+
+
+def test_runs_on_other_test_clips_are_not_paired_and_are_told():
+    folds = {seed: (f"fold {seed}", 50) for seed in range(4)}
+    text = comparison.report(rows_of_folds({"none": folds, "multiloss": {**folds, 1: folds[0], 3: folds[0]}}))
+    assert "+0.00 [+0.00, +0.00], n=2" in text
+    assert "are compared with: concat, plain, multiloss (1, 3)." in text
+    text = comparison.report(rows_of_folds({"none": folds, "multiloss": folds}))
+    assert "+0.00 [+0.00, +0.00], n=4" in text and "NOT PAIRED" not in text
+
+
+def test_the_binomial_error_is_of_all_clips_of_folds_of_unequal_size_too():
+    folds = {0: ("a", 199), 1: ("b", 200), 2: ("c", 200)}
+    text = comparison.report(rows_of_folds({"none": folds, "multiloss": folds}))
+    # p = 0.52: sqrt(0.52 * 0.48 / 599) = 2.04 points
+    assert "machine. The binomial standard error of the 599 clips of 3 test lists together is 2.0." in text
+    assert "binomial" not in comparison.report(rows_of_folds({"none": {**folds, 3: ("a", 198)}}))
+
+
+def test_rows_that_lack_a_seed_that_was_asked_for_are_told(sweep, out):
+    sweep("--random_seed", "0", "1")
+    sweep("--mmcosine", "True")
+    main(["--output", str(out), "--report_only", "--random_seed", "0", "1", "5"])
+    told = "Without a result for seeds that were asked for: concat, plain (5); concat, MMCosine s=10 (1, 5)."
+    assert told in (out / "table.md").read_text()
+    with pytest.raises(InputError, match="--random_seed x: expected whole numbers"):
+        main(["--output", str(out), "--report_only", "--random_seed", "x"])
 
 
 def test_probes_of_the_best_epoch_are_columns_of_the_table_and_the_csv(finished_runs, tmp_path, capsys):

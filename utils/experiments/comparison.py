@@ -79,21 +79,22 @@ def make_groups(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str, 
 # ---- tables
 
 
-def report(runs: Sequence[FinishedRun | RunRow], unfinished: Sequence[str] = ()) -> str:
+def report(runs: Sequence[FinishedRun | RunRow], unfinished: Sequence[str] = (), seeds: Sequence[int] = ()) -> str:
     """Markdown: for each data set a table of means and one of differences, and notes; the same of the means over its
-    splits, where runs are on several. unfinished: names of runs without a result, which are in no table."""
+    splits, where runs are on several. unfinished: names of runs without a result, which are in no table. seeds: that
+    every row should have."""
     datasets = dict.fromkeys(run.settings["dataset"] for run in runs)
     sections = []
     for dataset in datasets:
         own = [run for run in runs if run.settings["dataset"] == dataset]
         means = means_over_splits(own)
-        sections += [section(own), *([section(means, mean=True)] if means else [])]
+        sections += [section(own, seeds), *([section(means, seeds, mean=True)] if means else [])]
     if unfinished:
         sections.append(f"In no table, for want of a result: {len(unfinished)} runs: {first_few(unfinished)}.\n")
     return "\n".join(sections)
 
 
-def section(runs: Sequence[FinishedRun | RunRow], mean: bool = False) -> str:
+def section(runs: Sequence[FinishedRun | RunRow], seeds: Sequence[int], mean: bool = False) -> str:
     """Of the runs of one data set. mean: these are means over its splits."""
     names, measure, columns = varying(runs), measure_of(runs[0]), columns_of(runs)
     groups = make_groups(runs, names)
@@ -111,7 +112,12 @@ def section(runs: Sequence[FinishedRun | RunRow], mean: bool = False) -> str:
     if any(found for _, every in differences for found in every):
         lines += ["Points to the joint plain network with the same fusion, paired over seeds:", "",
                   markdown(["", *columns, f"p of {columns[0]}, Holm"], difference_rows(differences)), ""]
-    return "\n".join([*lines, notes(runs, measure, {cells[0]: int(cells[1]) for cells in rows}), ""])
+    labels = {cells[0]: group for cells, group in zip(rows, groups.values(), strict=True)}
+    unpaired = {name: sorted(group.keys() - pairs(group, baseline(group, groups, names)).keys())
+                for name, group in labels.items()}
+    missing = {name: [seed for seed in seeds if seed not in group] for name, group in labels.items()}
+    counts = {name: len(group) for name, group in labels.items()}
+    return "\n".join([*lines, notes(runs, measure, counts, unpaired, missing), ""])
 
 
 def columns_of(runs: Sequence[FinishedRun]) -> list[str]:
@@ -174,9 +180,17 @@ def differences_of(group: Group, groups: Mapping[str, Group], names: Sequence[st
     mine, plain = metric_names(run, measure), {}
     if compared:
         plain = metric_names(next(iter(compared.values())), measure)
-    found = [paired_difference(by_seed(group, mine.get(column)), by_seed(compared, plain.get(column)))
+    paired = pairs(group, compared)
+    found = [paired_difference(by_seed(paired, mine.get(column)), by_seed(compared, plain.get(column)))
              for column in columns]
     return label(seedless(run.settings), names), found
+
+
+def pairs(group: Group, compared: Group) -> Group:
+    """Without the runs that were tested on other clips than the run of their seed that they are compared with."""
+    lists = {seed: {run.result.get("test_list"), compared[seed].result.get("test_list")} - {None}
+             for seed, run in group.items() if seed in compared}
+    return {seed: run for seed, run in group.items() if len(lists.get(seed, ())) < 2}
 
 
 def difference_rows(differences: Sequence[tuple[str, Sequence[Difference | None]]]) -> list[list[str]]:

@@ -24,13 +24,17 @@ BONUS = ("best test epoch: what choosing the epoch on the test set would have re
          "than what the validation clips chose.")
 
 
-def notes(runs: Sequence[FinishedRun | RunRow], measure: str, counts: Mapping[str, int]) -> str:
-    """counts: {label of a row: its number of runs}."""
+def notes(runs: Sequence[FinishedRun | RunRow], measure: str, counts: Mapping[str, int],
+          unpaired: Mapping[str, Sequence[int]], missing: Mapping[str, Sequence[int]]) -> str:
+    """counts: {label of a row: its number of runs}. unpaired: {label: seeds whose runs have other test clips than what
+    they are compared with}. missing: {label: seeds that were asked for and have no result}."""
     chosen = sorted({str(run.result["selection"]) for run in runs if "selection" in run.result})
     commits = Counter(str(run.result.get("git_commit")) for run in runs)
     bonus = BONUS if any("selection_bonus" in run.result for run in runs) else ""
     more = " ".join(filter(None, [noise_of_test_data(runs, measure), fewer_clips(runs), bonus, fewer_runs(counts),
-                                  several_variants(runs)]))
+                                  of_seeds(missing, "Without a result for seeds that were asked for"),
+                                  of_seeds(unpaired, "NOT PAIRED, as these seeds have other test clips than in the row "
+                                                     "that they are compared with"), several_variants(runs)]))
     return NOTES.format(level=LEVEL, more=more, chosen="; or ".join(chosen),
                         commits=", ".join(f"{name} ({count} runs)" for name, count in commits.items()))
 
@@ -38,14 +42,15 @@ def notes(runs: Sequence[FinishedRun | RunRow], measure: str, counts: Mapping[st
 def noise_of_test_data(runs: Sequence[FinishedRun | RunRow], measure: str) -> str:
     """A sentence: how many points one test clip is, and the binomial standard error of the mean accuracy; of several
     test lists, such as folds, that of all their clips."""
-    clips = {run.result.get("n_test") for run in runs}
-    if measure != "accuracy" or len(clips) > 1 or None in clips:
+    listed = [run for run in runs if "test_list" in run.result] or runs
+    sizes = {(run.result.get("test_list"), run.result.get("n_test")) for run in listed}
+    counts = [count for _, count in sizes if count]
+    if measure != "accuracy" or not len({name for name, _ in sizes}) == len(sizes) == len(counts):
         return ""
-    lists = len({run.result["test_list"] for run in runs if "test_list" in run.result})
-    n, p = clips.pop(), statistics.fmean(run.result[measure] for run in runs)
-    error = (p * (1 - p) / (n * max(1, lists))) ** 0.5
-    of = f" of the {n * lists} clips of {lists} test lists together" if lists > 1 else ""
-    return f"One of {n} clips is {100 / n:.3f} points, the binomial standard error{of} is {100 * error:.1f}."
+    n, p = sum(counts), statistics.fmean(run.result[measure] for run in runs)
+    one = f"One of {counts[0]} clips is {100 / counts[0]:.3f} points, the" if len(set(counts)) == 1 else "The"
+    of = f" of the {n} clips of {len(counts)} test lists together" if len(counts) > 1 else ""
+    return f"{one} binomial standard error{of} is {100 * (p * (1 - p) / n) ** 0.5:.1f}."
 
 
 def fewer_clips(runs: Sequence[FinishedRun | RunRow]) -> str:
@@ -61,6 +66,12 @@ def fewer_runs(counts: Mapping[str, int]) -> str:
     most = max(counts.values())
     told = "; ".join(f"{label} ({count} of {most})" for label, count in counts.items() if count < most)
     return f"Of fewer runs than other rows: {told}." if told else ""
+
+
+def of_seeds(seeds: Mapping[str, Sequence[int]], what: str) -> str:
+    """A sentence: in which rows that is so of which seeds."""
+    told = "; ".join(f"{label} ({', '.join(map(str, own))})" for label, own in seeds.items() if own)
+    return f"{what}: {told}." if told else ""
 
 
 def several_variants(runs: Sequence[FinishedRun | RunRow]) -> str:

@@ -56,7 +56,8 @@ def result(settings: Mapping[str, object], last: Mapping[str, float], best_epoch
     named = {"script": settings.get("script"), "fusion": settings["fusion_method"], "seed": settings["random_seed"]}
     unused = {*METHOD_FLAGS} - METHODS[settings["modulation"]].uses()
     same = [name for name in experiment.RECORDED if name not in {"fusion_method", "random_seed", *unused}]
-    at_the_end = {f"last_{split}_{name}": last[f"{split}_{name}"] for name in scores if f"{split}_{name}" in last}
+    at_the_end = {f"last_{part}_{name}": last[f"{part}_{name}"] for part in dict.fromkeys((split, "test"))
+                  for name in scores if f"{part}_{name}" in last}
     weights = {name.replace("train", "last"): value for name, value in last.items() if "weight_norm" in name}
     return {**{name: settings[name] for name in same}, **named, "best_epoch": best_epoch, **scores, **at_the_end,
             **weights, "selection": WATCHED if settings.get("test_every_epoch") else SELECTION[split],

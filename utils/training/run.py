@@ -161,7 +161,8 @@ class Run:
         if not self.tests_every_epoch:
             return {}
         best = self.choose(record[f"test_{name}"] for record in self.history)
-        return {f"best_test_{name}": best, "selection_bonus": abs(best - scores[name])}
+        bonus = best - scores[name] if self.choose is max else scores[name] - best
+        return {f"best_test_{name}": best, "selection_bonus": bonus}
 
     def wall_seconds(self) -> float:
         return time.time() - self.start
