@@ -9,7 +9,8 @@ apart. The purity of a clustering is the share of the clips that have the most f
 
 with theta_0 the weights that the encoder of m started from: the wider the gap, the more is learnt again. strength is
 `relearn_strength`, 3 as in the paper; the paper sets back every 10 to 15 epochs, twice. Parameters are set back,
-BatchNorm's statistics are not; features are scaled to [-1, 1], each over the clips that are clustered together.
+BatchNorm's statistics and the optimizer's momentum are not; features are scaled to [-1, 1], each over the clips that
+are clustered together.
 
 Any M, any fusion, with MMCosine too. Re-implementations take the test set as the held-out clips.
 """
