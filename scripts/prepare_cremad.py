@@ -12,6 +12,7 @@ Reads    <root>/AudioWAV/<clip>.wav and <root>/VideoFlash/<clip>.flv
 Writes   <root>/Image-<fps>-FPS/<clip>/frame_00001.jpg ...
          <root>/Image-<fps>-FPS.txt              the --frames they were extracted with
          <root>/train.csv, test.csv, stat.csv    existing lists are checked, never overwritten
+         <root>/prepare_lists.json                how new lists were made
          <root>/prepare_failures.csv             clip,reason; only when clips failed
          <root>-fold<K>/                         with --folds: lists of the K-th fold, links to sound and frames
 
@@ -169,20 +170,21 @@ def main(argv: list[str]) -> dict[str, int]:
     names = find_names(root, frames)
     report_download(names)
     check_same_frames(frames, args.frames)
-    lists = prep_lists.read_own_lists(root)  # before the long work, so that mistakes in them show at once
+    how = {name: getattr(args, name) for name in ("split", "test_fraction", "seed")}
+    # before the long work, so that mistakes in them show at once; folds are made of all listed clips
+    lists = prep_lists.read_own_lists(root, None if args.folds else how)
     problems = {} if lists else check_names(names)
     problems |= prepare_clips([name for name in names if name not in problems], root, frames, args)
     prep.check_some_usable(root, names, problems)
     usable = [name for name in names if name not in problems]
     labels = {name: CLIP_NAME.fullmatch(name)["emotion"] for name in usable} if lists is None else {}
     made_here = lists is None
-    lists = prep_lists.settle_lists(root, lists, labels, problems, len(names), fps=args.fps, split=args.split,
-                                    test_fraction=args.test_fraction, seed=args.seed)
+    lists = prep_lists.settle_lists(root, lists, labels, problems, len(names), fps=args.fps, **how)
     report_origin(root, lists, made_here)
     prep_lists.report_lists(lists, usable)
     fps = f" --fps {args.fps}" if args.fps != 1 else ""
-    *_, last = variants.make_all(root, lists, args.folds, args.split, None, {}, {}, args.seed, args.workers, args.fps)
-    prep.finish(root, problems, f"python main_CD.py --train --data_root {last}{fps}")
+    made, _ = variants.make_all(root, lists, args.folds, args.split, None, {}, {}, args.seed, args.workers, args.fps)
+    prep.finish(root, problems, f"python main_CD.py --train --data_root {made[-1]}{fps}")
     return {"clips": len(names), "failed": len(problems), "train": len(lists.train), "test": len(lists.test)}
 
 

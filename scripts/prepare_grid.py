@@ -13,12 +13,14 @@ Reads    <grid_root>/**/<speaker>/**/<clip>.mpg and <clip>.align, anywhere below
 Writes   <data_root>/AudioWAV/<clip>.wav                          the word -/+ 60 ms, channels averaged, 16 kHz
          <data_root>/Image-01-FPS/<clip>/frame_00001.jpg ...      the mouth at 1/4, 1/2, 3/4 of the word
          <data_root>/train.csv, test.csv, stat.csv                class: the word in capitals; existing lists are kept
-         <data_root>/prepare_grid.json                            how the words were cut
+         <data_root>/prepare_grid.json, prepare_lists.json        how the words were cut, how the lists were made
          <data_root>/prepare_failures.csv                         clip,reason; only when clips failed
 
 --babble_snr: data sets <data_root>-snr<DB> in which six other sentences of the same part of the split babble over each
-word, DB weaker than it (a mixture that would clip is made quieter as a whole). --folds: <data_root>-fold<K>, in which
-every clip is tested once. Frames are links to <data_root>. Both: <data_root>-fold<K>-snr<DB>.
+word, DB weaker than it (a mixture that would clip is made quieter as a whole); which ones depends on --seed, the clip
+and the clips of its part. Words that cannot be mixed, such as silent ones, are not in their lists. --folds: data sets
+<data_root>-fold<K>, in which every clip is tested once. Both: <data_root>-fold<K>-snr<DB>. Frames are links to
+<data_root>.
 If it is interrupted, run the same command again: finished clips are kept.
 Exit status: 0 if every clip is usable, 2 otherwise (all usable clips are still prepared).
 """
@@ -29,7 +31,6 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -37,28 +38,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset.cremad import AUDIO_FOLDER, audio_path, frames_folder
 from dataset.errors import InputError
-from dataset.lists import NOT_A_NAME
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
 from dataset.preparation import variants
+from dataset.preparation.alignments import COLUMNS, Word, read_words
 from dataset.whole_files import remove_leftovers
 from utils import cli
 
-COLUMNS = ("command", "colour", "preposition", "letter", "digit", "adverb")
-SILENCES = ("sil", "sp")
-ALIGN_RATE = 25000  # units per second in the .align files
 SAMPLE_RATE = 16000
 MARGIN = 0.06  # seconds of sound kept before and after the word
 FRAME_PLACES = (0.25, 0.5, 0.75)  # fractions of the word
 JPEG_QUALITY = 92
-
-
-class Word(NamedTuple):
-    """A spoken word, from `start` to `end` (seconds from the start of the sentence)."""
-
-    text: str
-    start: float
-    end: float
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -83,7 +73,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def level(text: str) -> float | None:
     """`clean` is None."""
-    return None if text == "clean" else cli.number(float, -100, 100)(text)
+    return None if text == "clean" else cli.number(float, -40, 40)(text)
 
 
 def check_box(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -136,39 +126,6 @@ def find_alignments(grid_root: Path, speakers: Sequence[str]) -> dict[str, Path]
     for speaker in speakers:
         found |= named(find_files(grid_root, ".align", [speaker]), speaker, speakers)
     return found
-
-
-def read_word(path: Path, column: str) -> Word:
-    """The word of an alignment file (lines `start end word`). Raises InputError: malformed, or not six words."""
-    try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        rows = [(int(start), int(end), text) for start, end, text in lines]
-    except ValueError:
-        raise InputError(f"{path} is no alignment: expected lines `start end word`, times as whole numbers") from None
-    words = [row for row in rows if row[2] not in SILENCES]
-    if len(words) != len(COLUMNS):
-        raise InputError(f"{path} has {len(words)} words, but a sentence has {len(COLUMNS)} "
-                         f"({' '.join(COLUMNS)}): the {column} cannot be identified")
-    start, end, text = words[COLUMNS.index(column)]
-    if not 0 <= start < end:
-        raise InputError(f"{path}: the {column} {text!r} lasts from {start} to {end}: correct the file")
-    return Word(text, start / ALIGN_RATE, end / ALIGN_RATE)
-
-
-def read_words(videos: dict[str, Path], alignments: dict[str, Path],
-               column: str) -> tuple[dict[str, Word], dict[str, str]]:
-    """({clip: its word}, {clip: why it has none})."""
-    words, problems = {}, {}
-    for name in sorted(videos):
-        try:
-            if NOT_A_NAME.search(name) or name != name.strip():
-                raise InputError(f"the file name {name!r} holds characters that lists cannot contain: rename the file")
-            if name not in alignments:
-                raise InputError(f"no {name}.align for {videos[name]}")
-            words[name] = read_word(alignments[name], column)
-        except InputError as error:
-            problems[name] = str(error)
-    return words, problems
 
 
 def cut_word(name: str, video: Path, word: Word, root: Path, rows: Sequence[int], columns: Sequence[int]) -> None:
@@ -231,17 +188,21 @@ def main(argv: list[str]) -> dict[str, int]:
     settings = {name: getattr(args, name) for name in ("column", "rows", "columns")}  # and, as it was noted before:
     settings["speaker"] = args.speaker[0] if len(args.speaker) == 1 else args.speaker
     prep_lists.check_settings(root / "prepare_grid.json", settings, root / AUDIO_FOLDER)
-    lists = prep_lists.read_own_lists(root)  # before the long work, so that mistakes in them show at once
+    how = {name: getattr(args, name) for name in ("split", "test_fraction", "seed")}
+    # before the long work, so that mistakes in them show at once; folds are made of all listed clips
+    lists = prep_lists.read_own_lists(root, None if args.folds else how)
     problems |= cut_words(videos, words, root, args)
     prep.check_some_usable(grid_root, videos, problems)
     labels = {name: word.text.upper() for name, word in words.items() if name not in problems}
-    lists = prep_lists.settle_lists(root, lists, labels, problems, len(videos), fps=1,
-                                    test_fraction=args.test_fraction, seed=args.seed, split=args.split)
+    lists = prep_lists.settle_lists(root, lists, labels, problems, len(videos), fps=1, **how)
     prep_lists.report_lists(lists, labels)
     spans = {name: span(word) for name, word in words.items()}
-    *_, last = variants.make_all(root, lists, args.folds, args.split, args.babble_snr, videos, spans, args.seed,
-                                 args.workers)
-    prep.finish(root, problems, f"python main_CD.py --train --dataset {last.name} --data_root {last} "
+    made, unmixed = variants.make_all(root, lists, args.folds, args.split, args.babble_snr, videos, spans, args.seed,
+                                      args.workers)
+    problems |= unmixed
+    if unmixed:
+        prep.write_failures(root, problems, len(videos))
+    prep.finish(root, problems, f"python main_CD.py --train --dataset {made[-1].name} --data_root {made[-1]} "
                                 "--image_size 112 --audio_seconds 1 --learning_rate 0.01")
     return {"clips": len(videos), "failed": len(problems), "train": len(lists.train), "test": len(lists.test)}
 

@@ -1,5 +1,6 @@
 """prepare_grid.py --babble_snr, --folds: the level is right, nothing crosses the split, every clip is tested once."""
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -9,11 +10,12 @@ import pytest
 import soundfile
 from test_prepare import cut, make_grid
 
+from dataset.cremad import VARIANT_NOTE
 from dataset.errors import InputError
-from dataset.lists import Clip, read_lists
+from dataset.lists import Clip, Lists, read_lists
 from dataset.preparation import variants
 from dataset.preparation.babble import VOICES, add_babble, choose_voices, generator
-from dataset.preparation.variants import folds_of, variant_root
+from dataset.preparation.variants import folds_of, make_variant, variant_root
 from scripts import prepare_grid
 
 
@@ -45,12 +47,17 @@ def test_the_word_is_so_many_decibels_above_the_babble(snr, loud):
         assert scale == pytest.approx(loud / 300, rel=0.02), "it was made quieter without need"
 
 
-def test_silence_and_too_few_sentences_are_refused():
-    voices = [voice(k) for k in range(VOICES)]
-    with pytest.raises(InputError, match="silent"):
+def test_silence_is_refused_and_words_too_quiet_for_their_babble():
+    voices, word = [voice(k) for k in range(VOICES)], voice(9, 0.1)
+    with pytest.raises(InputError, match="the word, or the babble over it, is silent"):
         add_babble(np.zeros(100, np.int16), slice(0, 100), voices, 0, np.random.default_rng(0))
-    with pytest.raises(InputError, match=f"needs {VOICES} other sentences .*, there are 5"):
-        choose_voices("a", {name: voices[0] for name in "abcdef"}, generator(0, "a"))
+    with pytest.raises(InputError, match="a sentence of the babble is silent over the whole clip"):
+        add_babble(word, slice(0, 100), [*voices[1:], np.zeros(9000, np.int16)], 0, np.random.default_rng(0))
+    with pytest.raises(InputError, match="so quiet that babble 40 dB below it would be lost in rounding"):
+        add_babble((word / 100).astype(np.int16), slice(0, 1000), voices, 40, np.random.default_rng(0))
+
+
+def test_babble_is_of_several_others():
     chosen = choose_voices("a", dict(zip("abcdefgh", range(8), strict=True)), generator(0, "a"))
     assert len(set(chosen)) == VOICES and 0 not in chosen
 
@@ -62,7 +69,9 @@ def test_every_clip_is_tested_once_over_the_folds():
     for fold in folds:
         assert sorted([*fold.train, *fold.test]) == sorted(clips) and len(fold.test) in (12, 13)
         assert max(Counter(clip.label for clip in fold.test).values()) <= 5
-    assert folds == folds_of(clips[::1], 5, 0, "stratified") != folds_of(clips, 5, 1, "stratified")
+    same, other = folds_of(clips[::-1], 5, 0, "stratified"), folds_of(clips, 5, 1, "stratified")
+    tested, again, otherwise = ([set(fold.test) for fold in every] for every in (folds, same, other))
+    assert tested == again != otherwise
     with pytest.raises(InputError, match="class x has 2 clips, fewer than --folds 5"):
         folds_of([Clip("a", "x"), Clip("b", "x"), *clips[1::3]], 5, 0, "stratified")
 
@@ -125,20 +134,67 @@ def test_levels_and_folds_are_data_sets_of_their_own(grid, tmp_path, monkeypatch
     assert {path.name: path.read_bytes() for path in noisy.iterdir()} == bytes_before
 
 
-def test_babble_of_another_split_or_seed_is_not_kept_under_new_lists(tmp_path):
-    root, clips = tmp_path / "out", [Clip(f"c{n:02}", "ab"[n % 2]) for n in range(16)]
+@pytest.fixture
+def words(tmp_path) -> dict:
+    """Arguments of make_variant: sixteen words of two classes in tmp_path/out."""
+    clips = [Clip(f"c{n:02}", "ab"[n % 2]) for n in range(16)]
+    root = tmp_path / "out"
     (root / "AudioWAV").mkdir(parents=True)
     speech = {clip.name: voice(n).astype(np.int16) for n, clip in enumerate(clips)}
     for name, sound in speech.items():
         soundfile.write(root / "AudioWAV" / f"{name}.wav", sound, 16000)
-    spans, folder = dict.fromkeys(speech, slice(1000, 9000)), tmp_path / "noisy"
-    variants.make_variant(folder, root, folds_of(clips, 2, 0, "stratified")[0], -5.0, speech, spans, 0, 1)
-    variants.make_variant(folder, root, folds_of(clips, 2, 0, "stratified")[0], -5.0, speech, spans, 0, 1)
-    before = (folder / "test.csv").read_bytes()
-    for lists, seed in ((folds_of(clips, 2, 0, "stratified")[1], 0), (folds_of(clips, 2, 0, "stratified")[0], 1)):
-        with pytest.raises(InputError, match="noisy holds clips prepared with"):
-            variants.make_variant(folder, root, lists, -5.0, speech, spans, seed, 1)
-    assert (folder / "test.csv").read_bytes() == before
+    return {"folder": tmp_path / "noisy", "root": root, "lists": folds_of(clips, 2, 0, "stratified")[0], "level": -5.0,
+            "speech": speech, "spans": dict.fromkeys(speech, slice(1000, 9000)), "seed": 0, "workers": 1}
+
+
+def test_babble_of_other_clips_or_seed_is_not_kept_under_new_lists(words):
+    classes, train, test = lists = words["lists"]
+    make_variant(**words)
+    make_variant(**words)
+    before = (words["folder"] / "test.csv").read_bytes()
+    for more in ({"lists": Lists(classes, test, train)}, {"seed": 1}, {"lists": Lists(classes, train[1:], test)}):
+        with pytest.raises(InputError, match=r"noisy holds clips prepared with .*choose another .*, or remove"):
+            make_variant(**{**words, **more})
+    assert (words["folder"] / "test.csv").read_bytes() == before
+    path = words["folder"] / VARIANT_NOTE
+    note = json.loads(path.read_text())
+    del note["train_clips_sha256"]  # as an older version noted it
+    path.write_text(json.dumps(note))
+    make_variant(**words)
+    with pytest.raises(InputError, match="noisy holds clips prepared with"):
+        make_variant(**{**words, "lists": lists._replace(train=test, test=train)})
+
+
+def test_words_that_cannot_be_mixed_are_told_and_in_no_list(words):
+    silent = words["lists"].train[0].name
+    soundfile.write(words["root"] / "AudioWAV" / f"{silent}.wav", np.zeros(9000, np.int16), 16000)
+    for _ in range(2):
+        assert make_variant(**words) == {silent: "the word, or the babble over it, is silent"}
+        found = read_lists(words["folder"], "")
+        assert ([clip.name for clip in found.train], found.test) == (
+            [clip.name for clip in words["lists"].train if clip.name != silent], words["lists"].test)
+
+
+def test_too_few_sentences_for_babble_are_refused_before_anything_is_mixed(grid, tmp_path):
+    with pytest.raises(InputError, match=r"babble over a clip needs 6 other sentences .* a part has 4 clips: prepare"):
+        cut(grid, tmp_path / "out", "--babble_snr", "5")
+    assert not (tmp_path / "out-snr5").exists()
+
+
+def test_lists_that_were_made_otherwise_are_not_kept_in_silence(grid, tmp_path, capsys):
+    root = tmp_path / "out"
+    cut(grid, root)
+    cut(grid, root)
+    for flags, told in ((["--split", "speaker"], "split was stratified and is speaker"),
+                        (["--seed", "1"], "seed was 0 and is 1"),
+                        (["--test_fraction", "0.3"], "test_fraction was 0.2 and is 0.3")):
+        with pytest.raises(InputError, match=f"{told}: remove train.csv, test.csv and stat.csv there"):
+            cut(grid, root, *flags)
+    cut(grid, root, "--folds", "2", "--seed", "1")
+    (root / "prepare_lists.json").unlink()
+    capsys.readouterr()
+    cut(grid, root, "--seed", "1")
+    assert "kept as they are: no prepare_lists.json says" in capsys.readouterr().out
 
 
 def test_two_speakers_have_clips_of_their_own_and_can_be_split(grid, tmp_path):
@@ -152,7 +208,7 @@ def test_two_speakers_have_clips_of_their_own_and_can_be_split(grid, tmp_path):
     assert sorted(map(sorted, of)) == [["s1"], ["s2"]] and len(lists.train) == 20
 
 
-@pytest.mark.parametrize("flags", [["--babble_snr", "loud"], ["--babble_snr", "200"], ["--folds", "1"],
+@pytest.mark.parametrize("flags", [["--babble_snr", "loud"], ["--babble_snr", "41"], ["--folds", "1"],
                                    ["--split", "people"]])
 def test_levels_that_are_no_numbers_are_refused(flags, capsys):
     with pytest.raises(SystemExit) as error:

@@ -23,6 +23,7 @@ from dataset.cremad import EMOTIONS, find_clips
 from dataset.errors import InputError
 from dataset.lists import read_lists
 from dataset.preparation import clips as prep
+from dataset.preparation.alignments import read_word
 from dataset.whole_files import machine
 from scripts import prepare_cremad, prepare_grid
 
@@ -434,7 +435,7 @@ def test_sound_is_cut_60_ms_around_the_word_and_within_the_sentence(monkeypatch)
                                                        ("digit", "two", 1.26), ("adverb", "now", 1.5)])
 def test_column_names_the_word_whatever_the_silences(tmp_path, column, text, start):
     (tmp_path / "a.align").write_text(ALIGN)
-    word = prepare_grid.read_word(tmp_path / "a.align", column)
+    word = read_word(tmp_path / "a.align", column)
     assert (word.text, word.start) == (text, start)
 
 
@@ -445,7 +446,7 @@ def test_column_names_the_word_whatever_the_silences(tmp_path, column, text, sta
 def test_bad_alignments_are_refused_by_name(tmp_path, content, message):
     (tmp_path / "a.align").write_text(content)
     with pytest.raises(InputError, match=f"a.align.*{message}"):
-        prepare_grid.read_word(tmp_path / "a.align", "digit")
+        read_word(tmp_path / "a.align", "digit")
 
 
 def test_sentences_that_cannot_be_cut_are_named_and_the_rest_is_written(tmp_path, mpg):

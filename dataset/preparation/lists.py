@@ -21,13 +21,17 @@ from dataset.lists import (
 from dataset.preparation.clips import write_failures
 from dataset.whole_files import read_json, write_whole
 
+LISTS_NOTE = "prepare_lists.json"
 SPLITS = {"stratified": split_stratified, "speaker": split_by_speaker}
 
 
-def read_own_lists(root: Path) -> Lists | None:
-    """The lists that exist in `root`, None if there is none of the three. Raises InputError (see read_lists)."""
+def read_own_lists(root: Path, how: Mapping[str, object] | None = None) -> Lists | None:
+    """The lists that exist in `root`, None if there is none of the three. how: {flag: value} for new ones. Raises
+    InputError: as `read_lists`, or they were made otherwise."""
     if not any((root / name).exists() for name in ("train.csv", "test.csv", "stat.csv")):
         return None
+    if how is not None:
+        check_made_of(root / LISTS_NOTE, {"settings": how, "clips": {}})
     return read_lists(root, "Add it, or remove the other lists to create new ones")
 
 
@@ -41,8 +45,8 @@ def settle_lists(root: Path, own: Lists | None, labels: Mapping[str, str], probl
                  fps: int, split: str, test_fraction: float, seed: int) -> Lists:
     """The lists to use: `own`, after a check that all listed files exist, or new ones of `labels` ({clip: class}).
 
-    Adds problems of listed clips to `problems`, of `found` clips, and writes them to a file. fps: of the frames.
-    Other arguments as of `make_lists`.
+    Adds problems of listed clips to `problems`, of `found` clips, and writes them to a file; notes how new lists were
+    made. fps: of the frames. Other arguments as of `make_lists`.
     """
     if own:
         problems |= listed_problems(root, own, fps, problems)
@@ -50,7 +54,10 @@ def settle_lists(root: Path, own: Lists | None, labels: Mapping[str, str], probl
     if own:
         return own
     clips = [Clip(name, label) for name, label in labels.items()]
-    return write_new(root, make_lists(clips, split, test_fraction, seed))
+    lists = make_lists(clips, split, test_fraction, seed)
+    how = {"split": split, "test_fraction": test_fraction, "seed": seed}
+    write_whole(root / LISTS_NOTE, json.dumps({"settings": how}) + "\n")
+    return write_new(root, lists)
 
 
 def write_new(root: Path, lists: Lists) -> Lists:
@@ -59,14 +66,15 @@ def write_new(root: Path, lists: Lists) -> Lists:
 
 
 def check_settings(path: Path, settings: Mapping[str, object], clips: Path) -> None:
-    """Notes the settings of a preparation in `path`. Raises InputError: the folder beside it holds clips that were
-    prepared with others, or (`clips` exists) by another program."""
+    """Notes the settings of a preparation in `path`. What an older version did not note is not compared. Raises
+    InputError: the folder beside it holds clips that were prepared with others, or (`clips` exists) by another program.
+    """
     root = path.parent
     if path.is_file():
         earlier = read_json(path, f"remove it if {root} was made with the same settings, or remove {root}")
-        if earlier != settings:
+        if {**settings, **earlier} != settings:
             raise InputError(f"{root} holds clips prepared with {earlier}, not with {dict(settings)}: choose another "
-                             "--data_root")
+                             f"--data_root, or remove {root} to make it anew")
     elif clips.exists():
         raise InputError(f"{root} holds clips that were not made by this script: choose another --data_root")
     else:

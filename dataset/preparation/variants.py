@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from dataset.cremad import AUDIO_FOLDER, VARIANT_NOTE, audio_path, frames_folder
 from dataset.errors import InputError
 from dataset.lists import Clip, Lists, by_speakers, check_every_class_has_a_clip, group, write_lists
 from dataset.preparation.babble import PEAK, VOICES, add_babble, choose_voices, generator
-from dataset.preparation.clips import read_sound, run_parallel, write_sound
+from dataset.preparation.clips import check_some_usable, read_sound, run_parallel, write_sound
 from dataset.preparation.lists import check_settings
 from dataset.whole_files import remove_leftovers
 
@@ -71,31 +71,45 @@ def link(source: Path, target: Path) -> None:
 
 def make_all(root: Path, lists: Lists, folds: int | None, split: str, levels: Sequence[float | None] | None,
              videos: Mapping[str, Path], spans: Mapping[str, slice], seed: int, workers: int,
-             fps: int = 1) -> list[Path]:
-    """The folders of all folds and levels; `root` itself where neither is wanted. split: how folds are made. levels:
-    None is clean. videos: of the clips' sentences. spans: where in its clip the word is. Raises InputError."""
+             fps: int = 1) -> tuple[list[Path], dict[str, str]]:
+    """(the folders of all folds and levels, or `root` itself where neither is wanted, {clip: why it cannot be mixed and
+    is not in their lists}). split: how folds are made. levels: None is clean. videos: of the clips' sentences. spans:
+    where in its clip the word is. Raises InputError."""
     clips = [*lists.train, *lists.test]
     splits = dict(enumerate(folds_of(clips, folds, seed, split))) if folds else {None: lists}
     wanted = [(fold, level) for fold in splits for level in levels or [None] if (fold, level) != (None, None)]
     speech: dict[str, np.ndarray] = {}
     if any(level is not None for _, level in wanted):
+        check_enough(splits.values())
         problems = run_parallel(lambda name: speech.update({name: read_sound(videos[name], SAMPLE_RATE)}),
                                 [clip.name for clip in clips], workers, "sentences")
-        refuse(problems, "sentences cannot be read")
+        check_all_read(problems)
+    left_out: dict[str, str] = {}
     for fold, level in wanted:
-        make_variant(variant_root(root, fold, level), root, splits[fold], level, speech, spans, seed, workers, fps)
-    return [variant_root(root, fold, level) for fold, level in wanted] or [root]
+        folder = variant_root(root, fold, level)
+        left_out |= make_variant(folder, root, splits[fold], level, speech, spans, seed, workers, fps)
+    return [variant_root(root, fold, level) for fold, level in wanted] or [root], left_out
+
+
+def check_enough(splits: Iterable[Lists]) -> None:
+    """Raises InputError: a part of a split has too few sentences for babble of its own."""
+    smallest = min(len(part) for lists in splits for part in (lists.train, lists.test))
+    if smallest <= VOICES:
+        raise InputError(f"babble over a clip needs {VOICES} other sentences of its part of the split, but a part has "
+                         f"{smallest} clips: prepare more clips, give fewer --folds or another --test_fraction")
 
 
 def make_variant(folder: Path, root: Path, lists: Lists, level: float | None, speech: Mapping[str, np.ndarray],
-                 spans: Mapping[str, slice], seed: int, workers: int, fps: int = 1) -> None:
-    """Lists, linked frames, and sound with babble of each part of the split; clean sound is linked too. Raises
-    InputError: the folder holds babble of another seed or another split, which would cross this one."""
+                 spans: Mapping[str, slice], seed: int, workers: int, fps: int = 1) -> dict[str, str]:
+    """Lists, linked frames, and sound with babble of each part of the split; clean sound is linked too -> {clip: why it
+    cannot be mixed and is not in the lists}. Raises InputError: the folder holds babble of another seed, other clips or
+    another split, which would cross this one."""
     folder.mkdir(exist_ok=True)
-    tested = hashlib.sha256("\n".join(sorted(clip.name for clip in lists.test)).encode()).hexdigest()
     check_settings(folder / VARIANT_NOTE,
-                   {"babble_snr": level, "voices": VOICES, "peak": PEAK, "seed": seed, "test_clips_sha256": tested},
+                   {"babble_snr": level, "voices": VOICES, "peak": PEAK, "seed": seed,
+                    "test_clips_sha256": digest(lists.test), "train_clips_sha256": digest(lists.train)},
                    folder / AUDIO_FOLDER)
+    problems: dict[str, str] = {}
     link(frames_folder(root, fps), frames_folder(folder, fps))
     if level is None:
         link(root / AUDIO_FOLDER, folder / AUDIO_FOLDER)
@@ -104,8 +118,16 @@ def make_variant(folder: Path, root: Path, lists: Lists, level: float | None, sp
         for part in (lists.train, lists.test):
             sentences = {clip.name: speech[clip.name] for clip in part}
             mix = Mixer(root, folder, level, sentences, spans, seed)
-            refuse(run_parallel(mix, list(sentences), workers, folder.name), f"clips of {folder} cannot be mixed")
-    write_lists(folder, lists)
+            problems |= run_parallel(mix, list(sentences), workers, folder.name)
+        check_some_usable(folder, [*lists.train, *lists.test], problems)
+    mixed = ([clip for clip in part if clip.name not in problems] for part in (lists.train, lists.test))
+    write_lists(folder, Lists(lists.classes, *mixed))
+    return problems
+
+
+def digest(clips: Sequence[Clip]) -> str:
+    """Of their names, in whatever order."""
+    return hashlib.sha256("\n".join(sorted(clip.name for clip in clips)).encode()).hexdigest()
 
 
 class Mixer(NamedTuple):
@@ -127,8 +149,8 @@ class Mixer(NamedTuple):
             write_sound(target, add_babble(clip, self.spans[name], voices, self.level, rng), SAMPLE_RATE)
 
 
-def refuse(problems: Mapping[str, str], what: str) -> None:
-    """Raises InputError if there are any."""
+def check_all_read(problems: Mapping[str, str]) -> None:
+    """Raises InputError: sentences could not be read."""
     if problems:
         name, reason = next(iter(problems.items()))
-        raise InputError(f"{len(problems)} {what}. The first, {name}: {reason}")
+        raise InputError(f"{len(problems)} sentences cannot be read. The first, {name}: {reason}")
