@@ -171,8 +171,9 @@ def open_runs(folders: Sequence[Path], machine: Machine) -> tuple[Runs, str]:
 def main(argv: list[str]) -> list[Path]:
     """The pictures that were written. Raises InputError."""
     args = get_args_parser().parse_args(argv)
-    runs, title = open_runs(args.runs, Machine(args.data_root, args.device, args.num_workers))
-    out = args.out or (args.runs[0] if len(args.runs) == 1 else args.runs[0].parent) / "figures"
+    folders = finished_run.with_weights(args.runs)
+    runs, title = open_runs(folders, Machine(args.data_root, args.device, args.num_workers))
+    out = args.out or (folders[0] if len(folders) == 1 else folders[0].parent) / "figures"
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out} is a file: name a folder for the pictures")
     written = []

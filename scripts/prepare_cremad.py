@@ -12,7 +12,7 @@ Reads    <root>/AudioWAV/<clip>.wav and <root>/VideoFlash/<clip>.flv
 Writes   <root>/Image-<fps>-FPS/<clip>/frame_00001.jpg ...
          <root>/Image-<fps>-FPS.txt              the --frames they were extracted with
          <root>/train.csv, test.csv, stat.csv    existing lists are checked, never overwritten
-         <root>/prepare_lists.json                how new lists were made
+         <root>/prepare_lists.json               how new lists were made
          <root>/prepare_failures.csv             clip,reason; only when clips failed
          <root>-fold<K>/                         with --folds: lists of the K-th fold, links to sound and frames
 

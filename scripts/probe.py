@@ -1,6 +1,7 @@
 """Linear probes: what a linear classifier reads from the frozen encoders of trained runs.
 
     python scripts/probe.py runs/plain runs/mmcosine
+    python scripts/probe.py runs/sweep/*                 # what is no run with weights, such as logs, is left out
 
 The paper's A-probe, V-probe and the gap between them: a logistic regression (scikit-learn) on the features of each
 encoder, and on all of them concatenated, standardised by the training clips; trained on the run's training clips and
@@ -40,7 +41,7 @@ from sklearn.preprocessing import StandardScaler
 from dataset.whole_files import write_whole
 from utils.experiments import comparison, tables
 from utils.experiments.features import Features
-from utils.experiments.finished_run import FinishedRun, open_run
+from utils.experiments.finished_run import FinishedRun, open_run, with_weights
 from utils.training.experiment import label
 
 MOST_ITERATIONS = 5000  # of L-BFGS; features of 512 numbers need some hundreds
@@ -109,7 +110,7 @@ def main(argv: list[str]) -> dict[Path, dict]:
     """{run's folder: what its probes.json holds}; printed as a table in %. Raises InputError."""
     args = get_args_parser().parse_args(argv)
     machine = Machine(args.data_root, args.device, args.num_workers)
-    runs = [open_run(folder, machine) for folder in dict.fromkeys(args.runs)]
+    runs = [open_run(folder, machine) for folder in dict.fromkeys(with_weights(args.runs))]
     methods, probes, metrics = by_method(runs), {}, {}
     for run in runs:
         probes[run.folder] = probe_run(run, args.inverse_penalty)

@@ -165,6 +165,18 @@ def test_the_recipe_refuses_what_could_not_be_probed(flags):
 # ---- what users get wrong
 
 
+def test_what_a_shell_names_beside_the_runs_is_left_out_and_told(copied_runs, capsys):
+    runs = copied_runs["plain"].parent
+    (runs / "plain.log").touch()
+    (runs / "search").mkdir()
+    assert [*main([*map(str, sorted(runs.iterdir())), *MACHINE])] == sorted(copied_runs.values())
+    assert "note: 2 files and folders without weights are left out: plain.log, search" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"there is no run in .*plain\.log"):
+        main([str(runs / "plain.log"), *MACHINE])
+    with pytest.raises(InputError, match=r"there is no run in .*nowhere"):
+        main([str(runs / "plain"), str(runs / "nowhere"), *MACHINE])
+
+
 def test_a_missing_run_is_told_by_name(tmp_path):
     with pytest.raises(InputError, match=f"there is no run in {tmp_path / 'nowhere'} .*: give the folder that"):
         main([str(tmp_path / "nowhere")])

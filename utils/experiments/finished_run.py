@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from torch.utils.data import Dataset
 
-from dataset.errors import InputError
+from dataset.errors import InputError, first_few
 from dataset.kinds import of_another_kind
 from dataset.whole_files import read_json
 from utils import distributed
@@ -146,6 +146,17 @@ class FinishedRun:
         if norms is not None and getattr(norms, "shape", ())[1:] != (len(self.modalities), len(self.result["classes"])):
             raise InputError(f"{path} is damaged: remove it, and its picture is left out")
         return norms
+
+
+def with_weights(paths: Sequence[Path]) -> list[Path]:
+    """Without what `runs/sweep/*` names beside folders with weights (logs, tables, searches, ensembles), which is
+    printed. All of them if none is left: `open_run` says what is wrong, as it does with what does not exist."""
+    kept = [path for path in paths
+            if (path / "best.pt").is_file() or (path / "last.pt").is_file() or not path.exists()]
+    others = [path.name for path in paths if path not in kept]
+    if kept and others:
+        print(f"note: {len(others)} files and folders without weights are left out: {first_few(others)}")
+    return kept or list(paths)
 
 
 def open_run(folder: Path, machine: Machine) -> FinishedRun:
