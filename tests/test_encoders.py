@@ -47,7 +47,7 @@ def test_both_kinds_of_encoders_are_there_and_every_script_builds_all_that_it_de
         assert type(make_encoders({"any": (name, channels)})["any"]) is ENCODERS[name]
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 10])
+@pytest.mark.parametrize("channels", [1, 10])  # 2 and 3 are those of the tests below
 @pytest.mark.parametrize("name", OF_IMAGES)
 def test_features_of_images_of_any_channels_and_sizes_are_512(name, channels):
     encoder = build(name, channels).eval()
@@ -146,12 +146,13 @@ def test_equals_torchvision_with_the_same_weights_and_its_last_layer_replaced(na
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", RESNETS)
 def test_state_dict_has_torchvisions_keys_and_only_the_first_convolution_differs(name, channels):
-    theirs = getattr(torchvision.models, name)().state_dict()
+    with torch.device("meta"):  # names and shapes, without values
+        theirs, ours = (net.state_dict() for net in (getattr(torchvision.models, name)(), build(name, channels)))
     expected = {key: value.shape for key, value in theirs.items() if not key.startswith("fc.")}
     expected["conv1.weight"] = torch.Size((64, channels, 7, 7))
     if name == "resnet50":
         expected.update({"projection.weight": torch.Size((512, 2048)), "projection.bias": torch.Size((512,))})
-    found = {key: value.shape for key, value in build(name, channels).state_dict().items()}
+    found = {key: value.shape for key, value in ours.items()}
     assert found == expected
     assert len(found) == {"resnet18": 120, "resnet34": 216, "resnet50": 320}[name]
 

@@ -19,6 +19,8 @@ from utils.experiments.finished_run import FinishedRun, open_run
 from utils.experiments.flags import Machine
 from utils.training import checkpoint
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 MACHINE = ["--device", "cpu", "--num_workers", "0"]
 NAMES = {"rgb": "three-rgb-plain-seed0", "flow": "three-flow-plain-seed0", "all": "three-concat-plain-seed0"}
 
@@ -28,7 +30,7 @@ def argv_of(folder: Path, name: str, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
+def runs(tmp_path_factory, without_pictures) -> Path:
     """Finished runs called as a sweep calls them. Not to be written into."""
     root = tmp_path_factory.mktemp("runs")
     for modality, name in NAMES.items():
