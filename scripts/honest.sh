@@ -14,7 +14,8 @@
 # its own parameter where it has one, else the learning rate. A search is over when each of its runs has a result or has
 # diverged, which is not chosen; its choice is kept in chosen.json and never changes. Searches do not see the test set.
 # finetuned and ensemble combine encoders trained alone: those of the same seed and split, in the search those of the
-# search, so that its validation clips are new to them. Several data sets may share an OUTPUT if DATASET names them.
+# search, so that its validation clips are new to them. Several data sets may share an OUTPUT if DATASET names them. With
+# folds of speakers, --val_by_speaker True makes the validation clips of other speakers too.
 set -euo pipefail
 here=$(dirname "$0")
 python=${PYTHON:-python} output=${OUTPUT:-runs/honest} workers=${WORKERS:-1} script=${SCRIPT:-main_CD.py}

@@ -737,6 +737,15 @@ def test_runs_on_other_test_clips_are_not_paired_and_are_told():
     assert "+0.00 [+0.00, +0.00], n=4" in text and "NOT PAIRED" not in text
 
 
+def test_rows_of_several_variants_of_the_data_are_told():
+    runs = rows_of_folds({"none": {seed: ("a", 50) for seed in range(3)}})
+    for run, level in zip(runs, (-5.0, -5.0, 5.0), strict=True):
+        run.result["variant"] = f"babble_snr {level}"
+    told = "NOT COMPARABLE, of several variants of the data: babble_snr -5.0 (2 runs); babble_snr 5.0 (1 runs)."
+    assert told in comparison.report(runs)
+    assert "NOT COMPARABLE" not in comparison.report(runs[:2])
+
+
 def test_the_binomial_error_is_of_all_clips_of_folds_of_unequal_size_too():
     folds = {0: ("a", 199), 1: ("b", 200), 2: ("c", 200)}
     text = comparison.report(rows_of_folds({"none": folds, "multiloss": folds}))
