@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 import utils.training.engine
 from models import MultimodalClassifier, contrastive_loss
-from utils.balancing import METHODS
+from utils.balancing import METHODS, Method
 from utils.training import flags
 from utils.training.engine import OPTIMIZERS, Compute, Learner, evaluate, takes_fused, train_one_epoch
 from utils.training.loading import EvaluationBatches, TrainBatches, make_loader
@@ -206,6 +206,18 @@ def test_a_batch_computed_in_parts_is_descended_as_a_whole(name, model, compute)
     for key, value in ended[0][0].items():
         torch.testing.assert_close(ended[1][0][key], value, rtol=1e-5, atol=1e-6)
     assert ended[1][1] == pytest.approx(ended[0][1], rel=1e-5)
+
+
+def test_a_method_is_told_which_share_of_the_epoch_is_behind_a_batch(model, compute):
+    shares = []
+
+    class Notes(Method):
+        def step(self, learner, batch):
+            shares.append(batch.elapsed)
+            return learner.step(batch)
+
+    train_one_epoch(Learner(model, compute, "sgd", 0.1, 0, 100, 0.1, Notes(model)), train_batches(4), lam=0)
+    assert shares == pytest.approx([0, 1 / 3, 2 / 3])
 
 
 def test_a_part_of_a_batch_is_all_that_is_computed_at_a_time(model, compute):

@@ -990,6 +990,28 @@ def test_every_method_descends_in_half_precision(name, modalities, precision):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_a_step_in_float16_is_that_in_float32_but_for_rounding(name):
+    """In its size too, whatever the scale of the loss; and so is what the method remembers of it."""
+    made = []
+    for precision in (torch.float32, torch.float16):
+        model = network(2, fusion=(*METHODS[name].fusions, "concat")[0]).float()
+        learner = learner_of(model, METHODS[name](model, **SETTINGS[name]), precision)
+        learner.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=precision == torch.float16)
+        learner.method.begin_epoch(1, learner, None)
+        learner.train()
+        before = copy.deepcopy([model.state_dict(), learner.method.state_dict()])
+        inputs, labels = clips(2)
+        torch.manual_seed(1)
+        learner.method.step(learner, Batch([x.float() for x in inputs], labels, 1.0, 0.0))
+        after = [model.state_dict(), learner.method.state_dict()]
+        made.append([torch.cat([(now[key] - was[key]).flatten() for key in was] or [torch.zeros(1)])
+                     for now, was in zip(after, before, strict=True)])
+    for full, half in zip(*made, strict=True):
+        assert (half - full).norm() <= 0.05 * full.nan_to_num().norm() or full.isnan().any()
+    assert made[0][0].norm() > 0.01
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_no_step_waits_for_the_device(name):
     mode = Synchronisations()
     take_steps(name, 2, torch.float32, mode)
