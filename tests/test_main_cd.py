@@ -217,9 +217,9 @@ def wait_for(path: Path, lines: int, process: ForkServerProcess) -> None:
 
 
 def begin_and_stop(argv: list[str], folder: Path, stop: signal.Signals) -> tuple[int, str]:
-    """A run of six epochs, stopped in one of its first -> (exit status, what it printed)."""
+    """A run of twenty epochs, stopped in one of its first -> (exit status, what it printed)."""
     output = folder.with_name("printed.txt")
-    process = start_command("main_CD", *argv, "--epochs", "6", output=output)
+    process = start_command("main_CD", *argv, "--epochs", "20", output=output)
     wait_for(folder / "metrics.jsonl", 1, process)
     time.sleep(json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])["train_seconds"] / 2)
     os.kill(process.pid, stop)
@@ -229,20 +229,20 @@ def begin_and_stop(argv: list[str], folder: Path, stop: signal.Signals) -> tuple
 def test_a_run_that_is_asked_to_end_says_how_to_go_on(train_argv, tmp_path):
     status, printed = begin_and_stop(train_argv, tmp_path / "run", signal.SIGTERM)
     assert f"--resume {tmp_path / 'run'}" in printed
-    assert status == 143 and len(checkpoint.load(tmp_path / "run" / "last.pt")["history"]) < 6
+    assert status == 143 and len(checkpoint.load(tmp_path / "run" / "last.pt")["history"]) < 20
 
 
 def test_killed_run_resumes_to_the_weights_of_the_uninterrupted_one(train_argv, tmp_path):
-    argv = [*train_argv, "--fusion_method", "gated", "--mmcosine", "--epochs", "6", "--lr_decay_step", "2"]
+    argv = [*train_argv, "--fusion_method", "gated", "--mmcosine", "--epochs", "20", "--lr_decay_step", "2"]
     assert begin_and_stop(argv, tmp_path / "run", signal.SIGKILL)[0] == -signal.SIGKILL
-    assert len(checkpoint.load(tmp_path / "run" / "last.pt")["history"]) < 6
+    assert len(checkpoint.load(tmp_path / "run" / "last.pt")["history"]) < 20
     main(["--resume", str(tmp_path / "run")])
     main([*argv, "--run_name", "whole"])
     resumed, whole = (checkpoint.load(tmp_path / name / "last.pt") for name in ("run", "whole"))
     for part in ("model", "optimizer", "scheduler", "iterations"):
         assert same_tensors(resumed[part], whole[part]), part
     steps = [event.step for event in EventAccumulator(str(tmp_path / "run")).Reload().Scalars("data/logit_a")]
-    assert steps == list(range(1, 19)), "iterations of the killed epoch are in the events twice"
+    assert steps == list(range(1, 61)), "iterations of the killed epoch are in the events twice"
     timeless = [[{name: value for name, value in record.items() if "second" not in name} for record in state["history"]]
                 for state in (resumed, whole)]
     assert timeless[0] == timeless[1]
