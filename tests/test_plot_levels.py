@@ -48,6 +48,8 @@ def test_every_point_is_the_mean_of_a_methods_runs_at_its_level():
     for axes, dataset, metric, settings, level in wanted:
         there = [found for place, *found in points(axes) if round(place) == level]
         assert pytest.approx(list(expected(dataset, metric, **settings))) in there, (dataset, metric)
+    strong, _ = expected("digits", "accuracy", modality="audio")
+    assert all(mean != pytest.approx(strong) for _, mean, _ in points(visual)), "an encoder of another modality"
     weak, _ = expected("digits", "accuracy", modality="visual")
     assert all(mean != pytest.approx(weak) for _, mean, _ in points(prediction)), "an encoder that is weaker throughout"
     assert [label.get_text() for label in visual.get_xticklabels()] == ["none", "+5", "-5"]
