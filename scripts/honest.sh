@@ -12,10 +12,11 @@
 # Flags go to every run. Start the same command again to continue: finished runs are not repeated. The table is
 # <OUTPUT>/table.md, its runs are in <OUTPUT>/runs.csv, the searches in <OUTPUT>/search. Each row searches three settings:
 # its own parameter where it has one, else the learning rate. A search is over when each of its runs has a result or has
-# diverged, which is not chosen; its choice is kept in chosen.json and never changes. Searches do not see the test set.
+# diverged, which is not chosen; its choice is kept in chosen.json, never changes, and never looks at test clips.
 # finetuned and ensemble combine encoders trained alone: those of the same seed and split, in the search those of the
-# search, so that its validation clips are new to them. Several data sets may share an OUTPUT if DATASET names them. With
-# folds of speakers, --val_by_speaker True makes the validation clips of other speakers too.
+# search, which have not been trained on its validation clips. Seeds may be added at the end of SEEDS. Several data sets
+# may share an OUTPUT if DATASET names them. With folds of speakers, --val_by_speaker True makes the validation clips of
+# other speakers too.
 set -euo pipefail
 here=$(dirname "$0")
 python=${PYTHON:-python} output=${OUTPUT:-runs/honest} workers=${WORKERS:-1} script=${SCRIPT:-main_CD.py}
@@ -36,6 +37,8 @@ esac
 [[ " $* " != *" --random_seed"* ]] || fail "name the seeds with SEEDS=\"0 1 2\" scripts/honest.sh"
 [[ " $* " != *" --fusion_method"* ]] || fail "name the fusion with FUSION=NAME scripts/honest.sh"
 [[ " ${seeds[*]} " != *" $search_seed "* ]] || fail "the search has the seed $search_seed: leave it out of SEEDS, which are to be fresh"
+[[ ${#seeds[@]} -gt 0 ]] || fail "SEEDS names no seed"
+[[ ! $val_fraction =~ ^0*\.?0*$ ]] || fail "VAL_FRACTION=$val_fraction: the validation clips choose, so there have to be some"
 [[ ${#rate[@]} -eq 3 ]] || fail "every row searches three settings: give three learning rates with RATES=\"0.003 0.01 0.03\""
 for row in $rows; do
     [[ " $modalities ensemble joint $methods " == *" $row "* ]] || fail "there is no row $row: see the names in scripts/honest.sh"
@@ -131,7 +134,9 @@ for row in $rows; do
         echo "# then $row with the setting that the validation clips chose, seeds ${seeds[*]}"
         continue
     fi
-    [[ -f $output/search/$prefix$row/chosen.json ]] || attempt search sweep.py "$row" --workers "$workers"
+    if [[ ! -f $output/search/$prefix$row/chosen.json ]]; then  # settings that diverge are no failure: choose judges
+        search sweep.py "$row" --workers "$workers" || [[ $? -lt 128 ]] || exit 130
+    fi
     if ! choose "$row"; then
         failed=2
         continue

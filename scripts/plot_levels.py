@@ -80,6 +80,8 @@ def main(argv: list[str]) -> Path:
     """The picture that was written. Raises InputError."""
     args = get_args_parser().parse_args(argv)
     names, labels = zip(*args.levels, strict=True)
+    if len(set(names)) < len(names):
+        raise InputError(f"--levels names a data set twice: {', '.join(names)}")
     runs, _ = read_csv(args.csv)
     if missing := [name for name in names if name not in {run.settings["dataset"] for run in runs}]:
         raise InputError(f"{args.csv} has no runs on {', '.join(missing)}: its data sets are "

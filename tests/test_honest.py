@@ -198,7 +198,7 @@ def test_encoders_that_start_a_row_never_saw_its_validation_or_test_clips(honest
 
 
 @pytest.mark.parametrize(("exits", "status", "seeds", "goes_on"), [
-    ({"sweep.py*search/joint": 2}, 2, True, True),  # a setting diverged, say: the others choose
+    ({"sweep.py*search/joint": 2}, 0, True, True),  # a setting diverged, say: the others choose
     ({"sweep.py*search/joint": 130}, 130, False, False), ({"best_settings.py*search/joint": 2}, 2, False, True)])
 def test_a_search_that_chooses_nothing_has_no_seeds_and_ctrl_c_ends_all(honest, exits, status, seeds, goes_on):
     ended, lines = honest(ROWS="joint mmcosine", exits=exits)
@@ -229,7 +229,8 @@ def test_the_fusion_is_that_of_all_rows_that_may_have_it(honest, capsys):
     (["--random_seed", "1"], {}, 'SEEDS="0 1 2"'), (["--data_root", "x"], {}, "DATA=FOLDER"),
     (["--fusion_method", "film"], {}, "FUSION=NAME"), ([], {"SEEDS": "100 1"}, "leave it out of SEEDS"),
     ([], {"ROWS": "joint unheard"}, "there is no row unheard"), ([], {"RATES": "0.1 0.2"}, "three learning rates"),
-    ([], {"DRY_RUN": "maybe"}, "True or False, not maybe")])
+    ([], {"DRY_RUN": "maybe"}, "True or False, not maybe"), ([], {"SEEDS": " "}, "SEEDS names no seed"),
+    ([], {"VAL_FRACTION": "0.0"}, "VAL_FRACTION=0.0: the validation clips choose")])
 def test_what_the_recipe_cannot_do_is_told_before_anything_runs(honest, flags, variables, message):
     ended, lines = honest(*flags, **variables)
     assert ended.returncode == 2 and not lines

@@ -61,7 +61,8 @@ def test_the_picture_is_written(tmp_path):
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path):
-    for levels, told in ((["digits", "words"], r"no runs on words: its data sets are digits, digits-snr-5"),
+    for levels, told in ((["digits=a", "digits=b"], "--levels names a data set twice"),
+                         (["digits", "words"], r"no runs on words: its data sets are digits, digits-snr-5"),
                          (["digits"], "no method of .* is on two of")):
         with pytest.raises(InputError, match=told):
             main([str(RUNS), "--levels", *levels, "--out", str(tmp_path / "x.png")])

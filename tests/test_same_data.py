@@ -10,7 +10,7 @@ import torch
 from conftest import SMALL
 
 import main_SSW
-from dataset.cremad import VARIANT_NOTE
+from dataset.cremad import VARIANT_NOTE, variant_of
 from dataset.demo.birds import make_demo as make_birds
 from dataset.errors import InputError
 from dataset.whole_files import read_json
@@ -85,7 +85,7 @@ def test_lists_of_the_same_size_with_exchanged_clips_are_refused_by_name(copied_
     assert not any((copied_runs["plain"] / name).exists() for name in ("probes.json", "figures/confusion.png"))
 
 
-def note_variant(root: Path, snr: float, test_list: str) -> None:
+def note_variant(root: Path, snr: float | None, test_list: str) -> None:
     (root / VARIANT_NOTE).write_text(json.dumps({"babble_snr": snr, "seed": 0, "test_clips_sha256": test_list}))
 
 
@@ -102,6 +102,13 @@ def test_another_level_of_noise_under_the_same_names_is_other_data(tiny_data, ot
     moved = other_data.rename(tmp_path / "moved")
     note_variant(moved, -5.0, "1a")
     resume(run, moved)
+
+
+def test_folds_of_the_same_files_are_no_variant(tmp_path):
+    note_variant(tmp_path, None, "1a")
+    assert variant_of(tmp_path) is None
+    note_variant(tmp_path, 0.0, "1a")
+    assert variant_of(tmp_path) == "babble_snr 0.0, seed 0"
 
 
 def test_exchanged_labels_are_other_data(copied_runs, other_data):

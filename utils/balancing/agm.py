@@ -47,7 +47,7 @@ LARGEST = 10.0  # of tau - r
 
 class Agm(Method):
     title = "adaptive gradient modulation by Shapley values"
-    flags: ClassVar[tuple[Flag, ...]] = (Flag("agm_alpha", number(float, 0), 1.0, "strength alpha of agm"),)
+    flags: ClassVar[tuple[Flag, ...]] = (Flag("agm_alpha", number(float, 0, 8), 1.0, "strength alpha of agm"),)
     without = REPLACES_LOSS
     whole_batches = True  # of which the running means are
 
