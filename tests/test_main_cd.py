@@ -236,6 +236,7 @@ def test_killed_run_resumes_to_the_weights_of_the_uninterrupted_one(train_argv, 
     argv = [*train_argv, "--fusion_method", "gated", "--mmcosine", "--epochs", "20", "--lr_decay_step", "2"]
     assert begin_and_stop(argv, tmp_path / "run", signal.SIGKILL)[0] == -signal.SIGKILL
     assert len(checkpoint.load(tmp_path / "run" / "last.pt")["history"]) < 20
+    time.sleep(1 - time.time() % 1)  # TensorBoard sorts the files of events by the second in which each was begun
     main(["--resume", str(tmp_path / "run")])
     main([*argv, "--run_name", "whole"])
     resumed, whole = (checkpoint.load(tmp_path / name / "last.pt") for name in ("run", "whole"))
