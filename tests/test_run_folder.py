@@ -23,6 +23,7 @@ from main_CD import main
 from utils.experiments.finished_run import open_run
 from utils.experiments.flags import Machine
 from utils.training import checkpoint, train
+from utils.training.run import is_finished
 
 pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
 
@@ -259,3 +260,11 @@ def test_a_resume_by_another_number_of_processes_is_noted(copied_runs, capsys):
     checkpoint.save(folder / "last.pt", content)
     main(["--resume", str(folder)])
     assert "note: " in (printed := capsys.readouterr().out) and "a run of 2 processes, now there are 1" in printed
+
+
+def test_a_finished_run_that_is_resumed_to_more_epochs_is_not_finished(tmp_path):
+    for name, epochs in (("result.json", 3), ("args.json", 5)):
+        (tmp_path / name).write_text(f'{{"epochs": {epochs}}}')
+    assert not is_finished(tmp_path)
+    (tmp_path / "args.json").write_text('{"epochs": 3}')
+    assert is_finished(tmp_path)
