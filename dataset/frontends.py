@@ -98,7 +98,8 @@ class NormaliseFlow(nn.Module):
     one frame to the next. No motion is 0."""
 
     def forward(self, flow: Tensor) -> Tensor:
-        return ((flow.float() - STILL) / STILL).contiguous(memory_format=torch.channels_last)
+        values = flow.contiguous(memory_format=torch.channels_last).float()  # (B, 2 K, S, S), moved while it is small
+        return values.sub_(STILL).div_(STILL)
 
 
 AUDIO_FRONTENDS = {"mmcosine": Spectrogram, "ogm_ge": OgmGeSpectrogram}
