@@ -101,10 +101,11 @@ def section(runs: Sequence[FinishedRun | RunRow], seeds: Sequence[int], mean: bo
     demo = " (DEMO DATA: synthetic, not a benchmark)" if runs[0].result.get("demo") else ""
     bonus = any("selection_bonus" in run.result for run in runs)
     probed = [name for name in columns if any(f"probe_{name}" in run.result for run in runs)]
-    rows = [[*row(group, names, measure, columns, bonus, probed), time(group, baseline(group, groups, names))]
-            for group in groups.values()]
-    differences = [found for group in groups.values()
-                   if (found := differences_of(group, groups, names, measure, columns))]
+    plain = {name: baseline(group, groups, names) for name, group in groups.items()}  # what each is compared with
+    rows = [[*row(group, names, measure, columns, bonus, probed), time(group, plain[name])]
+            for name, group in groups.items()]
+    differences = [differences_of(group, plain[name], names, measure, columns)
+                   for name, group in groups.items() if plain[name] is not group]
     splits = f", mean over the splits {runs[0].settings['split']}" if mean else ""
     lines = [f"## {runs[0].settings['dataset']}{splits}{demo}: {MEASURES[measure]}", "",
              markdown(["", "n", *columns, *(f"{name} probe" for name in probed), "last epoch", *BONUS * bonus,
@@ -112,11 +113,11 @@ def section(runs: Sequence[FinishedRun | RunRow], seeds: Sequence[int], mean: bo
     if any(found for _, every in differences for found in every):
         lines += ["Points to the joint plain network with the same fusion, paired over seeds:", "",
                   markdown(["", *columns, f"p of {columns[0]}, Holm"], difference_rows(differences)), ""]
-    labels = {cells[0]: group for cells, group in zip(rows, groups.values(), strict=True)}
-    unpaired = {name: sorted(group.keys() - pairs(group, baseline(group, groups, names)).keys())
-                for name, group in labels.items()}
-    missing = {name: [seed for seed in seeds if seed not in group] for name, group in labels.items()}
-    counts = {name: len(group) for name, group in labels.items()}
+    titles = {cells[0]: name for cells, name in zip(rows, groups, strict=True)}
+    unpaired = {title: sorted(groups[name].keys() - pairs(groups[name], plain[name]).keys())
+                for title, name in titles.items()}
+    missing = {title: [seed for seed in seeds if seed not in groups[name]] for title, name in titles.items()}
+    counts = {title: len(groups[name]) for title, name in titles.items()}
     return "\n".join([*lines, notes(runs, measure, counts, unpaired, missing), ""])
 
 
@@ -171,12 +172,10 @@ def test_size(result: Mapping[str, object]) -> int | None:
     return next(iter(trials.values())) if isinstance(trials, Mapping) else trials
 
 
-def differences_of(group: Group, groups: Mapping[str, Group], names: Sequence[str], measure: str,
-                   columns: Sequence[str]) -> tuple[str, list[Difference | None]] | None:
-    """(the group's label, its paired differences to its baseline); None: it is a baseline itself."""
-    run, compared = next(iter(group.values())), baseline(group, groups, names)
-    if compared is group:
-        return None
+def differences_of(group: Group, compared: Group, names: Sequence[str], measure: str,
+                   columns: Sequence[str]) -> tuple[str, list[Difference | None]]:
+    """(the group's label, its paired differences to what it is compared with)."""
+    run = next(iter(group.values()))
     mine, plain = metric_names(run, measure), {}
     if compared:
         plain = metric_names(next(iter(compared.values())), measure)
