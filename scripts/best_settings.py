@@ -94,11 +94,11 @@ def finished_runs(runs: Sequence[PlannedRun], output: Path) -> dict[str, Finishe
 
 def validation(run: FinishedRun) -> float:
     """The metric of the best epoch on the validation clips. Raises InputError: the test set chose it."""
-    measure = comparison.measure_of(run)
-    if f"last_val_{measure}" not in run.result:
-        raise InputError(f"{run.folder} has no validation clips: give the sweep --val_fraction, so that the test set "
-                         "chooses nothing")
-    return run.history[run.result["best_epoch"] - 1][f"val_{measure}"]
+    name = f"best_val_{comparison.measure_of(run)}"
+    if name not in run.result:
+        raise InputError(f"the result of {run.folder} has no {name}: give the sweep --val_fraction, so that validation "
+                         "clips choose and the test set chooses nothing, or move runs of an older version away")
+    return run.result[name]
 
 
 def flags_of(run: PlannedRun, axes: Mapping[str, Sequence[str]]) -> list[str]:

@@ -1,5 +1,6 @@
 """The honest comparison: what is searched, what chooses, and what is refused (scripts/honest.sh, best_settings.py)."""
 
+import csv
 import json
 import os
 import re
@@ -39,11 +40,9 @@ def search(tmp_path) -> Callable:
             if found:
                 val, test = found
                 result = {"modalities": ["audio", "visual"], "epochs": 3, "best_epoch": 2, "accuracy": test,
-                          "last_val_accuracy": 0.9, "dataset": "fake", "mmcosine": False}
+                          "best_val_accuracy": val, "last_val_accuracy": 0.99 - val, "dataset": "fake",
+                          "mmcosine": False}
                 (run.folder / "result.json").write_text(json.dumps(result | (changes if run is runs[-1] else {})))
-                names = ("val_accuracy", "val_accuracy_audio", "val_accuracy_visual")
-                records = [dict.fromkeys(names, value) for value in (0.99 - val, val, 0.0)]
-                (run.folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
     return make
 
 
@@ -88,7 +87,7 @@ def test_a_search_of_other_settings_or_flags_does_not_choose(search, choose, tmp
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"lists": "1a"}, "differ in lists .*one seed"), ({"variant": "-5 dB"}, r"differ in variant \(-5 dB, None\)"),
-    ({"epochs": 77}, rf"have not diverged \({NAMES[2]}\)"), ({"last_val_accuracy": None}, "is damaged")])
+    ({"epochs": 77}, rf"have not diverged \({NAMES[2]}\)"), ({"best_val_accuracy": None}, "is damaged")])
 def test_a_search_that_cannot_be_judged_is_refused(search, choose, changes, message):
     search([(0.5, 0.9), (0.7, 0.1), (0.7, 0.1)], **changes)
     with pytest.raises(InputError, match=message):
@@ -99,9 +98,9 @@ def test_a_search_over_seeds_or_on_test_clips_is_refused(search, choose, tmp_pat
     search([(0.5, 0.9), (0.7, 0.1), (0.6, 0.2)])
     path = tmp_path / NAMES[1] / "result.json"
     result = json.loads(path.read_text())
-    del result["last_val_accuracy"]
+    del result["best_val_accuracy"]
     path.write_text(json.dumps(result))
-    with pytest.raises(InputError, match="has no validation clips: give the sweep --val_fraction"):
+    with pytest.raises(InputError, match="has no best_val_accuracy: give the sweep --val_fraction"):
         choose()
     for name in NAMES:
         for file in (tmp_path / name).iterdir():
@@ -247,3 +246,37 @@ def test_a_dry_run_starts_nothing(honest, true, capsys):
     ended, lines = honest(DRY_RUN=true, **FOLDS)
     assert ended.returncode == 0 and all("sweep.py" in line and "--dry_run True" in line for line in lines)
     assert len(lines) == 12 and ended.stdout.count("# then") == 12 + 2
+
+
+# ---- the committed search
+
+
+def row_name(run: dict[str, str]) -> str:
+    """The name in ROWS of a run of docs/results/grid_babble_search.csv."""
+    if run["modality"] != "both" or run["--audio_pretrain"] != "None":
+        return "finetuned" if run["--audio_pretrain"] != "None" else run["modality"]
+    methods = ["mmcosine"] * (run["mmcosine"] == "True") + [run["modulation"]] * (run["modulation"] != "none")
+    return "_".join(methods) or {"concat": "joint", "sum": "joint_sum"}[run["fusion"]]
+
+
+def test_what_the_searches_chose_comes_out_of_the_committed_csv():
+    levels = {"digits-snr-5": "-5 dB", "digits-snr5": "+5 dB", "digits": "no babble"}
+    flags = {"ogm_ge": ("alpha", "alpha"), "mmpareto": ("gamma", "pareto_gamma"), "agm": ("alpha", "agm_alpha"),
+             "mmcosine": ("s", "scaling"), "mmcosine_ogm_ge": ("s", "scaling")}
+    found = {}
+    with (REPO / "docs" / "results" / "grid_babble_search.csv").open(newline="") as file:
+        for run in csv.DictReader(file):
+            name = row_name(run)
+            what, flag = flags.get(name, ("rate", "learning_rate"))
+            searched = found.setdefault((levels[run["dataset"]], name, what), {})
+            searched[float(run[flag])] = 100 * float(run["best_val_accuracy"])
+    lines = []
+    for row, searched in found.items():
+        best = max(sorted(searched), key=searched.get)
+        cells = [f"{value:g}: {searched[value]:.2f}" for value in sorted(searched)]
+        cells[sorted(searched).index(best)] = f"**{cells[sorted(searched).index(best)]}**"
+        lines.append(f"| {' | '.join(row)} | {', '.join(cells)} |")
+    page = (REPO / "docs" / "benchmark.md").read_text().splitlines()
+    start = page.index("### What the searches chose")
+    table = [line for line in page[start:page.index("### What this is not")] if line.startswith("|")][2:]
+    assert sorted(lines) == sorted(table) and len(table) == 21

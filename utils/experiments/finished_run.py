@@ -34,8 +34,8 @@ KINDS = {name: kind for names, kind in {
     ("mmcosine", "demo"): bool, ("random_seed", "seed", "epochs", "best_epoch", "n_test"): int,
     ("scaling", "lam", "epoch_seconds"): float | int, ("classes", "modalities", "parts"): list[str],
     ("pretrained", "teachers"): dict, ("trials",): dict[str, int] | list[str]}.items() for name in names}
-METRICS = ("accuracy", "eer", "min_dcf", "last_", "loss", "logit", "best_test_", "selection_bonus",
-           "probe_")  # begin with these
+METRICS = ("accuracy", "eer", "min_dcf", "last_", "loss", "logit", "best_val_", "best_test_",
+           "selection_bonus", "probe_")  # begin with these
 NEEDED_RESULTS = ("classes", "best_epoch", "seed", "mmcosine", "dataset")  # to open data and network again
 NEEDED_SETTINGS = ("dataset", "modality", "fusion_method", "modulation", "lam", "mmcosine", "scaling", "random_seed")
 

@@ -154,15 +154,17 @@ class Run:
         name = next(iter(self.shown.values()))
         return self.choose(self.history, key=lambda record: record[f"{self.split}_{name}"])
 
-    def selection_bonus(self, scores: Mapping[str, float]) -> dict[str, float]:
-        """What the best test epoch would have given, and how much better that looks than the epoch that was chosen
-        without the test set; {} where the test set was measured at the end alone, or chose the epoch."""
-        name = next(iter(self.shown.values()))
-        if not self.tests_every_epoch:
-            return {}
-        best = self.choose(record[f"test_{name}"] for record in self.history)
-        bonus = best - scores[name] if self.choose is max else scores[name] - best
-        return {f"best_test_{name}": best, "selection_bonus": bonus}
+    def selection(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """What chose the epoch: the best validation metric; and where the test set was measured after every epoch too,
+        what its best epoch would have given, and how much better that looks. {} where the test set chose the epoch."""
+        name, bonus = next(iter(self.shown.values())), {}
+        if self.split == "test":
+            return bonus
+        if self.tests_every_epoch:
+            best = self.choose(record[f"test_{name}"] for record in self.history)
+            more = best - scores[name] if self.choose is max else scores[name] - best
+            bonus = {f"best_test_{name}": best, "selection_bonus": more}
+        return {f"best_val_{name}": self.best()[f"val_{name}"], **bonus}
 
     def wall_seconds(self) -> float:
         return time.time() - self.start
@@ -172,7 +174,7 @@ class Run:
         metrics."""
         self.check_finite(scores, "evaluation of the best epoch")
         result = report.result(self.settings, self.history[-1], self.best()["epoch"], self.split, scores)
-        result.update(self.selection_bonus(scores))
+        result.update(self.selection(scores))
         seconds = statistics.median(record["train_seconds"] for record in self.history)
         result.update(self.facts, **self.environment, wall_seconds=self.wall_seconds(), epoch_seconds=seconds)
         self.write("result.json", json.dumps(result, indent=2) + "\n")
