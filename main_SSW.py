@@ -27,8 +27,8 @@ MODALITIES = (
     Modality("audio", ("resnet18", "resnet34", "resnet50"), in_channels=1, input_settings=("audio_frontend", "demo")),
     Modality("visual", ("resnet18", "resnet34", "resnet50"), in_channels=3, input_settings=("image_size", "demo"),
              imagenet=True))
-DEMO = {"dataset": "demo_birds", "data_root": Path("data/demo_birds"), "epochs": 8, "image_size": 64,
-        "audio_seconds": 0.6, "num_frames": 1, "batch_size": 16, "learning_rate": 0.01, "lr_decay_step": 6}
+DEMO = {"dataset": "demo_birds", "data_root": Path("data/demo_birds"), "epochs": 8, "image_size": 64, "num_frames": 1,
+        "audio_seconds": 0.6, "batch_size": 16, "learning_rate": 0.01, "lr_decay_step": 6, "relearn_every": 3}
 
 
 def get_args_parser() -> flags.Parser:

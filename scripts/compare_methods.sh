@@ -7,6 +7,7 @@
 #   scripts/compare_methods.sh --workers 4 -- --epochs 100 --lr_decay_step 70 --val_fraction 0.1
 #   MODALITIES="rgb flow" scripts/compare_methods.sh --script main_UCF.py
 #   OUTPUT=runs/mine SEEDS="0 1 2" scripts/compare_methods.sh --scaling 20
+#   PARAMETERS="--relearn_every 3 --alpha 0.5" scripts/compare_methods.sh -- --epochs 8     # of the balancing methods
 #
 # Start the same command again to continue: finished runs are not repeated. The table is <OUTPUT>/table.md: mean +- std
 # over the seeds, paired differences to joint training with their intervals, and what an epoch costs. Further flags of
@@ -17,6 +18,7 @@ python=${PYTHON:-python}
 output=${OUTPUT:-runs/compare_methods}
 seeds=${SEEDS:-0 1 2 3 4}
 modalities=${MODALITIES:-audio visual}
+parameters=${PARAMETERS:-}
 fail() { echo "compare_methods.sh: error: $1" >&2; exit 2; }
 [[ " $* " != *" --output"* ]] || fail "name the output folder with OUTPUT=DIR scripts/compare_methods.sh ..., not with --output"
 [[ " $* " != *" --random_seed"* ]] || fail "name the seeds with SEEDS=\"0 1 2\" scripts/compare_methods.sh ..., not with --random_seed"
@@ -59,7 +61,7 @@ done
 # Balancing methods, with and without MMCosine; ReconBoost and MLA need the classifier's layers apart (sum), and MLA's
 # head is not MMCosine's
 sweep --random_seed $seeds --mmcosine False True \
-    --modulation ogm ogm_ge gblend pmr multiloss mmpareto agm lfm dnr mcr dgl opm inforeg mslr "$@"
+    --modulation ogm ogm_ge gblend pmr multiloss mmpareto agm lfm dnr mcr dgl opm inforeg mslr $parameters "$@"
 sweep --random_seed $seeds --mmcosine False True --fusion_method sum --modulation none reconboost "$@"
 sweep --random_seed $seeds --mmcosine False --fusion_method sum --modulation mla "$@"
 exit $failed

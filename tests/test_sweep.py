@@ -644,6 +644,24 @@ def test_the_comparison_of_methods_has_every_method_and_every_plain_row(tmp_path
     assert refused.returncode == 2 and 'SEEDS="0 1 2"' in refused.stderr
 
 
+@pytest.mark.parametrize(("script", "modalities"), [
+    ("main_CD.py", "audio visual"), ("main_SSW.py", "audio visual"), ("main_UCF.py", "rgb flow")])
+def test_the_comparison_of_methods_runs_on_every_demo_and_takes_parameters_of_methods(script, modalities, tmp_path,
+                                                                                      capsys):
+    told, python = tmp_path / "argv", tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {told}\n")
+    python.chmod(0o755)
+    env = {**os.environ, "PYTHON": str(python), "SEEDS": "3", "OUTPUT": str(tmp_path / "out"), "MODALITIES": modalities,
+           "PARAMETERS": "--relearn_every 5 --alpha 0.5"}
+    subprocess.run(["scripts/compare_methods.sh", "--demo", "--dry_run", "--script", script], cwd=REPO, check=True,
+                   env=env)
+    commands = [line.split()[1:] for line in told.read_text().splitlines()]
+    assert all(not main(command) for command in commands)
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith(f"python {script} --train ") for line in lines) == 41
+    for flag, methods in (("--relearn_every 5", {"dnr"}), ("--alpha 0.5", {"ogm", "ogm_ge", "pmr"})):
+        assert {line.split("--modulation ")[1].split()[0] for line in lines if flag in line} == methods
+
 def test_the_comparison_of_methods_takes_the_encoder_alone_and_no_network_that_started_from_it(tmp_path):
     told, python = tmp_path / "argv", tmp_path / "python"
     python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {told}\n")
