@@ -50,12 +50,18 @@ def cut(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
 
     Boxes are rounded to whole stored pixels.
     """
-    sides = boxes.new_tensor(images.shape[-2:])
-    first = (boxes[:, :2] * sides).round()
-    length = ((boxes[:, :2] + boxes[:, 2:]) * sides).round().sub(first).clamp(min=1)  # (B, 2)
+    first = in_pixels(boxes[:, :2], images)
+    length = (in_pixels(boxes[:, :2] + boxes[:, 2:], images) - first).clamp(min=1)  # (B, 2)
     if images.is_cuda:
         return cut_together(images, first, length, flips, size)
     return torch.stack([cut_one(*one, size) for one in zip(images, first.int(), length.int(), flips, strict=True)])
+
+
+def in_pixels(points: Tensor, images: Tensor) -> Tensor:
+    """(B, 2) in parts of the images (B, C, h, w) -> (B, 2), rounded. A tensor of h and w, made here, would have to be
+    copied to the GPU, and the host would wait for that."""
+    height, width = images.shape[-2:]
+    return torch.stack([points[:, 0] * height, points[:, 1] * width], 1).round()
 
 
 def cut_one(image: Tensor, first: Tensor, length: Tensor, flip: Tensor, size: int) -> Tensor:

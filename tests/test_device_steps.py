@@ -12,8 +12,9 @@ import torch
 from one_step import NAMES, SETTINGS
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from dataset.crops import cut_together
+from dataset.crops import cut
 from dataset.frontends import NormaliseDifference, NormaliseFlow, NormaliseFrames, OgmGeSpectrogram, Spectrogram
 from dataset.packed import Sound, to_float
 from models import MultimodalClassifier
@@ -35,6 +36,15 @@ def fake(monkeypatch) -> Iterator[None]:
     monkeypatch.setattr(relearning.copy, "deepcopy", lambda module: module)  # fake tensors cannot be copied so
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield
+
+
+class NoCopies(TorchDispatchMode):
+    """Copying a tensor from the host to the GPU raises: the host would wait for it."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        assert not ("copy" in str(function) and made.is_cuda and args[0].device == CPU), f"{function} of {args[0].shape}"
+        return made
 
 
 class Encoder(nn.Module):
@@ -115,10 +125,10 @@ def test_a_method_that_makes_a_tensor_elsewhere_would_be_noticed(fake, monkeypat
 def test_front_ends_and_the_cut_of_cached_clips_stay_on_the_gpu_and_ask_the_host_nothing(fake):
     with CUDA:
         pixels = torch.zeros(CLIPS, 3, 20, 30, dtype=torch.uint8)
-        frames = cut_together(pixels, torch.rand(CLIPS, 2), torch.rand(CLIPS, 2), torch.rand(CLIPS) < 0.5, 16)
-        frames = frames.unsqueeze(1)
         sound = Sound(torch.zeros(9000, dtype=torch.int16), *torch.zeros(2, CLIPS, dtype=torch.int64))
-        wave = to_float(sound.excerpts(torch.arange(CLIPS), torch.zeros(CLIPS, dtype=torch.int64), 2000))
+        with NoCopies():
+            frames = cut(pixels, torch.rand(CLIPS, 4), torch.rand(CLIPS) < 0.5, 16).unsqueeze(1)
+            wave = to_float(sound.excerpts(torch.arange(CLIPS), torch.zeros(CLIPS, dtype=torch.int64), 2000))
         made = [Spectrogram()(wave), OgmGeSpectrogram()(wave), NormaliseFrames()(frames),
                 NormaliseFlow()(frames[:, 0, :2]), NormaliseDifference()(frames.short())]
         assert {tensor.device for tensor in made} == {CUDA}
