@@ -7,25 +7,28 @@
 
 Data of the data set's sizes is made in a temporary folder. Flags of the entry script may follow after --. A bare step
 is forward, backward and update of a batch that is on the device; an epoch adds loading, cropping, front ends and
-metrics. Everything takes its turn within one run, because machines are noisy: hold ratios, not clips/s, against another
-machine's. The share of the peak is of a large matrix product of the same precision, measured here.
+metrics. The first epoch of a loader starts its processes, or decodes all clips for its --cache; it is in no median.
+`waiting` is how long the steps of an epoch wait for their batches, as a share of the epoch. Everything takes its turn
+within one run, because machines are noisy: compare ratios between machines, not clips/s. The share of the peak is of a
+large matrix product of the same precision, measured here.
 """
 
 import argparse
 import itertools
+import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from dataset.errors import InputError
@@ -34,6 +37,7 @@ from utils import cli, distributed
 from utils.balancing.method import Batch
 from utils.distributed import choose_device
 from utils.experiments import benchmark_data, entry_script, voxceleb_scale
+from utils.experiments.machine_speed import bandwidth, peak, seconds
 from utils.training import report
 from utils.training.engine import Learner, outputs, train_one_epoch
 from utils.training.loading import Loaders, check_batch
@@ -41,8 +45,6 @@ from utils.training.precision import PRECISIONS, choose_precision
 from utils.training.train import Task, place
 
 OF_THE_STEP = ("modulation", "accumulate", "optimizer", "lam", "freeze_encoders")
-COPIED = {"cuda": 2**30, "cpu": 2**27}  # bytes of the copy that gives the bandwidth
-MATRIX = {"cuda": 8192, "cpu": 3072}  # rows and columns of the product that gives the peak
 
 
 class Setting(NamedTuple):
@@ -51,8 +53,32 @@ class Setting(NamedTuple):
     name: str
     task: Task
     learner: Learner
-    loaders: dict[str, DataLoader]
+    loaders: dict[str, "Watched"]
     batch: Batch
+
+
+class Watched:
+    """A training loader, the seconds that it took to make (of a cache: to decode), and how long its user has waited for
+    batches."""
+
+    def __init__(self, loaders: Loaders, dataset: Dataset):
+        start = time.perf_counter()
+        self.loader = loaders.training(dataset)
+        self.made, self.waited = time.perf_counter() - start, 0.0
+        self.batch_sampler = self.loader.batch_sampler
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[object]:
+        batches, batch = iter(self.loader), None
+        while True:
+            start = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - start
+            if batch is None:
+                return
+            yield batch
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -86,13 +112,14 @@ def make_setting(args: argparse.Namespace, argv: Sequence[str], amp: str, compil
     tasks = {cache: script.build(one, device) for cache, one in parsed.items()}
     task = next(iter(tasks.values()))
     learner = Learner(place(task.model, task.compute, compiled), task.compute, "sgd", 1e-3, 1e-4, 100, 0.1)
-    loaders = {cache: one.loaders.training(one.train) for cache, one in tasks.items()}
-    inputs, labels = task.compute.prepare(check_batch(next(iter(next(iter(loaders.values()))))))
+    loaders = {cache: Watched(one.loaders, one.train) for cache, one in tasks.items()}
+    batches = Loaders(task.loaders.batch_size, task.loaders.seed, 0, device).training(task.train)
+    inputs, labels = task.compute.prepare(check_batch(next(iter(batches))))
     return Setting(f"{precision}{', compiled' * compiled}", task, learner, loaders, Batch(inputs, labels, 1.0, 0.0))
 
 
 def check_plain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Raises InputError: flags of a step that is not the plain one, which is what is measured."""
+    """Raises InputError: flags of another step than the plain one, which is measured."""
     others = [f"--{name}" for name in OF_THE_STEP if getattr(args, name) != parser.get_default(name)]
     if others:
         raise InputError(f"the benchmark measures the plain step: leave out {', '.join(others)}. What a method costs "
@@ -112,43 +139,38 @@ def evaluation(setting: Setting, loader: DataLoader) -> None:
         pass
 
 
-def one_epoch(setting: Setting, cache: str) -> None:
-    train_one_epoch(setting.learner, setting.loaders[cache], lam=0)
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
 def measure(setting: Setting, rounds: int) -> dict[str, float]:
-    """{what: clips/s}: medians over rounds in which everything takes its turn; a first round is dropped."""
-    clips, batch = len(setting.task.train), len(setting.batch.labels)
+    """{what: clips/s}: medians over rounds in which everything takes its turn, without a first round, of which the
+    epochs are told on their own; and {waiting ...: share of the epochs}."""
+    clips, batch, device = len(setting.task.train), len(setting.batch.labels), setting.task.compute.device
     steps, loaders = max(1, clips // batch), setting.task.loaders
     without_cache = Loaders(loaders.batch_size, loaders.seed, loaders.num_workers, loaders.device)
     test = without_cache.evaluation(setting.task.train.for_evaluation())
-    works = {"bare step": (steps * batch, lambda: bare_steps(setting, steps)),
-             "evaluation": (clips, lambda: evaluation(setting, test)),
-             **{f"epoch, cache {cache}": (clips, lambda cache=cache: one_epoch(setting, cache))
-                for cache in setting.loaders}}
+    works = {"bare step": lambda: bare_steps(setting, steps), "evaluation": lambda: evaluation(setting, test),
+             **{f"epoch, cache {cache}": lambda loader=loader: train_one_epoch(setting.learner, loader, lam=0)
+                for cache, loader in setting.loaders.items()}}
+    begun = {what: seconds(work, device) for what, work in works.items()}
+    first = {f"first epoch, cache {cache}": clips / (loader.made + begun[f"epoch, cache {cache}"])
+             for cache, loader in setting.loaders.items()}
+    waited = {cache: loader.waited for cache, loader in setting.loaders.items()}
     times = {what: [] for what in works}
-    for _ in range(rounds + 1):
-        for what, (_, work) in works.items():
-            times[what].append(seconds(work, setting.task.compute.device))
-    return {what: count / statistics.median(times[what][1:]) for what, (count, _) in works.items()}
+    for _, (what, work) in itertools.product(range(rounds), works.items()):
+        times[what].append(seconds(work, device))
+    waiting = {f"waiting, cache {cache}": (loader.waited - waited[cache]) / sum(times[f"epoch, cache {cache}"])
+               for cache, loader in setting.loaders.items()}
+    counts = {what: steps * batch if what == "bare step" else clips for what in works}
+    return {**{what: counts[what] / statistics.median(times[what]) for what in works}, **first, **waiting}
 
 
-def loading(setting: Setting) -> dict[str, float]:
-    """{what: clips/s} of loading alone: in this process, and what the loaders' processes give together; with a cache up
-    to the transfer to the device."""
+def loading(setting: Setting, rounds: int) -> dict[str, float]:
+    """{what: clips/s} of loading alone, the median over rounds: what the loader's processes give together; with a cache
+    in this process, up to the transfer to the device."""
     found = {}
-    for cache, loader in setting.loaders.items():
-        passes = loader if cache == "off" else loader.gathered()
-        taken = seconds(lambda passes=passes: deque(passes, maxlen=0), setting.task.compute.device)
-        found[f"loading, cache {cache}"] = len(loader.dataset) / taken
+    for cache, watched in setting.loaders.items():
+        batches = watched.loader.__iter__ if cache == "off" else watched.loader.gathered
+        taken = [seconds(lambda batches=batches: deque(batches(), maxlen=0), setting.task.compute.device)
+                 for _ in range(rounds)]
+        found[f"loading, cache {cache}"] = len(watched.loader.dataset) / statistics.median(taken)
     return found
 
 
@@ -162,25 +184,6 @@ def operations(setting: Setting) -> float:
     return counter.get_total_flops() / len(output.logits) / 1e9
 
 
-def peak(device: torch.device, precision: torch.dtype) -> float:
-    """GFLOP/s of a large matrix product; of float32 on a GPU as convolutions compute it, which is in TF32."""
-    size = MATRIX[device.type]
-    a, b = (torch.randn(size, size, device=device, dtype=precision) for _ in range(2))
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
-    taken = [seconds(lambda: a @ b, device) for _ in range(12)]
-    torch.backends.cuda.matmul.allow_tf32 = allowed
-    return 2 * size**3 / statistics.median(taken[2:]) / 1e9
-
-
-def bandwidth(device: torch.device) -> float:
-    """GB/s of a large copy, read and written bytes together."""
-    source = torch.ones(COPIED[device.type], device=device, dtype=torch.uint8)
-    target = torch.empty_like(source)
-    taken = [seconds(lambda: target.copy_(source), device) for _ in range(12)]
-    return 2 * len(source) / statistics.median(taken[2:]) / 1e9
-
-
 def rows(args: argparse.Namespace, argv: Sequence[str], device: torch.device) -> Iterator[dict[str, object]]:
     """One for each precision, without and with torch.compile."""
     for amp, compiled in itertools.product(args.amp, args.compile):
@@ -189,11 +192,17 @@ def rows(args: argparse.Namespace, argv: Sequence[str], device: torch.device) ->
             torch.cuda.reset_peak_memory_stats(device)
         setting = make_setting(args, argv, amp, compiled, str(precision).removeprefix("torch."))
         clip = operations(setting) if not compiled else None
-        speeds = {**measure(setting, args.rounds), **loading(setting)}
-        memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
+        speeds = {**measure(setting, args.rounds), **loading(setting, args.rounds)}
         share = {} if clip is None else {"GFLOP a clip": clip, "share of peak":
                                          speeds["bare step"] * clip / peak(device, precision)}
-        yield {"setting": setting.name, **speeds, **share, "GPU memory, GB": memory}
+        yield {"setting": setting.name, **speeds, **share, "memory, GB": memory(device)}
+
+
+def memory(device: torch.device) -> float:
+    """GB at most until now: allocated on the GPU, or of this process without its loaders' processes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def show(row: dict[str, object]) -> None:
@@ -203,7 +212,7 @@ def show(row: dict[str, object]) -> None:
         if what == "setting" or value is None:
             continue
         over = f"   {row['bare step'] / value - 1:+.1%} over the bare steps" if what.startswith("epoch") else ""
-        text = f"{value:10.1%}" if what == "share of peak" else f"{value:10,.1f}"
+        text = f"{value:10.1%}" if what.startswith(("share", "waiting")) else f"{value:10,.1f}"
         print(f"  {what:24}{text}{over}", flush=True)
 
 
@@ -215,9 +224,12 @@ def main(argv: list[str]) -> list[dict[str, object]]:
     if args.task == "voxceleb":
         return voxceleb_scale.measure(device, choose_precision(args.amp[-1], device), args.batch_size,
                                       args.image_size, args.rounds)
-    print(f"{args.script} on {report.device_name(device)}, torch {torch.__version__}, batch {args.batch_size}, "
-          f"{args.image_size} px, {args.clips} clips an epoch, {args.num_workers} workers; "
-          f"copies {bandwidth(device):,.0f} GB/s; clips/s:")
+    facts = {"script": args.script, "device": report.device_name(device), "batch_size": args.batch_size,
+             "image_size": args.image_size, "clips": args.clips, "num_workers": args.num_workers,
+             "copies, GB/s": round(bandwidth(device)), **report.environment()}
+    if args.csv and not args.csv.parent.is_dir():
+        raise InputError(f"--csv {args.csv}: there is no folder {args.csv.parent}, make it first")
+    print(f"{', '.join(f'{name} {value}' for name, value in facts.items())}; clips/s:")
     found = []
     with tempfile.TemporaryDirectory() as folder, distributed.session(args.device, []):
         flags = benchmark_data.make_data(args.script, Path(folder), args.clips)
@@ -226,9 +238,9 @@ def main(argv: list[str]) -> list[dict[str, object]]:
             flags += [f"--{name}", str(getattr(args, name))]
         for row in rows(args, flags, device):
             show(row)
-            found.append(row)
-    if args.csv:
-        write_csv(args.csv, found)
+            found.append({**facts, **row})
+            if args.csv:
+                write_csv(args.csv, found)
     return found
 
 

@@ -69,6 +69,7 @@ from scripts import (
     sweep,
 )
 from utils.balancing.method import Batch
+from utils.experiments import machine_speed
 from utils.training.engine import Compute, Learner
 
 MACHINE = ["--device", "cpu", "--num_workers", "0"]
@@ -1387,13 +1388,15 @@ def test_benchmark_divides_the_clips_it_has_computed_by_the_time_that_takes(monk
 
         clock.looks = 0
         monkeypatch.setattr("time.perf_counter", clock)
-        monkeypatch.setattr(benchmark, "MATRIX", {"cpu": 8})
-        monkeypatch.setattr(benchmark, "COPIED", {"cpu": 8})
+        monkeypatch.setattr(machine_speed, "MATRIX", {"cpu": 8})
+        monkeypatch.setattr(machine_speed, "COPIED", {"cpu": 8})
         found, = benchmark.main(["--batch_size", "2", "--clips", "4", "--rounds", "1", "--image_size", "64",
                                  "--amp", "off", "--csv", str(tmp_path / "rows.csv"), *MACHINE])
     monkeypatch.undo()
-    for what, expected in (("bare step", 2), ("epoch, cache off", 2), ("epoch, cache ram", 2), ("evaluation", 20)):
+    for what, expected in (("bare step", 2), ("epoch, cache off", 2), ("epoch, cache ram", 2), ("evaluation", 20),
+                           ("first epoch, cache off", 2), ("first epoch, cache ram", 2)):
         assert found[what] == pytest.approx(expected, rel=1e-3), what
+    assert 0 < found["waiting, cache off"] < 1e-4 and 0.1 < found["memory, GB"] < 100
     assert (len(borders.training), len(borders.evaluation)) == (13, 4)  # one counts operations; two rounds
     crops = [tuple(seen.inputs["visual"].flatten().tolist()) for seen in borders.training[1:]]
     assert len(set(crops)) == 4, "two batches of either loader; bare steps take the first of them again and again"
@@ -1401,6 +1404,28 @@ def test_benchmark_divides_the_clips_it_has_computed_by_the_time_that_takes(monk
     assert any(re.search(r"epoch, cache ram +2\.0 +[+-]0\.0% over the bare steps", line) for line in lines)
     with (tmp_path / "rows.csv").open() as file:
         assert float(next(csv.DictReader(file))["evaluation"]) == pytest.approx(20, rel=1e-3)
+
+
+def test_the_benchmark_tells_how_long_steps_wait_and_what_making_a_loader_takes(monkeypatch):
+    now = [0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    class Slow:  # five seconds to make, three a batch
+        batch_sampler = ()
+
+        def training(self, dataset: object) -> "Slow":
+            now[0] += 5
+            return self
+
+        def __iter__(self) -> Iterator[int]:
+            for number in range(2):
+                now[0] += 3
+                yield number
+
+    watched = benchmark.Watched(Slow(), None)
+    for _ in watched:
+        now[0] += 10
+    assert (watched.made, watched.waited) == (5, 6)
 
 
 def test_the_benchmark_counts_the_operations_of_a_training_step(tiny_encoders):
