@@ -148,28 +148,46 @@ def write_streams(folder: Path, clips: Iterable) -> dict[str, dict[str, list]]:
     return {"lengths": lengths, "shapes": shapes, "sizes": sizes}
 
 
+class Stream(NamedTuple):
+    """What the index says of one .bin file: its shape, the first place and the length of each clip, and (H, W) of each
+    image, None for sound."""
+
+    shape: Sequence[int]
+    first: Tensor
+    length: Tensor
+    sizes: Tensor | None
+
+
 def load(place: Path, clips: int) -> Packed:
-    """What `pack` wrote of so many clips, mapped into memory. Raises InputError: damaged."""
+    """What `pack` wrote of so many clips, mapped into memory. Raises InputError: damaged; RuntimeError: there is not
+    enough memory to map it."""
     index = read_json(place / INDEX, f"remove {place}: it is made again")
-    sound, images = {}, {}
     try:
-        for name, lengths in index["lengths"].items():
-            length = torch.tensor(lengths)
-            first, shape, path = length.cumsum(0) - length, index["shapes"][name], place / f"{name}.bin"
-            if len(lengths) != clips or min(lengths) < 0:
-                raise damaged(place / INDEX)
-            if shape:
-                sizes = torch.tensor(index["sizes"][name]).view(sum(lengths), 2)
-                images[name] = Images(mapped(path, (sum(lengths), *shape), torch.uint8), first, length, sizes)
-            else:
-                equal = len(set(lengths)) == 1
-                shape = (len(lengths), lengths[0]) if equal else (sum(lengths),)
-                sound[name] = Sound(mapped(path, shape, torch.int16), first, length)
-    except (KeyError, TypeError, AttributeError, RuntimeError):  # what is written there is of another kind
+        streams = {name: stream_of(index, name) for name in index["lengths"]}
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError):  # what is written there is of another kind
         raise damaged(place / INDEX) from None
-    if not sound and not images:
+    if not streams or any(len(stream.length) != clips for stream in streams.values()):
         raise damaged(place / INDEX)
+    sound, images = {}, {}
+    for name, (shape, first, length, sizes) in streams.items():
+        if sizes is None:
+            sound[name] = Sound(mapped(place / f"{name}.bin", shape, torch.int16), first, length)
+        else:
+            images[name] = Images(mapped(place / f"{name}.bin", shape, torch.uint8), first, length, sizes)
     return Packed(sound, images)
+
+
+def stream_of(index: Mapping, name: str) -> Stream:
+    """Raises whatever Python or torch does where the index holds something else."""
+    lengths, shape = index["lengths"][name], [int(size) for size in index["shapes"][name]]
+    length = torch.tensor(lengths)
+    first = length.cumsum(0) - length
+    if min(lengths) < 0:
+        raise ValueError("negative length")
+    if shape:
+        return Stream((sum(lengths), *shape), first, length, torch.tensor(index["sizes"][name]).view(sum(lengths), 2))
+    equal = len(set(lengths)) == 1
+    return Stream((len(lengths), lengths[0]) if equal else (sum(lengths),), first, length, None)
 
 
 def damaged(path: Path) -> InputError:
@@ -177,7 +195,7 @@ def damaged(path: Path) -> InputError:
 
 
 def mapped(path: Path, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """The file as a tensor. Raises InputError: it has another size."""
+    """The file as a tensor. Raises InputError: it has another size; RuntimeError: not enough memory."""
     count = math.prod(shape)
     if not path.is_file() or path.stat().st_size != count * dtype.itemsize:
         raise damaged(path)

@@ -60,6 +60,8 @@ def test_memory_that_is_not_enough_is_one_sentence_wherever_it_runs_out(workers)
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee"),
      r"^the memory of the GPU is not enough: .*or --amp bf16.*\(CUDA out of memory. Tried to allocate 2.00 GiB.\)$"),
     (OSError(12, "Cannot allocate memory"), "^the memory of this machine"),
+    (RuntimeError("unable to mmap 9 bytes from file </a/b.bin>: Cannot allocate memory (12)"), "--cache.*ulimit -v"),
+    (RuntimeError("unable to mmap 9 bytes from file </torch_7_8_9>: Cannot allocate memory (12)"), "/dev/shm"),
     (ConnectionResetError(104, "Connection reset by peer"), "^a loader process was ended"),
     (RuntimeError("[../gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:3"), "^another process")])
 def test_errors_of_the_machine_are_known_by_type_and_text(error, said, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from dataset.voxceleb import CROP_AREA as FACE_AREA
 from dataset.voxceleb import UtteranceDataset
 from dataset.whole_files import machine
 from main_CD import main
+from utils.failures import machine_error
 from utils.training import cached
 from utils.training.cached import Cache, KeptBatches
 from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, make_loader
@@ -366,6 +368,21 @@ def test_a_damaged_folder_is_refused_by_name(tiny_data, tmp_path, damage):
         (place / "visual.bin").write_bytes((place / "visual.bin").read_bytes()[:-1])
     with pytest.raises(InputError, match=rf"{place.name}.*remove .*{place.name}"):
         loaders(tmp_path).training(dataset)
+
+
+def test_a_folder_for_which_memory_is_not_enough_is_not_called_damaged(tmp_path):
+    (tmp_path / "audio.bin").touch()
+    os.truncate(tmp_path / "audio.bin", 2 << 30)  # takes no room on the disk
+    (tmp_path / "index.json").write_text(json.dumps({"lengths": {"audio": [1 << 30]}, "shapes": {"audio": []}}))
+    assert packing.load(tmp_path, 1).sound["audio"].first.tolist() == [0]
+    pages, before = int(Path("/proc/self/statm").read_text().split()[0]), resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30), before[1]))
+    try:
+        with pytest.raises(RuntimeError, match="unable to mmap") as failed:
+            packing.load(tmp_path, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+    assert "of --cache, which are not damaged: raise its limit" in str(machine_error(failed.value))
 
 
 def test_a_clip_that_cannot_be_decoded_is_named(tiny_data, tmp_path, monkeypatch):

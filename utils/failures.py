@@ -18,6 +18,9 @@ LOADER = ("a loader process was ended from outside, probably by the system becau
           f"--num_workers, or {LESS}")
 # {what the text of the error has: what is said}; libraries raise all of these as RuntimeError or OSError
 KNOWN = {
+    r"unable to mmap .* from file <.*\.bin>":  # before the next, which is about files without a folder
+        "the memory that this process may address is not enough for the decoded clips of --cache, which are not "
+        "damaged: raise its limit (ulimit -v), or start a run with a smaller --cache_size",
     r"DataLoader worker \(pid.*(Bus error|shared memory)|unable to (write to|open shared memory|mmap|resize)":
         "the shared memory (/dev/shm), through which loader processes hand over clips, is full: choose fewer "
         "--num_workers (0: none), or make it larger (Docker: --shm-size)",
