@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from dataset.errors import InputError
 from dataset.packed import FULL_SCALE, Images, Packable, Packed, Sound
-from dataset.whole_files import disk_error, read_json, remove_leftovers, temporary_name, write_whole
+from dataset.whole_files import disk_error, read_json, temporary_name, write_whole
 
 SAMPLED = 32  # clips that are decoded to learn the size of the images and of the whole
 INDEX = "index.json"
@@ -107,7 +107,6 @@ def pack(dataset: Packable, place: Path, stored: Mapping[str, tuple[int, int]], 
     workers: processes that decode, context: how they are started, as DataLoader's. show: a progress bar.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(place.parent)
     if place.exists() and not (place / INDEX).is_file():
         raise damaged(place / INDEX)
     temporary = temporary_name(place)

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -329,6 +330,24 @@ def test_a_killed_packing_leaves_nothing_that_is_used(tiny_data, tmp_path, monke
     (folder / f".999999999-{machine()}.{place.name}").mkdir(parents=True)  # of a process that has ended
     in_order(loaders(folder).training(dataset), 1)
     assert packed_folders(folder) == [place.name]
+
+
+def test_leftovers_are_removed_before_the_room_is_measured(tiny_data, tmp_path, monkeypatch):
+    """Of killed runs, in the folder of --cache, and of --cache ram in both of its folders; never a live run's."""
+    dead, live = (f".{process}-{machine()}.0123456789abcdef" for process in (999999999, os.getppid()))
+    roots = [tmp_path / name / f"mmcosine-{os.getuid()}" for name in ("memory", "temporary")]
+    left = [folder / dead for folder in (tmp_path / "packed", *roots)]
+    for path in left:
+        path.mkdir(parents=True)
+        path.with_name(live).mkdir()
+    monkeypatch.setattr(cached, "SHARED_MEMORY", tmp_path / "memory")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    for kind, looked_at in ((tmp_path / "packed", left[:1]), ("ram", left[1:])):
+        with monkeypatch.context() as patch:
+            patch.setattr("shutil.disk_usage", lambda path, looked_at=looked_at: SimpleNamespace(
+                free=0 if any(path.exists() for path in looked_at) else 10**9))
+            loaders(kind).training(clip_dataset(tiny_data))
+    assert not any(path.exists() for path in left) and all(path.with_name(live).is_dir() for path in left)
 
 
 def test_clips_without_files_are_told_apart_by_their_places(tiny_data, tmp_path):

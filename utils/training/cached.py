@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from dataset import packing
 from dataset.errors import InputError
 from dataset.packed import Packable, Packed
-from dataset.whole_files import temporary_name, with_unit
+from dataset.whole_files import remove_leftovers, temporary_name, with_unit
 from utils import distributed
 from utils.distributed import print_once
 from utils.training.flags import CACHES
@@ -63,6 +63,10 @@ class Cache:
         InputError: they do not fit."""
         with distributed.failing_together():
             self.check(dataset.image_size)
+            if distributed.is_first_here():  # before any process looks how much room there is
+                for folder in temporary_folders() if self.kind in CACHES else [Path(self.kind)]:
+                    remove_leftovers(folder)
+        with distributed.failing_together():
             found = packing.estimate(dataset, self.size)
             on_device = self.fits_device(found.size)
             folder = temporary_folder(found.size) if self.kind in CACHES else Path(self.kind)
@@ -106,8 +110,13 @@ class Cache:
 
 def temporary_folder(size: int) -> Path:
     """In memory if there is room, else among the system's temporary files."""
-    roots = [SHARED_MEMORY] if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free * SHARE > size else []
-    return (roots or [Path(tempfile.gettempdir())])[0] / f"mmcosine-{os.getuid()}"
+    memory, disk = temporary_folders()
+    return memory if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).free * SHARE > size else disk
+
+
+def temporary_folders() -> tuple[Path, Path]:
+    """In memory, and among the system's temporary files."""
+    return tuple(root / f"mmcosine-{os.getuid()}" for root in (SHARED_MEMORY, Path(tempfile.gettempdir())))
 
 
 def check_room(folder: Path, size: int) -> None:
