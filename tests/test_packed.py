@@ -307,6 +307,14 @@ def test_what_was_packed_in_memory_is_removed(tiny_data, tmp_path, monkeypatch):
     assert os.listdir(tmp_path / "memory") == [] and len(batches(loader, 1)) == 6
 
 
+def test_what_was_packed_in_memory_is_removed_when_it_cannot_be_used(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.training.cached.temporary_folder", lambda size: tmp_path / "memory")
+    monkeypatch.setattr(packing, "load", lambda place, clips: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        loaders("ram").training(clip_dataset(tiny_data))
+    assert os.listdir(tmp_path / "memory") == []
+
+
 def test_two_runs_that_pack_the_same_clips_at_once_both_go_on(tiny_data, tmp_path, monkeypatch):
     dataset, folder, write = clip_dataset(tiny_data), tmp_path / "packed", packing.write_streams
 

@@ -73,6 +73,14 @@ class Cache:
             place = packing.place_of(dataset, folder, self.size)
         if self.kind in CACHES:  # of this run alone
             place = place.with_name(distributed.from_main(temporary_name(place).name))
+        try:
+            return self.packed(dataset, place, found, on_device)
+        finally:
+            if self.kind in CACHES and distributed.is_first_here():
+                shutil.rmtree(place, ignore_errors=True)  # stays in memory as long as a process has it mapped
+
+    def packed(self, dataset: Packable, place: Path, found: packing.Estimate, on_device: bool) -> Packed:
+        """The clips, decoded into `place` where they are not there yet."""
         what = f"{len(dataset)} training clips, some {with_unit(found.size)}"
         with distributed.failing_together():
             if distributed.is_first_here() and not (place / packing.INDEX).is_file():
@@ -82,11 +90,7 @@ class Cache:
                             distributed.is_main())
         with distributed.failing_together():
             clips = packing.load(place, len(dataset))
-            if on_device:
-                clips = clips.to(self.device)
-        if self.kind in CACHES and distributed.is_first_here():
-            shutil.rmtree(place)  # stays in memory as long as a process has it mapped
-        return clips
+            return clips.to(self.device) if on_device else clips
 
     def check(self, image_size: int) -> None:
         """Raises InputError: evaluation would see more detail than training."""
