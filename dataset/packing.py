@@ -106,11 +106,10 @@ def pack(dataset: Packable, place: Path, stored: Mapping[str, tuple[int, int]], 
 
     workers: processes that decode, context: how they are started, as DataLoader's. show: a progress bar.
     """
-    place.parent.mkdir(parents=True, exist_ok=True)
     if place.exists() and not (place / INDEX).is_file():
         raise damaged(place / INDEX)
     temporary = temporary_name(place)
-    temporary.mkdir()
+    temporary.mkdir(parents=True)
     loader = DataLoader(Decoded(dataset, stored), batch_size=None, num_workers=workers,
                         multiprocessing_context=context)
     bar = tqdm(loader, desc="decoding each clip once", unit="clip", leave=False, disable=None if show else True)

@@ -430,6 +430,16 @@ def test_clips_that_do_not_fit_are_refused_before_they_are_decoded(tiny_data, tm
     assert packed_folders(tmp_path) == []
 
 
+@pytest.mark.parametrize("name, reason", [("a_file", "File exists"), ("a_file/below", "Not a directory"),
+                                          ("/proc/self/fd", "No such file or directory|Permission denied")])
+def test_a_place_that_is_no_folder_or_cannot_be_written_to_is_refused_by_the_flag(tiny_data, tmp_path, name, reason):
+    (tmp_path / "a_file").touch()
+    place = tmp_path / name  # which /proc/self/fd replaces: nobody can write there
+    said = rf"^the folder {place} of --cache cannot be made or written to \(({reason})\): name another one with --cache"
+    with pytest.raises(InputError, match=said):
+        loaders(place).training(clip_dataset(tiny_data))
+
+
 def test_the_estimate_is_near_what_is_written(tiny_data, tmp_path):
     dataset = clip_dataset(tiny_data)
     loaders(tmp_path).training(dataset)

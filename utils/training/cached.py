@@ -124,8 +124,14 @@ def temporary_folders() -> tuple[Path, Path]:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Raises InputError: the clips do not fit there."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Makes the folder. Raises InputError: it cannot be written to, or the clips do not fit there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"the folder {folder} of --cache cannot be made or written to ({error.strerror}): name "
+                         "another one with --cache FOLDER") from None
     free = shutil.disk_usage(folder).free
     if folder.is_relative_to(SHARED_MEMORY):
         free = min(free, free_memory())
