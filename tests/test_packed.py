@@ -481,6 +481,18 @@ def test_evaluation_batches_are_kept_only_where_there_is_room(tiny_data, monkeyp
         assert first.equal(second) and len(reads) == passes * len(dataset)
 
 
+def test_a_run_whose_clips_did_not_fit_can_go_on_with_smaller_ones(train_argv, tmp_path, tiny_encoders):
+    run, argv = tmp_path / "run", [*train_argv, "--epochs", "1", "--cache", str(tmp_path / "packed")]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=(
+            rf"use a smaller --cache_size\. {run}/last.pt holds 0 whole epochs .* continue with --resume {run}$")):
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**5))
+        main(argv)
+    main(["--resume", str(run), "--cache_size", "64", "--num_workers", "0"])
+    assert json.loads((run / "args.json").read_text())["cache_size"] == 64
+    with pytest.raises(InputError, match="leave out --cache_size"):  # now batches would change
+        main(["--resume", str(run), "--cache_size", "80", "--epochs", "2", "--num_workers", "0"])
+
+
 def test_a_method_that_holds_clips_out_does_so_with_a_cache(train_argv, tiny_encoders):
     assert main([*train_argv, "--cache", "ram", "--epochs", "1", "--modulation", "lfm"])["n_trained"] == 22
 

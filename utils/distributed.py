@@ -163,19 +163,19 @@ def failing_together() -> Iterator[None]:
 
     Every process must reach the block; none leaves it before all have.
     """
-    message = None
+    error = None
     try:
         yield
-    except InputError as error:
-        message = str(error)
+    except InputError as raised:
+        error = raised
     if size() > 1:
-        messages: list[str | None] = [None] * size()
-        dist.all_gather_object(messages, message)
-        message = next(filter(None, messages), None)
-    if message and not is_main():
+        errors: list[InputError | None] = [None] * size()
+        dist.all_gather_object(errors, error)
+        error = next(filter(None, errors), None)
+    if error and not is_main():
         sys.exit(2)
-    if message:
-        raise InputError(message)
+    if error:
+        raise error
 
 
 def merged(found: dict) -> dict:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from dataset import packing
-from dataset.errors import InputError
+from dataset.errors import DiskError, InputError
 from dataset.packed import Packable, Packed
 from dataset.whole_files import remove_leftovers, temporary_name, with_unit
 from utils import distributed
@@ -124,7 +124,7 @@ def temporary_folders() -> tuple[Path, Path]:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Makes the folder. Raises InputError: it cannot be written to, or the clips do not fit there."""
+    """Makes the folder. Raises InputError: it cannot be written to; DiskError: the clips do not fit there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -136,8 +136,8 @@ def check_room(folder: Path, size: int) -> None:
     if folder.is_relative_to(SHARED_MEMORY):
         free = min(free, free_memory())
     if size > free:
-        raise InputError(f"the decoded training clips take some {with_unit(size)}, {folder} has {with_unit(free)} "
-                         "free: name a folder on a larger disk with --cache FOLDER, or use a smaller --cache_size")
+        raise DiskError(f"the decoded training clips take some {with_unit(size)}, {folder} has {with_unit(free)} "
+                        "free: name a folder on a larger disk with --cache FOLDER, or use a smaller --cache_size")
 
 
 def free_on(device: torch.device) -> int:

@@ -31,9 +31,12 @@ FREE_IN_EVALUATION = FREE_ON_RESUME | {"allow_overlap", "batch_size", "skip_miss
                                        "score", "cache", "cache_size"}
 
 
-def free_on_resume(cache: object, now: object) -> frozenset[str]:
-    """FREE_ON_RESUME, and with a --cache before and now its kind: all kinds give the same batches."""
-    return FREE_ON_RESUME | (frozenset() if "off" in (cache, now) else {"cache"})
+def free_on_resume(saved: Mapping[str, object], cache: object, epochs: int) -> frozenset[str]:
+    """FREE_ON_RESUME, and with a --cache before and now its kind: all kinds give the same batches; before the first
+    epoch whatever is about the cache. saved: the run's settings, epochs: that it has behind it."""
+    if not epochs:
+        return FREE_ON_RESUME | {"cache", "cache_size"}
+    return FREE_ON_RESUME | (frozenset() if "off" in (saved.get("cache", "off"), cache) else {"cache"})
 
 
 def without_meaning(settings: Mapping[str, object]) -> set[str]:

@@ -184,8 +184,7 @@ def evaluation_settings(path: Path, per_evaluation: Sequence[str] = ()) -> dict:
 
 
 def resumed(parser: Parser, argv: Sequence[str], folder: Path) -> Namespace:
-    """The run's own settings, as its last.pt has them; of argv only what
-    experiment.FREE_ON_RESUME names may differ from them."""
+    """The run's own settings, as its last.pt has them; of argv only what experiment.free_on_resume gives may differ."""
     check_resumable(folder)
     content = checkpoint.load_own(folder / "last.pt", ["args", "epoch"])
     saved = experiment.with_added_flags(content["args"])
@@ -194,7 +193,7 @@ def resumed(parser: Parser, argv: Sequence[str], folder: Path) -> Namespace:
     saved = {**{name: parser.get_default(name) for name in encoders}, **saved}
     args = over(parser, argv, saved, folder / "last.pt")
     changed = [name for name, value in settings(args).items() if saved.get(name, value) != value]
-    fixed = [name for name in changed if name not in experiment.free_on_resume(saved.get("cache", "off"), args.cache)]
+    fixed = [name for name in changed if name not in experiment.free_on_resume(saved, args.cache, content["epoch"])]
     if fixed:
         raise InputError(f"--resume continues a run as it was started: leave out --{', --'.join(fixed)}, or start a "
                          "new run with --train")
