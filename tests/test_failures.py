@@ -58,7 +58,7 @@ def test_memory_that_is_not_enough_is_one_sentence_wherever_it_runs_out(workers)
 @pytest.mark.parametrize("error, said", [
     (MemoryError(), r"^the memory of this machine is not enough.*\(MemoryError\)$"),
     (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee"),
-     r"^the memory of the GPU is not enough: .*or --amp bf16.*\(CUDA out of memory. Tried to allocate 2.00 GiB.\)$"),
+     r"^the memory of the GPU is not enough: .*--amp bf16.*or --cache ram.*\(CUDA out of memory. Tried .* GiB.\)$"),
     (OSError(12, "Cannot allocate memory"), "^the memory of this machine"),
     (RuntimeError("unable to mmap 9 bytes from file </a/b.bin>: Cannot allocate memory (12)"), "--cache.*ulimit -v"),
     (RuntimeError("unable to mmap 9 bytes from file </torch_7_8_9>: Cannot allocate memory (12)"), "/dev/shm"),

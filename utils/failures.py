@@ -26,7 +26,7 @@ KNOWN = {
         "--num_workers (0: none), or make it larger (Docker: --shm-size)",
     r"DataLoader worker \(pid": LOADER,
     r"CUDA out of memory|CUDA error: out of memory|ALLOC_FAILED":
-        f"the memory of the GPU is not enough: {LESS}, or --amp bf16 or fp16",
+        f"the memory of the GPU is not enough: {LESS}, --amp bf16 or fp16, or --cache ram instead of device or auto",
     r"DefaultCPUAllocator|Cannot allocate memory": HOST_MEMORY,
     r"gloo/transport|NCCL": "another process of this run has ended without a message, perhaps because memory ran out",
 }
