@@ -364,6 +364,7 @@ def test_without_data_one_message_names_folder_preparation_and_demo(tmp_path, mo
     (["--train", "--lam", "1", "--modality", "audio"], "leave it out with --modality audio"),
     (["--train", "--val_by_speaker"], "--val_fraction holds out"),
     (["--train", "--test_every_epoch"], "has no effect without --val_fraction"),
+    (["--train", "--cache_size", "100"], "--cache_size has no effect without --cache: leave it out"),
 ])
 def test_wrong_flags_are_refused_with_status_2(argv, part, capsys):
     with pytest.raises(SystemExit) as exit:

@@ -275,12 +275,14 @@ def packed_folders(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
-def test_a_folder_is_used_again_until_a_file_changes(tiny_data, tmp_path, monkeypatch):
+def test_a_folder_is_used_again_until_a_file_changes(tiny_data, tmp_path, monkeypatch, capsys):
     dataset, folder = clip_dataset(tiny_data), tmp_path / "packed"
     first = in_order(loaders(folder).training(dataset), 1)
-    before = packed_folders(folder)
+    before, said = packed_folders(folder), f"--cache {folder}: 24 training clips decoded before, in {folder}/"
+    assert said not in capsys.readouterr().out
     monkeypatch.setattr(packing, "pack", None)
     assert in_order(loaders(folder).training(dataset), 1)["audio"].equal(first["audio"])
+    assert f"{said}{before[0]}\n" in capsys.readouterr().out
     monkeypatch.undo()
     changed = dataset.clips[0].frames[0]
     state = changed.stat()

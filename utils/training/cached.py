@@ -83,7 +83,9 @@ class Cache:
         """The clips, decoded into `place` where they are not there yet."""
         what = f"{len(dataset)} training clips, some {with_unit(found.size)}"
         with distributed.failing_together():
-            if distributed.is_first_here() and not (place / packing.INDEX).is_file():
+            if (place / packing.INDEX).is_file():
+                print_once(f"--cache {self.kind}: {len(dataset)} training clips decoded before, in {place}")
+            elif distributed.is_first_here():
                 print_once(f"--cache {self.kind}: decoding {what}, into {'the GPU' if on_device else place.parent}")
                 check_room(place.parent, found.size)
                 packing.pack(dataset, place, found.stored, self.workers, distributed.worker_context(self.workers),

@@ -43,6 +43,8 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
         parser.error("--allow_overlap is for checkpoints that are evaluated, start encoders or teach: leave it out")
     if args.test_every_epoch and not args.val_fraction:
         parser.error("--test_every_epoch has no effect without --val_fraction: leave it out")
+    if first.cache_size != parser.get_default("cache_size") and args.cache == "off":
+        parser.error("--cache_size has no effect without --cache: leave it out")
     for check in (check_method, check_teachers, check_encoders, check_frozen):
         check(parser, args)
     args.data_root = args.data_root or Path("data") / args.dataset
@@ -133,8 +135,7 @@ def from_imagenet(args: Namespace, declared: Sequence[Modality]) -> list[str]:
 
 
 def over(parser: Parser, argv: Sequence[str], settings: Mapping[str, object], path: Path) -> Namespace:
-    """argv's flags over `settings`, those of the checkpoint `path`, over the parser's defaults. Raises InputError:
-    settings that the flags cannot have."""
+    """argv's flags over `settings` of the file `path`, over the defaults. Raises InputError: not flags' values."""
     wrong = [f"--{action.dest} {settings[action.dest]}" for action in parser._actions
              if action.dest in settings and not parser.can_have(action, settings[action.dest])]
     if wrong:
