@@ -86,8 +86,8 @@ class Cache:
             if (place / packing.INDEX).is_file():
                 print_once(f"--cache {self.kind}: {len(dataset)} training clips decoded before, in {place}")
             elif distributed.is_first_here():
-                print_once(f"--cache {self.kind}: decoding {what}, into {'the GPU' if on_device else place.parent}")
                 check_room(place.parent, found.size)
+                print_once(f"--cache {self.kind}: decoding {what}, into {'the GPU' if on_device else place.parent}")
                 packing.pack(dataset, place, found.stored, self.workers, distributed.worker_context(self.workers),
                             distributed.is_main())
         with distributed.failing_together():
