@@ -35,6 +35,7 @@ from main_CD import main
 from utils.failures import machine_error
 from utils.training import cached
 from utils.training.cached import Cache, KeptBatches
+from utils.training.experiment import free_on_resume
 from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, make_loader
 
 CPU = torch.device("cpu")
@@ -493,6 +494,13 @@ def test_a_run_whose_clips_did_not_fit_can_go_on_with_smaller_ones(train_argv, t
     assert json.loads((run / "args.json").read_text())["cache_size"] == 64
     with pytest.raises(InputError, match="leave out --cache_size"):  # now batches would change
         main(["--resume", str(run), "--cache_size", "80", "--epochs", "2", "--num_workers", "0"])
+
+
+def test_a_run_that_may_have_had_trials_goes_on_with_the_cache_that_they_had():
+    saved = {"cache": "ram", "modulation": "none"}
+    assert {"cache", "cache_size"} <= free_on_resume(saved, "off", 0)
+    assert not {"cache", "cache_size"} & free_on_resume(saved, "off", 1)
+    assert not {"cache", "cache_size"} & free_on_resume({**saved, "modulation": "gblend"}, "off", 0)
 
 
 def test_a_method_that_holds_clips_out_does_so_with_a_cache(train_argv, tiny_encoders):

@@ -33,8 +33,9 @@ FREE_IN_EVALUATION = FREE_ON_RESUME | {"allow_overlap", "batch_size", "skip_miss
 
 def free_on_resume(saved: Mapping[str, object], cache: object, epochs: int) -> frozenset[str]:
     """FREE_ON_RESUME, and with a --cache before and now its kind: all kinds give the same batches; before the first
-    epoch whatever is about the cache. saved: the run's settings, epochs: that it has behind it."""
-    if not epochs:
+    epoch whatever is about the cache, unless the method trains before it (Gradient-Blending's trials). saved: the run's
+    settings, epochs: that it has behind it."""
+    if not epochs and METHODS[saved["modulation"]].prepare is Method.prepare:
         return FREE_ON_RESUME | {"cache", "cache_size"}
     return FREE_ON_RESUME | (frozenset() if "off" in (saved.get("cache", "off"), cache) else {"cache"})
 
