@@ -8,9 +8,9 @@
 Data of the data set's sizes is made in a temporary folder. Flags of the entry script may follow after --. A bare step
 is forward, backward and update of a batch that is on the device; an epoch adds loading, cropping, front ends and
 metrics. The first epoch of a loader starts its processes, or decodes all clips for its --cache; it is in no median.
-`waiting` is how long the steps of an epoch wait for their batches, as a share of the epoch. Everything takes its turn
-within one run, because machines are noisy: compare ratios between machines, not clips/s. The share of the peak is of a
-large matrix product of the same precision, measured here.
+`waiting` is how long this process waits for the batches of an epoch, as a share of the epoch; a GPU may be busy
+meanwhile. Everything takes its turn within one run, because machines are noisy: compare ratios between machines, not
+clips/s. The share of the peak is of a large matrix product of the same precision, measured here.
 """
 
 import argparse
@@ -196,6 +196,7 @@ def rows(args: argparse.Namespace, argv: Sequence[str], device: torch.device) ->
         share = {} if clip is None else {"GFLOP a clip": clip, "share of peak":
                                          speeds["bare step"] * clip / peak(device, precision)}
         yield {"setting": setting.name, **speeds, **share, "memory, GB": memory(device)}
+        del setting  # before the next one is made, in whose memory it would be counted
 
 
 def memory(device: torch.device) -> float:
@@ -224,11 +225,11 @@ def main(argv: list[str]) -> list[dict[str, object]]:
     if args.task == "voxceleb":
         return voxceleb_scale.measure(device, choose_precision(args.amp[-1], device), args.batch_size,
                                       args.image_size, args.rounds)
+    if args.csv and not args.csv.parent.is_dir():
+        raise InputError(f"--csv {args.csv}: there is no folder {args.csv.parent}, make it first")
     facts = {"script": args.script, "device": report.device_name(device), "batch_size": args.batch_size,
              "image_size": args.image_size, "clips": args.clips, "num_workers": args.num_workers,
              "copies, GB/s": round(bandwidth(device)), **report.environment()}
-    if args.csv and not args.csv.parent.is_dir():
-        raise InputError(f"--csv {args.csv}: there is no folder {args.csv.parent}, make it first")
     print(f"{', '.join(f'{name} {value}' for name, value in facts.items())}; clips/s:")
     found = []
     with tempfile.TemporaryDirectory() as folder, distributed.session(args.device, []):

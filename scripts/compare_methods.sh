@@ -7,7 +7,7 @@
 #   scripts/compare_methods.sh --workers 4 -- --epochs 100 --lr_decay_step 70 --val_fraction 0.1
 #   MODALITIES="rgb flow" scripts/compare_methods.sh --script main_UCF.py
 #   OUTPUT=runs/mine SEEDS="0 1 2" scripts/compare_methods.sh --scaling 20
-#   PARAMETERS="--relearn_every 3 --alpha 0.5" scripts/compare_methods.sh -- --epochs 8     # of methods, but umt, reconboost, mla
+#   PARAMETERS="--relearn_every 3 --alpha 0.5" scripts/compare_methods.sh -- --epochs 8   # not of umt, reconboost, mla
 #
 # Start the same command again to continue: finished runs are not repeated. The table is <OUTPUT>/table.md: mean +- std
 # over the seeds, paired differences to joint training with their intervals, and what an epoch costs. Further flags of

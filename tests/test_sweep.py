@@ -611,10 +611,17 @@ def test_commands_with_recipes_that_readers_see_are_accepted(line, recipe):
     assert recipe(line)
 
 
-def test_the_comparison_of_methods_has_every_method_and_every_plain_row(tmp_path, capsys):
+@pytest.fixture
+def noting_python(tmp_path) -> tuple[Path, Path]:
+    """(file, program): a python that does nothing but write its arguments into the file, a line a call."""
     told, python = tmp_path / "argv", tmp_path / "python"
     python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {told}\n")
     python.chmod(0o755)
+    return told, python
+
+
+def test_the_comparison_of_methods_has_every_method_and_every_plain_row(noting_python, tmp_path, capsys):
+    told, python = noting_python
     command = ["scripts/compare_methods.sh", "--demo", "--dry_run", "--", "--epochs", "24"]
     env = {**os.environ, "PYTHON": str(python), "SEEDS": "3 4", "OUTPUT": str(tmp_path / "out")}
     subprocess.run(command, cwd=REPO, check=True, env=env)
@@ -646,11 +653,9 @@ def test_the_comparison_of_methods_has_every_method_and_every_plain_row(tmp_path
 
 @pytest.mark.parametrize(("script", "modalities"), [
     ("main_CD.py", "audio visual"), ("main_SSW.py", "audio visual"), ("main_UCF.py", "rgb flow")])
-def test_the_comparison_of_methods_runs_on_every_demo_and_takes_parameters_of_methods(script, modalities, tmp_path,
-                                                                                      capsys):
-    told, python = tmp_path / "argv", tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {told}\n")
-    python.chmod(0o755)
+def test_the_comparison_of_methods_runs_on_every_demo_and_takes_parameters_of_methods(script, modalities, noting_python,
+                                                                                      tmp_path, capsys):
+    told, python = noting_python
     env = {**os.environ, "PYTHON": str(python), "SEEDS": "3", "OUTPUT": str(tmp_path / "out"), "MODALITIES": modalities,
            "PARAMETERS": "--relearn_every 5 --alpha 0.5"}
     subprocess.run(["scripts/compare_methods.sh", "--demo", "--dry_run", "--script", script], cwd=REPO, check=True,
@@ -662,10 +667,9 @@ def test_the_comparison_of_methods_runs_on_every_demo_and_takes_parameters_of_me
     for flag, methods in (("--relearn_every 5", {"dnr"}), ("--alpha 0.5", {"ogm", "ogm_ge", "pmr"})):
         assert {line.split("--modulation ")[1].split()[0] for line in lines if flag in line} == methods
 
-def test_the_comparison_of_methods_takes_the_encoder_alone_and_no_network_that_started_from_it(tmp_path):
-    told, python = tmp_path / "argv", tmp_path / "python"
-    python.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$*\" >> {told}\n")
-    python.chmod(0o755)
+def test_the_comparison_of_methods_takes_the_encoder_alone_and_no_network_that_started_from_it(noting_python,
+                                                                                              tmp_path):
+    told, python = noting_python
     started = "x-concat-plain-audio_pretrainx-audio-plain-seed3-visual_pretrainx-visual-plain-seed3-seed3"
     for name in ("x-visual-plain-seed3", "x-audio-plain-seed3", started, started.replace("_pretrain", "_teacher")):
         (tmp_path / "out" / name).mkdir(parents=True)
