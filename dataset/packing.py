@@ -14,6 +14,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,7 +119,7 @@ def pack(dataset: Packable, place: Path, stored: Mapping[str, tuple[int, int]], 
         temporary.replace(place)
     except OSError as error:
         if not (place / INDEX).is_file():  # else another run has packed the same clips meanwhile
-            raise disk_error(place, error) from error
+            raise disk_error(place.parent, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -127,22 +128,19 @@ def write_streams(folder: Path, clips: Iterable) -> dict[str, dict[str, list]]:
     """Writes <stream>.bin for the items of `Decoded` -> {"lengths": {stream: samples or images of each clip}, "shapes":
     {stream: shape of one of these}, "sizes": {stream of images: (H, W) of each}}."""
     files, lengths, shapes, sizes = {}, {}, {}, {}
-    try:
+    with ExitStack() as opened:
         for clip in clips:
             if isinstance(clip, InputError):
                 raise clip
             arrays, of_files = clip
             for name, array in arrays.items():
                 if name not in files:
-                    files[name], lengths[name] = (folder / f"{name}.bin").open("wb"), []
+                    files[name], lengths[name] = opened.enter_context((folder / f"{name}.bin").open("wb")), []
                 files[name].write(np.ascontiguousarray(array))
                 lengths[name].append(len(array))
                 shapes[name] = array.shape[1:]
             for name, shape in of_files.items():
                 sizes.setdefault(name, []).extend(shape)
-    finally:
-        for file in files.values():
-            file.close()
     return {"lengths": lengths, "shapes": shapes, "sizes": sizes}
 
 
@@ -162,7 +160,7 @@ def load(place: Path, clips: int) -> Packed:
     index = read_json(place / INDEX, f"remove {place}: it is made again")
     try:
         streams = {name: stream_of(index, name) for name in index["lengths"]}
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError):  # what is written there is of another kind
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RuntimeError):  # another kind of content
         raise damaged(place / INDEX) from None
     if not streams or any(len(stream.length) != clips for stream in streams.values()):
         raise damaged(place / INDEX)

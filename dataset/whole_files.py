@@ -85,8 +85,13 @@ def machine() -> str:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what has a `temporary_name` in `folder` of a process of this machine that has ended."""
-    for path in folder.iterdir() if folder.is_dir() else ():
+    """Removes what has a `temporary_name` in `folder` of a process of this machine that has ended, or had the number of
+    this one, which must not be writing there. Of a folder that cannot be read, nothing."""
+    try:
+        paths = list(folder.iterdir())
+    except OSError:  # there is none, or it is another user's
+        return
+    for path in paths:
         found = TEMPORARY.match(path.name)
         if not found or found["machine"] != machine() or is_running(int(found["process"])):
             continue
@@ -98,13 +103,14 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_running(process: int) -> bool:
+    """Whether another process has this number."""
     try:
         os.kill(process, 0)  # sends nothing
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # it is another user's
         return True
-    return True
+    return process != os.getpid()
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, object]], columns: Sequence[str] = ()) -> None:

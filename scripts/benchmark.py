@@ -7,7 +7,8 @@
 
 Data of the data set's sizes is made in a temporary folder. Flags of the entry script may follow after --. A bare step
 is forward, backward and update of a batch that is on the device; an epoch adds loading, cropping, front ends and
-metrics. The first epoch of a loader starts its processes, or decodes all clips for its --cache; it is in no median.
+metrics. The first epoch of a loader starts its processes, or decodes all clips for its --cache (for a folder once, in
+the first row); it is in no median.
 `waiting` is how long this process waits for the batches of an epoch, as a share of the epoch; a GPU may be busy
 meanwhile. Everything takes its turn within one run, because machines are noisy: compare ratios between machines, not
 clips/s. The share of the peak is of a large matrix product of the same precision, measured here.

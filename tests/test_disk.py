@@ -91,7 +91,7 @@ def test_a_full_disk_in_the_second_epoch_names_what_is_safe(train_argv, tmp_path
         main([*train_argv, "--modality", "visual", "--use_tensorboard", "False"])
     run = tmp_path / "run"
     assert f"{run}/" in str(full.value) and "MB needed" in str(full.value)
-    assert str(full.value).endswith(f"{run}/last.pt holds 1 whole epoch of the run: make room, then continue with "
+    assert str(full.value).endswith(f"{run}/last.pt holds 1 whole epoch of the run: fix this, then continue with "
                                     f"--resume {run}")
     assert len(torch.load(run / "last.pt", weights_only=True, mmap=True)["history"]) == 1
     assert "cannot be written" in (run / "train.log").read_text()

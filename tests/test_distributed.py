@@ -1,5 +1,6 @@
 """Several processes compute what one does."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch.utils.data import Subset
 from dataset.errors import InputError
 from models import MultimodalClassifier
 from utils.balancing import METHODS
-from utils.distributed import choose_device, failing_together
+from utils.distributed import choose_device, failing_together, from_first_here
 from utils.training.engine import Compute, Learner, evaluate, train_one_epoch
 from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, make_loader
 from utils.training.trial import Trial, hold_out
@@ -100,6 +101,19 @@ def test_processes_train_and_evaluate_as_one_does_also_on_ragged_batches_and_end
         assert their_evaluated == pytest.approx(evaluated, rel=1e-5)
     ends = [(tmp_path / f"{rank}.txt").read_text() for rank in range(processes)]
     assert ends == ["what the second process met", "exit 2", "exit 2"]
+
+
+def of_two_machines(rank: int, folder: str) -> None:
+    """Two processes on each; what the first ones say is written to <rank>.txt."""
+    os.environ.update(TORCHELASTIC_RUN_ID="tests", GROUP_RANK=str(rank // 2), LOCAL_RANK=str(rank % 2))
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=4)
+    Path(folder, f"{rank}.txt").write_text(f"said by {from_first_here(rank)}")
+    dist.destroy_process_group()
+
+
+def test_processes_of_a_machine_take_what_its_own_first_one_says(tmp_path):
+    torch.multiprocessing.start_processes(of_two_machines, (str(tmp_path),), 4, start_method=SERVER)
+    assert [(tmp_path / f"{rank}.txt").read_text()[-1] for rank in range(4)] == ["0", "0", "2", "2"]
 
 
 def test_each_process_gets_its_own_card(monkeypatch):

@@ -44,6 +44,7 @@ def use(loader: DataLoader) -> None:
 
 @pytest.mark.parametrize("ended_by, said", [(signal.SIGKILL, "a loader process was ended from outside.*fewer --num_w"),
                                             (signal.SIGBUS, r"the shared memory \(/dev/shm\)")])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # see failures.settled
 def test_a_loader_process_that_the_system_ends_is_one_sentence(ended_by, said):
     with pytest.raises(InputError, match=said):
         use(DataLoader(Clips(5, ended_by), num_workers=1))

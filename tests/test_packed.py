@@ -1,8 +1,10 @@
 """--cache: clips decoded once give the batches that the loader gives, and are not used after their files changed."""
 
+import errno
 import json
 import os
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from borders_ucf import make_marked_actions
 from scipy.stats import ks_2samp
+from test_disk import largest_file
 from torch.utils.data import Subset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -19,7 +22,7 @@ from dataset import packing
 from dataset.clips import ClipDataset
 from dataset.cremad import find_clips
 from dataset.crops import cut, cut_together, random_boxes
-from dataset.errors import InputError
+from dataset.errors import DiskError, InputError
 from dataset.files import read_audio
 from dataset.frames import CROP_AREA, CROP_RATIO, frame_indices, read_frames
 from dataset.identities import read_train_list
@@ -32,6 +35,7 @@ from dataset.voxceleb import CROP_AREA as FACE_AREA
 from dataset.voxceleb import UtteranceDataset
 from dataset.whole_files import machine
 from main_CD import main
+from utils import distributed
 from utils.failures import machine_error
 from utils.training import cached
 from utils.training.cached import Cache, KeptBatches
@@ -39,6 +43,8 @@ from utils.training.experiment import free_on_resume
 from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, make_loader
 
 CPU = torch.device("cpu")
+INDICES = {"empty index": "{}", "other kinds": '{"lengths": {"audio": "x"}}',
+           "endless": '{"lengths": {"audio": [1]}, "shapes": {"audio": [Infinity]}}'}
 SIZES = [(360, 480), (112, 112), (40, 300), (300, 40)]
 
 
@@ -361,6 +367,30 @@ def test_leftovers_are_removed_before_the_room_is_measured(tiny_data, tmp_path, 
     assert not any(path.exists() for path in left) and all(path.with_name(live).is_dir() for path in left)
 
 
+def test_a_leftover_of_a_process_with_our_own_number_is_in_nobodys_way(tiny_data, tmp_path, monkeypatch):
+    """As in containers, where process numbers repeat."""
+    monkeypatch.setattr(cached, "temporary_folders", lambda: [tmp_path, tmp_path])
+    dataset = clip_dataset(tiny_data)
+    loaders(tmp_path / "packed").training(dataset)
+    place, = (tmp_path / "packed").iterdir()
+    ours = place.with_name(f".{os.getpid()}-{machine()}.{place.name}")
+    ours.mkdir()
+    place.rename(tmp_path / ours.name)  # of --cache ram: complete, but nothing says by whom
+    (tmp_path / ours.name / "audio.bin").write_bytes(b"")
+    for kind in (tmp_path / "packed", "ram"):
+        assert len(batches(loaders(kind).training(dataset), 1)) == 6
+    assert packed_folders(tmp_path) == ["packed"] and packed_folders(tmp_path / "packed") == [place.name]
+
+
+def test_the_processes_of_a_machine_share_what_its_first_one_packs(tiny_data, tmp_path, monkeypatch):
+    """Where that is the first one says: what is free may change between two looks."""
+    dataset, first = clip_dataset(tiny_data), tmp_path / "of_the_first"
+    packing.pack(dataset, first, packing.estimate(dataset, 256).stored, 0)
+    monkeypatch.setattr(distributed, "from_first_here", lambda place: first)
+    monkeypatch.setattr(packing, "pack", None)
+    assert len(batches(loaders("ram").training(dataset), 1)) == 6
+
+
 def test_clips_without_files_are_told_apart_by_their_places(tiny_data, tmp_path):
     dataset, (classes, *_) = clip_dataset(tiny_data, modalities=["audio"]), read_lists(tiny_data, "")
     places = set()
@@ -381,7 +411,7 @@ def test_what_is_packed_has_a_row_for_each_clip(tiny_data, tmp_path):
         packing.load(place, len(dataset) + 1)
 
 
-@pytest.mark.parametrize("damage", ["shorter", "missing", "index", "no index", "empty index", "other kinds"])
+@pytest.mark.parametrize("damage", ["shorter", "missing", "index", "no index", "empty index", "other kinds", "endless"])
 def test_a_damaged_folder_is_refused_by_name(tiny_data, tmp_path, damage):
     dataset = clip_dataset(tiny_data)
     loaders(tmp_path).training(dataset)
@@ -390,8 +420,8 @@ def test_a_damaged_folder_is_refused_by_name(tiny_data, tmp_path, damage):
         (place / "index.json").write_text("{", encoding="utf-8")
     elif damage == "no index":
         (place / "index.json").unlink()
-    elif damage in ("empty index", "other kinds"):
-        (place / "index.json").write_text("{}" if damage == "empty index" else '{"lengths": {"audio": "x"}}')
+    elif damage in INDICES:
+        (place / "index.json").write_text(INDICES[damage])
     elif damage == "missing":
         (place / "visual.bin").unlink()
     else:
@@ -431,6 +461,34 @@ def test_clips_that_do_not_fit_are_refused_before_they_are_decoded(tiny_data, tm
     with pytest.raises(InputError, match=r"take some .*MB, .* has 100 kB free.*--cache_size"):
         loaders(tmp_path).training(clip_dataset(tiny_data))
     assert packed_folders(tmp_path) == []
+
+
+def test_a_disk_that_fills_meanwhile_is_one_sentence_with_the_next_step(tiny_data, tmp_path):
+    said = rf"^{tmp_path} cannot be written \(.*; .* free there\): name a folder on a larger disk with --cache FOLDER,"
+    with largest_file(20_000), pytest.raises(DiskError, match=said):
+        loaders(tmp_path).training(clip_dataset(tiny_data))
+    assert packed_folders(tmp_path) == []
+
+
+def test_a_closed_folder_of_another_user_is_refused_by_the_flag(tiny_data, tmp_path, monkeypatch):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    for name in ("listdir", "stat", "open", "mkdir"):
+        monkeypatch.setattr(os, name, closed(folder, getattr(os, name)))
+    said = rf"^the folder {folder} of --cache cannot be made or written to \(Permission denied\): name another one"
+    with pytest.raises(InputError, match=said):
+        loaders(folder).training(clip_dataset(tiny_data))
+
+
+def closed(folder: Path, call: Callable[..., object]) -> Callable[..., object]:
+    """A call of the system that may not look into a folder; root, who runs tests in containers, may look anywhere."""
+    def refuse(path, *args, **settings):
+        place = Path(path) if isinstance(path, str | Path) else Path()
+        if folder in place.parents or (place == folder and call.__name__ in ("listdir", "open")):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return call(path, *args, **settings)
+
+    return refuse
 
 
 @pytest.mark.parametrize("name, reason", [("a_file", "File exists"), ("a_file/below", "Not a directory"),
@@ -494,6 +552,26 @@ def test_a_run_whose_clips_did_not_fit_can_go_on_with_smaller_ones(train_argv, t
     assert json.loads((run / "args.json").read_text())["cache_size"] == 64
     with pytest.raises(InputError, match="leave out --cache_size"):  # now batches would change
         main(["--resume", str(run), "--cache_size", "80", "--epochs", "2", "--num_workers", "0"])
+
+
+def test_a_run_whose_cache_cannot_be_written_goes_on_with_another(train_argv, tmp_path, tiny_encoders):
+    run, argv = tmp_path / "run", [*train_argv, "--epochs", "1", "--cache", "/proc/self/fd/packed"]
+    with pytest.raises(InputError, match=rf"name another one with --cache FOLDER\. .*continue with --resume {run}$"):
+        main(argv)
+    main(["--resume", str(run), "--cache", str(tmp_path / "packed"), "--num_workers", "0"])
+    assert len(packed_folders(tmp_path / "packed")) == 1
+
+
+def test_a_run_from_before_the_cache_goes_on_without_one(train_argv, tmp_path, tiny_encoders):
+    main([*train_argv, "--epochs", "1"])
+    last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    for name in ("cache", "cache_size"):
+        del last["args"][name]
+    torch.save(last, tmp_path / "run" / "last.pt")
+    argv = ["--resume", str(tmp_path / "run"), "--epochs", "2", "--num_workers", "0"]
+    with pytest.raises(InputError, match="leave out --cache"):
+        main([*argv, "--cache", "ram"])
+    assert main(argv)["epochs"] == 2
 
 
 def test_a_run_that_may_have_had_trials_goes_on_with_the_cache_that_they_had():

@@ -194,6 +194,12 @@ def from_main(value: Result) -> Result:
     return box[0]
 
 
+def from_first_here(value: Result) -> Result:
+    """The value of the first process on this machine, in each of its processes."""
+    machine = os.environ.get("GROUP_RANK", "0")  # torchrun's number of the machine
+    return merged({machine: value} if is_first_here() else {})[machine]
+
+
 def sum_over_processes(values: Tensor) -> Tensor:
     """The elementwise sum of every process's `values`, in all of them."""
     if size() > 1:

@@ -14,8 +14,8 @@ LOST = (ConnectionResetError, EOFError)
 WAIT = 1.0  # seconds
 LESS = "choose a smaller --batch_size, --image_size or --num_frames, or compute batches in parts with --accumulate"
 HOST_MEMORY = f"the memory of this machine is not enough: {LESS}, or fewer --num_workers"
-LOADER = ("a loader process was ended from outside, probably by the system because memory ran out: choose fewer "
-          f"--num_workers, or {LESS}")
+LOADER = ("a loader process was ended from outside, probably by the system because memory, or the shared memory "
+          f"(/dev/shm), ran out: choose fewer --num_workers, or {LESS}")
 # {what the text of the error has: what is said}; libraries raise all of these as RuntimeError or OSError
 KNOWN = {
     r"unable to mmap .* from file <.*\.bin>":  # before the next, which is about files without a folder
@@ -43,7 +43,7 @@ def machine_error(error: BaseException) -> InputError | None:
 
 def settled(error: BaseException) -> BaseException:
     """The error that says more: a loader process that dies breaks its connection, and a moment before or after torch's
-    signal handler raises why it died, wherever this process is then."""
+    signal handler raises why it died, wherever this process is then. In a finaliser Python drops that error."""
     if "is killed by signal" in str(error.__context__):
         return error.__context__
     try:

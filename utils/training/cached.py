@@ -24,6 +24,7 @@ from utils.training.flags import CACHES
 
 SHARE = 0.7  # of the free memory that the clips may take
 SHARED_MEMORY = Path("/dev/shm")
+ELSEWHERE = "name a folder on a larger disk with --cache FOLDER, or use a smaller --cache_size"
 
 
 class Batches(Protocol):
@@ -71,8 +72,8 @@ class Cache:
             on_device = self.fits_device(found.size)
             folder = temporary_folder(found.size) if self.kind in CACHES else Path(self.kind)
             place = packing.place_of(dataset, folder, self.size)
-        if self.kind in CACHES:  # of this run alone
-            place = place.with_name(distributed.from_main(temporary_name(place).name))
+        # of this run alone, in the folder and under the process number of the machine's first process
+        place = distributed.from_first_here(temporary_name(place) if self.kind in CACHES else place)
         try:
             return self.packed(dataset, place, found, on_device)
         finally:
@@ -83,13 +84,16 @@ class Cache:
         """The clips, decoded into `place` where they are not there yet."""
         what = f"{len(dataset)} training clips, some {with_unit(found.size)}"
         with distributed.failing_together():
-            if (place / packing.INDEX).is_file():
+            if os.path.isfile(place / packing.INDEX):  # False also in another user's closed folder
                 print_once(f"--cache {self.kind}: {len(dataset)} training clips decoded before, in {place}")
             elif distributed.is_first_here():
                 check_room(place.parent, found.size)
                 print_once(f"--cache {self.kind}: decoding {what}, into {'the GPU' if on_device else place.parent}")
-                packing.pack(dataset, place, found.stored, self.workers, distributed.worker_context(self.workers),
-                            distributed.is_main())
+                try:
+                    packing.pack(dataset, place, found.stored, self.workers, distributed.worker_context(self.workers),
+                                 distributed.is_main())
+                except DiskError as error:
+                    raise DiskError(f"{error}: {ELSEWHERE}") from None
         with distributed.failing_together():
             clips = packing.load(place, len(dataset))
             return clips.to(self.device) if on_device else clips
@@ -126,20 +130,20 @@ def temporary_folders() -> tuple[Path, Path]:
 
 
 def check_room(folder: Path, size: int) -> None:
-    """Makes the folder. Raises InputError: it cannot be written to; DiskError: the clips do not fit there."""
+    """Makes the folder. Raises DiskError: it cannot be written to, or the clips do not fit there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"the folder {folder} of --cache cannot be made or written to ({error.strerror}): name "
-                         "another one with --cache FOLDER") from None
+        raise DiskError(f"the folder {folder} of --cache cannot be made or written to ({error.strerror}): name "
+                        "another one with --cache FOLDER") from None
     free = shutil.disk_usage(folder).free
     if folder.is_relative_to(SHARED_MEMORY):
         free = min(free, free_memory())
     if size > free:
         raise DiskError(f"the decoded training clips take some {with_unit(size)}, {folder} has {with_unit(free)} "
-                        "free: name a folder on a larger disk with --cache FOLDER, or use a smaller --cache_size")
+                        f"free: {ELSEWHERE}")
 
 
 def free_on(device: torch.device) -> int:

@@ -190,8 +190,8 @@ def resumed(parser: Parser, argv: Sequence[str], folder: Path) -> Namespace:
     content = checkpoint.load_own(folder / "last.pt", ["args", "epoch"])
     saved = experiment.with_added_flags(content["args"])
     check_script(parser, saved, folder / "last.pt")
-    encoders = {f"{modality.name}_encoder" for modality in parser.declared}  # of older versions: the default ones
-    saved = {**{name: parser.get_default(name) for name in encoders}, **saved}
+    added = {"cache", *(f"{modality.name}_encoder" for modality in parser.declared)}  # flags that older runs lack
+    saved = {**{name: parser.get_default(name) for name in added}, **saved}
     args = over(parser, argv, saved, folder / "last.pt")
     changed = [name for name, value in settings(args).items() if saved.get(name, value) != value]
     fixed = [name for name in changed if name not in experiment.free_on_resume(saved, args.cache, content["epoch"])]

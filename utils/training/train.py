@@ -98,9 +98,9 @@ def carry_out(task: Task, learner: Learner, run: Run, resume: bool, epochs: int,
         raise
     except DiskError as error:
         if not (run.folder / "last.pt").is_file():
-            raise DiskError(f"{error}. Nothing of the run is kept: make room, then start it again") from error
+            raise DiskError(f"{error}. Nothing of the run is kept: fix this, then start it again") from error
         raise DiskError(f"{error}. {run.folder / 'last.pt'} holds {report.whole_epochs(run.saved_epochs)} of the "
-                        f"run: make room, then continue with --resume {run.folder}") from error
+                        f"run: fix this, then continue with --resume {run.folder}") from error
     finally:
         run.events.close()  # or its thread writes on
 
