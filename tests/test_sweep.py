@@ -667,6 +667,7 @@ def test_the_comparison_of_methods_runs_on_every_demo_and_takes_parameters_of_me
     for flag, methods in (("--relearn_every 5", {"dnr"}), ("--alpha 0.5", {"ogm", "ogm_ge", "pmr"})):
         assert {line.split("--modulation ")[1].split()[0] for line in lines if flag in line} == methods
 
+
 def test_the_comparison_of_methods_takes_the_encoder_alone_and_no_network_that_started_from_it(noting_python,
                                                                                               tmp_path):
     told, python = noting_python
@@ -682,6 +683,11 @@ def test_the_comparison_of_methods_takes_the_encoder_alone_and_no_network_that_s
     (other / "best.pt").touch()
     refused = subprocess.run(["scripts/compare_methods.sh"], cwd=REPO, env=env, capture_output=True, text=True)
     assert refused.returncode == 2 and "several runs of the visual encoder alone" in refused.stderr
+    assert "the tables are of the runs" not in refused.stderr
+    python.write_text("#!/usr/bin/env bash\nexit 2\n")
+    other.rename(tmp_path / "elsewhere")
+    failed = subprocess.run(["scripts/compare_methods.sh"], cwd=REPO, env=env, capture_output=True, text=True)
+    assert failed.returncode == 2 and "the tables are of the runs that there are" in failed.stderr
 
 
 def test_a_recipe_runs_as_it_stands():
