@@ -43,6 +43,7 @@ def test_every_point_is_the_mean_of_a_methods_runs_at_its_level():
     wanted = [(prediction, "digits", "accuracy", plain, 0), (prediction, "digits-snr-5", "accuracy", cosine, 2),
               (prediction, "digits-snr5", "accuracy", {"modality": "ensemble"}, 1),
               (audio, "digits-snr5", "accuracy", {"modality": "audio"}, 1),
+              (prediction, "digits-snr5", "accuracy", cosine, 1), (visual, "digits-snr5", "probe_visual", plain, 1),
               (audio, "digits", "probe_audio", cosine, 0), (visual, "digits-snr-5", "accuracy_visual", plain, 2),
               (visual, "digits", "accuracy", {"modality": "visual"}, 0), (visual, "digits", "probe_visual", plain, 0)]
     for axes, dataset, metric, settings, level in wanted:
