@@ -245,12 +245,18 @@ def test_reliable_audio_only_leaves_videos_out_and_says_so(copied, tmp_path, cap
     assert "1 of 12 videos left out, 0 of them test videos" in capsys.readouterr().out
 
 
-def test_demo_makes_its_data_and_says_so(tmp_path, monkeypatch, capsys):
+def test_demo_makes_its_data_says_so_and_can_be_evaluated_and_continued(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(main_SSW, "make_demo", partial(make_demo, species=4, train_per_class=1, test_per_class=1))
     result = main(["--train", "--demo", "--data_root", str(tmp_path / "demo"), "--ckpt_path", str(tmp_path),
                    "--run_name", "run", *SMALL, "--epochs", "1"])
     assert (result["dataset"], result["demo"], result["n_train"]) == ("demo_birds", True, 4)
     assert capsys.readouterr().out.count("DEMO DATA") == 2
+    argv = ["--num_workers", "0"]  # without --demo, whose defaults the run has
+    evaluated = main(["--ckpt_path", str(tmp_path / "run" / "best.pt"), *argv])
+    assert evaluated["accuracy"] == pytest.approx(result["accuracy"])
+    with pytest.raises(InputError, match="leave out --relearn_every"):
+        main(["--resume", str(tmp_path / "run"), *argv, "--relearn_every", "5"])
+    assert main(["--resume", str(tmp_path / "run"), *argv, "--epochs", "2"])["epochs"] == 2
 
 
 def test_two_processes_count_every_clip_once(birds, tmp_path):

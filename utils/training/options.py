@@ -31,7 +31,7 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
     first = parser.parse_known_args(argv)[0]
     if first.demo:
         parser.set_defaults(**demo_defaults)
-    args = parser.parse_args(argv)  # a wrong flag is told before a missing file
+    args = given = parser.parse_args(argv)  # a wrong flag is told before a missing file
     if first.resume:
         args = resumed(parser, argv, first.resume)
     elif not first.train:
@@ -45,7 +45,8 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
         parser.error("--test_every_epoch has no effect without --val_fraction: leave it out")
     if first.cache_size != parser.get_default("cache_size") and args.cache == "off":
         parser.error("--cache_size has no effect without --cache: leave it out")
-    for check in (check_method, check_teachers, check_encoders, check_frozen):
+    check_method(parser, args, given)
+    for check in (check_teachers, check_encoders, check_frozen):
         check(parser, args)
     args.data_root = args.data_root or Path("data") / args.dataset
     args.script = parser.prog
@@ -53,11 +54,12 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
     return args
 
 
-def check_method(parser: Parser, args: Namespace) -> None:
-    """Flags of a method that is not used, or of several modalities where there is one, are mistakes."""
+def check_method(parser: Parser, args: Namespace, given: Namespace) -> None:
+    """Flags of a method that is not used are mistakes on the command line, which alone is `given`; in an earlier run's
+    settings they may be the defaults of its --demo. So are flags of several modalities where there is one."""
     method = METHODS[args.modulation]
     for flag in METHOD_FLAGS:
-        if flag not in method.uses() and getattr(args, flag) != parser.get_default(flag):
+        if flag not in method.uses() and getattr(given, flag) != parser.get_default(flag):
             parser.error(f"--{flag} has no effect with --modulation {args.modulation}: leave it out")
     for flag, off in (("lam", 0), ("modulation", "none")):
         if not modalities.is_joint(args.modality) and getattr(args, flag) != off:
@@ -110,11 +112,9 @@ def check_encoders(parser: Parser, args: Namespace) -> None:
 
 def check_frozen(parser: Parser, args: Namespace) -> None:
     """Encoders that are not trained must come from somewhere, and cannot be balanced."""
-    if not args.freeze_encoders:
-        return
-    if args.modulation != "none":
+    if args.freeze_encoders and args.modulation != "none":
         parser.error("--freeze_encoders leaves no encoder to balance: leave --modulation out")
-    for modality in modalities.chosen(parser.declared, args.modality):
+    for modality in modalities.chosen(parser.declared, args.modality) if args.freeze_encoders else ():
         if not getattr(args, f"{modality.name}_pretrain") and modality.name not in from_imagenet(args, parser.declared):
             parser.error(f"--freeze_encoders keeps the {modality.name} encoder as it starts: give it a trained one "
                          f"with --{modality.name}_pretrain FILE")
