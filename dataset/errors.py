@@ -9,7 +9,7 @@ class InputError(ValueError):
 
 
 class DiskError(InputError):
-    """A file cannot be written, or would not fit: the message names it, the reason and the free space."""
+    """A file cannot be written, or would not fit, or its folder cannot be used: the message names it and the reason."""
 
 
 def first_few(names: Sequence[str], count: int = 5) -> str:

@@ -14,7 +14,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from dataset.errors import InputError
 from dataset.packed import FULL_SCALE, Images, Packable, Packed, Sound
-from dataset.whole_files import disk_error, read_json, temporary_name, write_whole
+from dataset.whole_files import disk_error, disk_errors, read_json, temporary_name, write_whole
 
 SAMPLED = 32  # clips that are decoded to learn the size of the images and of the whole
 INDEX = "index.json"
@@ -110,37 +110,53 @@ def pack(dataset: Packable, place: Path, stored: Mapping[str, tuple[int, int]], 
     if place.exists() and not (place / INDEX).is_file():
         raise damaged(place / INDEX)
     temporary = temporary_name(place)
-    temporary.mkdir(parents=True)
+    with disk_errors(place.parent):
+        temporary.mkdir(parents=True)
     loader = DataLoader(Decoded(dataset, stored), batch_size=None, num_workers=workers,
                         multiprocessing_context=context)
     bar = tqdm(loader, desc="decoding each clip once", unit="clip", leave=False, disable=None if show else True)
     try:
         write_whole(temporary / INDEX, json.dumps(write_streams(temporary, bar)))
-        temporary.replace(place)
-    except OSError as error:
-        if not (place / INDEX).is_file():  # else another run has packed the same clips meanwhile
-            raise disk_error(place.parent, error) from error
+        put_in_place(temporary, place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def put_in_place(temporary: Path, place: Path) -> None:
+    """Renames the folder, unless another run has packed the same clips meanwhile. Raises DiskError."""
+    try:
+        temporary.replace(place)
+    except OSError as error:
+        if not (place / INDEX).is_file():
+            raise disk_error(place.parent, error) from error
+
+
 def write_streams(folder: Path, clips: Iterable) -> dict[str, dict[str, list]]:
     """Writes <stream>.bin for the items of `Decoded` -> {"lengths": {stream: samples or images of each clip}, "shapes":
-    {stream: shape of one of these}, "sizes": {stream of images: (H, W) of each}}."""
+    {stream: shape of one of these}, "sizes": {stream of images: (H, W) of each}}. Raises DiskError; an OSError of the
+    processes that decode stays what it is."""
     files, lengths, shapes, sizes = {}, {}, {}, {}
-    with ExitStack() as opened:
+    try:
         for clip in clips:
             if isinstance(clip, InputError):
                 raise clip
             arrays, of_files = clip
             for name, array in arrays.items():
-                if name not in files:
-                    files[name], lengths[name] = opened.enter_context((folder / f"{name}.bin").open("wb")), []
-                files[name].write(np.ascontiguousarray(array))
+                with disk_errors(folder.parent):
+                    if name not in files:
+                        files[name], lengths[name] = (folder / f"{name}.bin").open("wb"), []
+                    files[name].write(np.ascontiguousarray(array))
                 lengths[name].append(len(array))
                 shapes[name] = array.shape[1:]
             for name, shape in of_files.items():
                 sizes.setdefault(name, []).extend(shape)
+        with disk_errors(folder.parent):
+            for file in files.values():
+                file.flush()
+    finally:
+        for file in files.values():
+            with suppress(OSError):  # what could not be written was an error then
+                file.close()
     return {"lengths": lengths, "shapes": shapes, "sizes": sizes}
 
 
@@ -175,11 +191,11 @@ def load(place: Path, clips: int) -> Packed:
 
 def stream_of(index: Mapping, name: str) -> Stream:
     """Raises whatever Python or torch does where the index holds something else."""
-    lengths, shape = index["lengths"][name], [int(size) for size in index["shapes"][name]]
+    lengths, shape = index["lengths"][name], index["shapes"][name]
+    if any(type(size) is not int or size < 0 for size in (*lengths, *shape)):
+        raise ValueError("no lengths")
     length = torch.tensor(lengths)
     first = length.cumsum(0) - length
-    if min(lengths) < 0:
-        raise ValueError("negative length")
     if shape:
         return Stream((sum(lengths), *shape), first, length, torch.tensor(index["sizes"][name]).view(sum(lengths), 2))
     equal = len(set(lengths)) == 1

@@ -8,8 +8,8 @@ import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -46,8 +46,17 @@ def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:
 def disk_error(path: Path, error: Exception) -> DiskError:
     """The error that `path` cannot be written, after `error` of the system or of a library."""
     reason = getattr(error, "strerror", None) or "the disk is full or does not accept the file"
-    folder = next((folder for folder in path.absolute().parents if folder.is_dir()), Path("/"))
+    folder = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
     return DiskError(f"{path} cannot be written ({reason}; {with_unit(shutil.disk_usage(folder).free)} free there)")
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """An OSError in this `with` block becomes the DiskError that `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise disk_error(path, error) from error
 
 
 def with_unit(count: float) -> str:

@@ -1,6 +1,7 @@
 """Several processes compute what one does."""
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -77,12 +78,12 @@ def one_of(rank: int, processes: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-def fail_in_one(rank: int) -> str:
-    """How an error of process 1 ends in this one."""
+def fail_in_one(rank: int, failing: int = 1) -> str:
+    """How an error of process `failing` ends in this one."""
     try:
         with failing_together():
-            if rank == 1:
-                raise InputError("what the second process met")
+            if rank == failing:
+                raise InputError(f"of process {failing}")
     except InputError as error:
         return str(error)
     except SystemExit as exit:
@@ -100,20 +101,23 @@ def test_processes_train_and_evaluate_as_one_does_also_on_ragged_batches_and_end
         assert their_trained == pytest.approx(trained, rel=1e-5)
         assert their_evaluated == pytest.approx(evaluated, rel=1e-5)
     ends = [(tmp_path / f"{rank}.txt").read_text() for rank in range(processes)]
-    assert ends == ["what the second process met", "exit 2", "exit 2"]
+    assert ends == ["of process 1", "exit 2", "exit 2"]
 
 
 def of_two_machines(rank: int, folder: str) -> None:
-    """Two processes on each; what the first ones say is written to <rank>.txt."""
+    """Two processes on each; how errors end in this one, and what the first one of its machine says: <rank>.txt."""
     os.environ.update(TORCHELASTIC_RUN_ID="tests", GROUP_RANK=str(rank // 2), LOCAL_RANK=str(rank % 2))
     dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=4)
-    Path(folder, f"{rank}.txt").write_text(f"said by {from_first_here(rank)}")
+    platform.node = lambda: f"node{rank // 2}"
+    said = [fail_in_one(rank, failing) for failing in (1, 2)]
+    Path(folder, f"{rank}.txt").write_text(f"{said} {from_first_here(rank)}")
     dist.destroy_process_group()
 
 
-def test_processes_of_a_machine_take_what_its_own_first_one_says(tmp_path):
+def test_processes_of_a_machine_take_what_its_own_first_one_says_and_errors_name_another_machine(tmp_path):
     torch.multiprocessing.start_processes(of_two_machines, (str(tmp_path),), 4, start_method=SERVER)
-    assert [(tmp_path / f"{rank}.txt").read_text()[-1] for rank in range(4)] == ["0", "0", "2", "2"]
+    told = [(tmp_path / f"{rank}.txt").read_text() for rank in range(4)]
+    assert told == ["['of process 1', 'on node1: of process 2'] 0", *[f"['exit 2', 'exit 2'] {k}" for k in (0, 2, 2)]]
 
 
 def test_each_process_gets_its_own_card(monkeypatch):

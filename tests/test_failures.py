@@ -62,7 +62,8 @@ def test_memory_that_is_not_enough_is_one_sentence_wherever_it_runs_out(workers)
      r"^the memory of the GPU is not enough: .*--amp bf16.*or --cache ram.*\(CUDA out of memory. Tried .* GiB.\)$"),
     (OSError(12, "Cannot allocate memory"), "^the memory of this machine"),
     (RuntimeError("unable to mmap 9 bytes from file </a/b.bin>: Cannot allocate memory (12)"), "--cache.*ulimit -v"),
-    (RuntimeError("unable to mmap 9 bytes from file </torch_7_8_9>: Cannot allocate memory (12)"), "/dev/shm"),
+    (RuntimeError("unable to mmap 9 bytes from file </torch_7_8_9>: Cannot allocate memory (12)"), "--shm-size"),
+    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is"), "^the shared memory.*--shm-size"),
     (ConnectionResetError(104, "Connection reset by peer"), "^a loader process was ended"),
     (RuntimeError("[../gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:3"), "^another process")])
 def test_errors_of_the_machine_are_known_by_type_and_text(error, said, monkeypatch):
@@ -101,7 +102,7 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
 def test_of_two_errors_about_a_loader_process_the_one_with_the_reason_counts():
     error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
     error.__context__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. ")
-    assert "/dev/shm" in str(machine_error(error))
+    assert "--shm-size" in str(machine_error(error))
 
 
 def test_the_first_process_that_fails_speaks_for_all(tmp_path):

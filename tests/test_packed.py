@@ -33,9 +33,9 @@ from dataset.ucf101 import find_clips as find_actions
 from dataset.ucf101 import read_classes, read_split
 from dataset.voxceleb import CROP_AREA as FACE_AREA
 from dataset.voxceleb import UtteranceDataset
-from dataset.whole_files import machine
+from dataset.whole_files import disk_error, machine
 from main_CD import main
-from utils import distributed
+from utils import distributed, memory
 from utils.failures import machine_error
 from utils.training import cached
 from utils.training.cached import Cache, KeptBatches
@@ -44,7 +44,9 @@ from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, mak
 
 CPU = torch.device("cpu")
 INDICES = {"empty index": "{}", "other kinds": '{"lengths": {"audio": "x"}}',
-           "endless": '{"lengths": {"audio": [1]}, "shapes": {"audio": [Infinity]}}'}
+           "endless": '{"lengths": {"audio": [1]}, "shapes": {"audio": [Infinity]}}',
+           "fractions": '{"lengths": {"audio": [1.0]}, "shapes": {"audio": []}}',
+           "negative": '{"lengths": {"audio": [1]}, "shapes": {"audio": [-1, -1]}}'}
 SIZES = [(360, 480), (112, 112), (40, 300), (300, 40)]
 
 
@@ -368,7 +370,7 @@ def test_leftovers_are_removed_before_the_room_is_measured(tiny_data, tmp_path, 
 
 
 def test_a_leftover_of_a_process_with_our_own_number_is_in_nobodys_way(tiny_data, tmp_path, monkeypatch):
-    """As in containers, where process numbers repeat."""
+    """As after a restart of the machine, or in containers of one name: process numbers repeat."""
     monkeypatch.setattr(cached, "temporary_folders", lambda: [tmp_path, tmp_path])
     dataset = clip_dataset(tiny_data)
     loaders(tmp_path / "packed").training(dataset)
@@ -411,7 +413,7 @@ def test_what_is_packed_has_a_row_for_each_clip(tiny_data, tmp_path):
         packing.load(place, len(dataset) + 1)
 
 
-@pytest.mark.parametrize("damage", ["shorter", "missing", "index", "no index", "empty index", "other kinds", "endless"])
+@pytest.mark.parametrize("damage", ["shorter", "missing", "index", "no index", *INDICES])
 def test_a_damaged_folder_is_refused_by_name(tiny_data, tmp_path, damage):
     dataset = clip_dataset(tiny_data)
     loaders(tmp_path).training(dataset)
@@ -470,6 +472,23 @@ def test_a_disk_that_fills_meanwhile_is_one_sentence_with_the_next_step(tiny_dat
     assert packed_folders(tmp_path) == []
 
 
+def test_the_free_space_of_an_error_is_that_of_the_folder_which_may_be_a_disk_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=7 if path == tmp_path else 9))
+    assert "; 7 bytes free there)" in str(disk_error(tmp_path, OSError(28, "No space left on device")))
+    assert "; 7 bytes free there)" in str(disk_error(tmp_path / "a" / "b", OSError(28, "No space left on device")))
+
+
+def test_a_process_that_ends_while_it_decodes_is_not_called_a_full_disk(tiny_data, tmp_path, monkeypatch):
+    def ending(*_, **settings):
+        yield {"audio": np.zeros(9, np.int16)}, {}
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(packing, "tqdm", ending)
+    with pytest.raises(ConnectionResetError):
+        packing.pack(clip_dataset(tiny_data), tmp_path / "packed" / "clips", {}, 0)
+    assert packed_folders(tmp_path / "packed") == []
+
+
 def test_a_closed_folder_of_another_user_is_refused_by_the_flag(tiny_data, tmp_path, monkeypatch):
     folder = tmp_path / "closed"
     folder.mkdir()
@@ -478,6 +497,15 @@ def test_a_closed_folder_of_another_user_is_refused_by_the_flag(tiny_data, tmp_p
     said = rf"^the folder {folder} of --cache cannot be made or written to \(Permission denied\): name another one"
     with pytest.raises(InputError, match=said):
         loaders(folder).training(clip_dataset(tiny_data))
+
+
+def test_clips_of_another_user_that_are_closed_are_refused_by_the_flag(tiny_data, tmp_path, monkeypatch):
+    loaders(tmp_path).training(clip_dataset(tiny_data))
+    place, = tmp_path.iterdir()
+    for unreadable in (place, place / "index.json"):
+        monkeypatch.setattr(os, "access", lambda path, mode, unreadable=unreadable: path != unreadable)
+        with pytest.raises(DiskError, match=rf"^{unreadable} of --cache cannot be read .*: name another folder with"):
+            loaders(tmp_path).training(clip_dataset(tiny_data))
 
 
 def closed(folder: Path, call: Callable[..., object]) -> Callable[..., object]:
@@ -535,7 +563,7 @@ def test_evaluation_batches_are_kept_only_where_there_is_room(tiny_data, monkeyp
     original = type(dataset).__getitem__
     monkeypatch.setattr(type(dataset), "__getitem__", lambda self, k: reads.append(k) or original(self, k))
     for free, passes in ((100 * room, 1), (room, 2), (0, 2)):
-        monkeypatch.setattr(cached, "free_memory", lambda free=free: free)
+        monkeypatch.setattr(memory, "free_memory", lambda free=free: free)
         loader = loaders("ram", batch_size=5).evaluation(dataset)
         reads.clear()
         first, second = (torch.cat([batch["visual"] for batch in loader]) for _ in range(2))
@@ -545,7 +573,8 @@ def test_evaluation_batches_are_kept_only_where_there_is_room(tiny_data, monkeyp
 def test_a_run_whose_clips_did_not_fit_can_go_on_with_smaller_ones(train_argv, tmp_path, tiny_encoders):
     run, argv = tmp_path / "run", [*train_argv, "--epochs", "1", "--cache", str(tmp_path / "packed")]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=(
-            rf"use a smaller --cache_size\. {run}/last.pt holds 0 whole epochs .* continue with --resume {run}$")):
+            rf", before the first epoch, use a smaller --cache_size\. {run}/last.pt holds 0 whole epochs .* continue "
+            rf"with --resume {run}$")):
         patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**5))
         main(argv)
     main(["--resume", str(run), "--cache_size", "64", "--num_workers", "0"])

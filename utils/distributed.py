@@ -1,14 +1,14 @@
 """One process or many: torchrun's environment, exact sums over the processes, and `--gpu_ids` without torchrun."""
 
-import io
 import os
+import platform
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,36 +18,10 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dataset.errors import DiskError, InputError
-from dataset.whole_files import disk_error
 from utils.failures import machine_error, report_failure
+from utils.run_log import Log
 
 Result = TypeVar("Result")
-
-
-class Log:
-    """What the main process prints: in memory until `open` names a file, to which it is appended."""
-
-    def __init__(self):
-        self.file: TextIO = io.StringIO()
-
-    def open(self, path: Path) -> None:
-        printed = self.file.getvalue() if isinstance(self.file, io.StringIO) else ""
-        self.path = path
-        self.file = path.open("a", encoding="utf-8", errors="backslashreplace", buffering=1)  # 1: line by line
-        self.write(printed)
-
-    def write(self, text: str) -> None:
-        """Raises DiskError."""
-        try:
-            self.file.write(text)
-        except OSError as error:
-            raise disk_error(self.path, error) from error
-
-    def close(self) -> None:
-        with suppress(OSError):  # what could not be written was an error then
-            self.file.close()
-        self.file = io.StringIO()
-
 
 log = Log()  # of this process's session
 
@@ -159,7 +133,8 @@ def launch(script: str, argv: Sequence[str], processes: int) -> None:
 
 @contextmanager
 def failing_together() -> Iterator[None]:
-    """An InputError in any process, raised in this `with` block, ends them all, and is reported once.
+    """An InputError in any process, raised in this `with` block, ends them all, and is reported once, with the name of
+    its machine if that is another one than the main process's.
 
     Every process must reach the block; none leaves it before all have.
     """
@@ -169,9 +144,12 @@ def failing_together() -> Iterator[None]:
     except InputError as raised:
         error = raised
     if size() > 1:
-        errors: list[InputError | None] = [None] * size()
-        dist.all_gather_object(errors, error)
-        error = next(filter(None, errors), None)
+        here = platform.node()
+        ends: list[tuple[InputError | None, str]] = [(None, here)] * size()
+        dist.all_gather_object(ends, (error, here))
+        error, machine = next((end for end in ends if end[0]), (None, here))
+        if error and machine != here:
+            error = type(error)(f"on {machine}: {error}")
     if error and not is_main():
         sys.exit(2)
     if error:

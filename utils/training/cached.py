@@ -5,7 +5,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -20,11 +19,12 @@ from dataset.packed import Packable, Packed
 from dataset.whole_files import remove_leftovers, temporary_name, with_unit
 from utils import distributed
 from utils.distributed import print_once
+from utils.memory import free_memory, free_on
 from utils.training.flags import CACHES
 
 SHARE = 0.7  # of the free memory that the clips may take
 SHARED_MEMORY = Path("/dev/shm")
-ELSEWHERE = "name a folder on a larger disk with --cache FOLDER, or use a smaller --cache_size"
+ELSEWHERE = "name a folder on a larger disk with --cache FOLDER, or, before the first epoch, use a smaller --cache_size"
 
 
 class Batches(Protocol):
@@ -84,6 +84,7 @@ class Cache:
         """The clips, decoded into `place` where they are not there yet."""
         what = f"{len(dataset)} training clips, some {with_unit(found.size)}"
         with distributed.failing_together():
+            check_readable(place)
             if os.path.isfile(place / packing.INDEX):  # False also in another user's closed folder
                 print_once(f"--cache {self.kind}: {len(dataset)} training clips decoded before, in {place}")
             elif distributed.is_first_here():
@@ -129,6 +130,14 @@ def temporary_folders() -> tuple[Path, Path]:
     return tuple(root / f"mmcosine-{os.getuid()}" for root in (SHARED_MEMORY, Path(tempfile.gettempdir())))
 
 
+def check_readable(place: Path) -> None:
+    """Raises DiskError: another user's clips are there, and closed."""
+    closed = [path for path in (place, place / packing.INDEX) if os.path.exists(path) and not os.access(path, os.R_OK)]
+    if closed:
+        raise DiskError(f"{closed[0]} of --cache cannot be read (it is another user's): name another folder with "
+                        "--cache FOLDER")
+
+
 def check_room(folder: Path, size: int) -> None:
     """Makes the folder. Raises DiskError: it cannot be written to, or the clips do not fit there."""
     try:
@@ -144,24 +153,6 @@ def check_room(folder: Path, size: int) -> None:
     if size > free:
         raise DiskError(f"the decoded training clips take some {with_unit(size)}, {folder} has {with_unit(free)} "
                         f"free: {ELSEWHERE}")
-
-
-def free_on(device: torch.device) -> int:
-    """Bytes."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-
-
-def free_memory() -> int:
-    """Bytes of the machine, and of the control group (version 2) that a job or a container runs in."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    with suppress(OSError, ValueError, StopIteration):  # no such group, or one without a limit
-        own = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-        group = Path("/sys/fs/cgroup") / own.removeprefix("0::").lstrip("/")
-        allowed, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        free = min(free, max(0, allowed - used + int(stat["inactive_file"])))  # files that are kept while there is room
-    return free
 
 
 class CachedTraining:
