@@ -9,7 +9,7 @@ class InputError(ValueError):
 
 
 class DiskError(InputError):
-    """A file cannot be written, or would not fit, or its folder cannot be used: the message names it and the reason."""
+    """A file cannot be written, would not fit, or is closed to this user: the message names it and the reason."""
 
 
 def first_few(names: Sequence[str], count: int = 5) -> str:

@@ -152,7 +152,7 @@ def write_streams(folder: Path, clips: Iterable) -> dict[str, dict[str, list]]:
                 sizes.setdefault(name, []).extend(shape)
         with disk_errors(folder.parent):
             for file in files.values():
-                file.flush()
+                file.close()
     finally:
         for file in files.values():
             with suppress(OSError):  # what could not be written was an error then

@@ -46,7 +46,7 @@ def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:
 def disk_error(path: Path, error: Exception) -> DiskError:
     """The error that `path` cannot be written, after `error` of the system or of a library."""
     reason = getattr(error, "strerror", None) or "the disk is full or does not accept the file"
-    folder = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
+    folder = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.isdir(folder))
     return DiskError(f"{path} cannot be written ({reason}; {with_unit(shutil.disk_usage(folder).free)} free there)")
 
 

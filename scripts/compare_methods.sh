@@ -64,5 +64,5 @@ sweep --random_seed $seeds --mmcosine False True \
     --modulation ogm ogm_ge gblend pmr multiloss mmpareto agm lfm dnr mcr dgl opm inforeg mslr $parameters "$@"
 sweep --random_seed $seeds --mmcosine False True --fusion_method sum --modulation none reconboost "$@"
 sweep --random_seed $seeds --mmcosine False --fusion_method sum --modulation mla "$@"
-[[ $failed -eq 0 ]] || echo "compare_methods.sh: not everything could be run, see the messages above: the tables are of the runs that there are" >&2
+[[ $failed -eq 0 ]] || echo "compare_methods.sh: not everything could be run: see the messages above" >&2
 exit $failed

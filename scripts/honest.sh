@@ -165,5 +165,5 @@ elif [[ " $rows " == *" ensemble "* ]]; then
 fi
 [[ $dry_run == True ]] || attempt "$python" "$here/sweep.py" --script "$script" --output "$output" --report_only \
     --random_seed "${seeds[@]}"
-[[ $failed -eq 0 ]] || echo "honest.sh: not everything could be run, see the messages above: the table is of the runs that there are" >&2
+[[ $failed -eq 0 ]] || echo "honest.sh: not everything could be run: see the messages above" >&2
 exit $failed

@@ -64,6 +64,11 @@ def test_a_checkpoint_that_does_not_fit_says_how_much_is_needed(tmp_path):
         checkpoint.save(tmp_path / "last.pt", content)
 
 
+def test_a_name_that_is_too_long_is_one_sentence(tmp_path):
+    with pytest.raises(DiskError, match=r"cannot be written \(File name too long; .+ free there\)$"):
+        write_whole(tmp_path / ("a" * 300), "text")
+
+
 def test_demo_data_that_does_not_fit_is_refused_by_name(tmp_path):
     with largest_file(15_000), pytest.raises(DiskError, match=r"\.wav cannot be written"):
         make_demo(tmp_path / "demo", train_per_class=1, test_per_class=1)

@@ -330,6 +330,9 @@ def test_released_checkpoints_are_evaluated(tiny_data, tmp_path, wrap, capsys, r
     argv = ["--ckpt_path", str(tmp_path / "released.pth"), "--data_root", str(tiny_data), *SMALL]
     assert main([*argv, "--fusion_method", "gated", "--mmcosine"])["n_test"] == 12
     assert "holds no settings" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*argv, "--alpha", "0.5"])
+    assert "--alpha has no effect with --modulation none: leave it out" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"does not fit the model.*--fusion_method"):
         main([*argv, "--fusion_method", "sum"])
 

@@ -44,9 +44,7 @@ from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, mak
 
 CPU = torch.device("cpu")
 INDICES = {"empty index": "{}", "other kinds": '{"lengths": {"audio": "x"}}',
-           "endless": '{"lengths": {"audio": [1]}, "shapes": {"audio": [Infinity]}}',
-           "fractions": '{"lengths": {"audio": [1.0]}, "shapes": {"audio": []}}',
-           "negative": '{"lengths": {"audio": [1]}, "shapes": {"audio": [-1, -1]}}'}
+           "endless": '{"lengths": {"audio": [1]}, "shapes": {"audio": [Infinity]}}'}
 SIZES = [(360, 480), (112, 112), (40, 300), (300, 40)]
 
 
@@ -413,7 +411,7 @@ def test_what_is_packed_has_a_row_for_each_clip(tiny_data, tmp_path):
         packing.load(place, len(dataset) + 1)
 
 
-@pytest.mark.parametrize("damage", ["shorter", "missing", "index", "no index", *INDICES])
+@pytest.mark.parametrize("damage", ["shorter", "missing", "index", "no index", "fractions", "negative", *INDICES])
 def test_a_damaged_folder_is_refused_by_name(tiny_data, tmp_path, damage):
     dataset = clip_dataset(tiny_data)
     loaders(tmp_path).training(dataset)
@@ -424,6 +422,14 @@ def test_a_damaged_folder_is_refused_by_name(tiny_data, tmp_path, damage):
         (place / "index.json").unlink()
     elif damage in INDICES:
         (place / "index.json").write_text(INDICES[damage])
+    elif damage in ("fractions", "negative"):
+        index = json.loads((place / "index.json").read_text())
+        if damage == "fractions":
+            index["lengths"]["audio"] = [float(length) for length in index["lengths"]["audio"]]
+        else:  # of the same product
+            channels, height, width = index["shapes"]["visual"]
+            index["shapes"]["visual"] = [-channels, -height, width]
+        (place / "index.json").write_text(json.dumps(index))
     elif damage == "missing":
         (place / "visual.bin").unlink()
     else:
@@ -470,6 +476,27 @@ def test_a_disk_that_fills_meanwhile_is_one_sentence_with_the_next_step(tiny_dat
     with largest_file(20_000), pytest.raises(DiskError, match=said):
         loaders(tmp_path).training(clip_dataset(tiny_data))
     assert packed_folders(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["mkdir", "replace"])
+def test_a_folder_that_cannot_be_made_or_put_in_place_is_told_as_the_disks(tiny_data, tmp_path, monkeypatch, call):
+    dataset, real = clip_dataset(tiny_data), getattr(Path, call)
+
+    def refuse(path, *args, **settings):
+        if path.name.startswith(".") and path.suffix != ".json":
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        return real(path, *args, **settings)
+
+    monkeypatch.setattr(Path, call, refuse)
+    with pytest.raises(DiskError, match=rf"^{tmp_path} cannot be written \(Disk quota exceeded; .*\): name a folder"):
+        loaders(tmp_path).training(dataset)
+    assert packed_folders(tmp_path) == []
+
+
+def test_what_is_written_only_when_a_file_is_closed_may_not_fit_either(tmp_path):
+    (tmp_path / "clips").mkdir()
+    with largest_file(5), pytest.raises(DiskError, match=rf"^{tmp_path} cannot be written"):
+        packing.write_streams(tmp_path / "clips", [({"audio": np.zeros(9, np.int16)}, {})])
 
 
 def test_the_free_space_of_an_error_is_that_of_the_folder_which_may_be_a_disk_of_its_own(tmp_path, monkeypatch):
@@ -573,7 +600,7 @@ def test_evaluation_batches_are_kept_only_where_there_is_room(tiny_data, monkeyp
 def test_a_run_whose_clips_did_not_fit_can_go_on_with_smaller_ones(train_argv, tmp_path, tiny_encoders):
     run, argv = tmp_path / "run", [*train_argv, "--epochs", "1", "--cache", str(tmp_path / "packed")]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match=(
-            rf", before the first epoch, use a smaller --cache_size\. {run}/last.pt holds 0 whole epochs .* continue "
+            rf", or start a run with a smaller --cache_size\. {run}/last.pt holds 0 whole epochs .* continue "
             rf"with --resume {run}$")):
         patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**5))
         main(argv)

@@ -24,7 +24,7 @@ from utils.training.flags import CACHES
 
 SHARE = 0.7  # of the free memory that the clips may take
 SHARED_MEMORY = Path("/dev/shm")
-ELSEWHERE = "name a folder on a larger disk with --cache FOLDER, or, before the first epoch, use a smaller --cache_size"
+ELSEWHERE = "name a folder on a larger disk with --cache FOLDER, or start a run with a smaller --cache_size"
 
 
 class Batches(Protocol):
@@ -114,8 +114,8 @@ class Cache:
         free = free_on(self.device)
         if size > SHARE * free and self.kind == "device":
             raise InputError(f"--cache device: the training clips take some {with_unit(size)}, the GPU has "
-                             f"{with_unit(free)} free, of which training needs a part: use --cache ram, a folder, or a "
-                             "smaller --cache_size")
+                             f"{with_unit(free)} free, of which training needs a part: use --cache ram or a folder, or "
+                             "start a run with a smaller --cache_size")
         return size <= SHARE * free
 
 
@@ -131,11 +131,10 @@ def temporary_folders() -> tuple[Path, Path]:
 
 
 def check_readable(place: Path) -> None:
-    """Raises DiskError: another user's clips are there, and closed."""
-    closed = [path for path in (place, place / packing.INDEX) if os.path.exists(path) and not os.access(path, os.R_OK)]
-    if closed:
-        raise DiskError(f"{closed[0]} of --cache cannot be read (it is another user's): name another folder with "
-                        "--cache FOLDER")
+    """Raises DiskError: clips are there that this user may not read."""
+    for path, needed in ((place, os.X_OK), (place / packing.INDEX, os.R_OK)):
+        if os.path.exists(path) and not os.access(path, needed):
+            raise DiskError(f"{path} of --cache cannot be read by this user: name another folder with --cache FOLDER")
 
 
 def check_room(folder: Path, size: int) -> None:

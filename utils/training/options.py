@@ -56,7 +56,7 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
 
 def check_method(parser: Parser, args: Namespace, given: Namespace) -> None:
     """Flags of a method that is not used are mistakes on the command line, which alone is `given`; in an earlier run's
-    settings they may be the defaults of its --demo. So are flags of several modalities where there is one."""
+    settings they may be the defaults of its --demo. Flags of several modalities where there is one always are."""
     method = METHODS[args.modulation]
     for flag in METHOD_FLAGS:
         if flag not in method.uses() and getattr(given, flag) != parser.get_default(flag):
