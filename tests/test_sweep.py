@@ -813,7 +813,8 @@ def test_probes_of_the_best_epoch_are_columns_of_the_table_and_the_csv(finished_
 
 @pytest.mark.parametrize(("runs", "page", "lines"), [
     ("grid_babble.csv", "benchmark.md", 43), ("grid_babble_rate.csv", "benchmark.md", 7),
-    ("grid_digits_methods.csv", "comparison.md", 20), ("demo_actions_methods.csv", "comparison.md", 80)])
+    ("grid_digits_methods.csv", "comparison.md", 20), ("grid_digits_mla.csv", "comparison.md", 4),
+    ("demo_actions_methods.csv", "comparison.md", 80)])
 def test_the_tables_of_a_page_come_out_of_its_csv(runs, page, lines, capsys):
     main(["--table_of", str(REPO / "docs" / "results" / runs)])
     table, text = capsys.readouterr().out, (REPO / "docs" / page).read_text()
