@@ -28,7 +28,8 @@ MODALITIES = (
     Modality("visual", ("resnet18", "resnet34", "resnet50"), in_channels=3, input_settings=("image_size", "demo"),
              imagenet=True))
 DEMO = {"dataset": "demo_birds", "data_root": Path("data/demo_birds"), "epochs": 8, "image_size": 64, "num_frames": 1,
-        "audio_seconds": 0.6, "batch_size": 16, "learning_rate": 0.01, "lr_decay_step": 6, "relearn_every": 3}
+        "audio_seconds": 0.6, "batch_size": 16, "learning_rate": 0.01, "lr_decay_step": 6, "relearn_every": 3,
+        "recon_epochs": 2}
 
 
 def get_args_parser() -> flags.Parser:
@@ -151,9 +152,8 @@ def make_dataset(args: Namespace, clips: Sequence[ClipFiles], classes: Sequence[
 def find_files(args: Namespace) -> tuple[list[str], Found]:
     """The classes, and for each split the listed assets' files."""
     taxa = ssw60.read_taxa(args.data_root, HOW_TO_GET)
-    modalities = list(options.encoders(args, MODALITIES))
     return list(taxa.values()), {
-        name: ssw60.find_assets(assets, args.data_root, args.fps, sample_rate(args), modalities)
+        name: ssw60.find_assets(assets, args.data_root, args.fps, sample_rate(args), options.encoders(args, MODALITIES))
         for name, assets in listed_assets(args, taxa).items() if args.train or name == "test"}
 
 

@@ -12,7 +12,7 @@ Other columns are not read: `frame_count` is not fps x duration; durations come 
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -170,12 +170,12 @@ def check_prepared(root: Path, collection: str, fps: int, sample_rate: int, moda
 
 
 def find_assets(assets: Sequence[Asset], root: Path, fps: int, sample_rate: int,
-                modalities: Sequence[str]) -> tuple[list[ClipFiles], dict[str, str]]:
+                modalities: Collection[str]) -> tuple[list[ClipFiles], dict[str, str]]:
     """(the clips with usable files, {name: what is wrong} of the others), in list order."""
     return find_each(partial(find_asset, root=root, fps=fps, sample_rate=sample_rate, modalities=modalities), assets)
 
 
-def find_asset(asset: Asset, root: Path, fps: int, sample_rate: int, modalities: Sequence[str]) -> ClipFiles:
+def find_asset(asset: Asset, root: Path, fps: int, sample_rate: int, modalities: Collection[str]) -> ClipFiles:
     """The files of an asset, after a check that they exist and have valid headers. Raises InputError."""
     audio = find_sound(asset, root, sample_rate) if "audio" in modalities else None
     return ClipFiles(asset.name, asset.label, audio, find_pictures(asset, root, fps) if "visual" in modalities else ())

@@ -6,7 +6,7 @@
 #   scripts/compare_methods.sh --demo --dry_run                       # print the commands only
 #   scripts/compare_methods.sh --workers 4 -- --epochs 100 --lr_decay_step 70 --val_fraction 0.1
 #   MODALITIES="rgb flow" scripts/compare_methods.sh --script main_UCF.py
-#   OUTPUT=runs/mine SEEDS="0 1 2" scripts/compare_methods.sh --scaling 20
+#   OUTPUT=runs/mine SEEDS="0 1 2" SCALING=20 scripts/compare_methods.sh                # s of MMCosine
 #   PARAMETERS="--relearn_every 3 --alpha 0.5" scripts/compare_methods.sh -- --epochs 8   # not of umt, reconboost, mla
 #
 # Start the same command again to continue: finished runs are not repeated. The table is <OUTPUT>/table.md: mean +- std
@@ -19,9 +19,11 @@ output=${OUTPUT:-runs/compare_methods}
 seeds=${SEEDS:-0 1 2 3 4}
 modalities=${MODALITIES:-audio visual}
 parameters=${PARAMETERS:-}
+cosine="--mmcosine False True ${SCALING:+--scaling $SCALING}"
 fail() { echo "compare_methods.sh: error: $1" >&2; exit 2; }
 [[ " $* " != *" --output"* ]] || fail "name the output folder with OUTPUT=DIR scripts/compare_methods.sh ..., not with --output"
 [[ " $* " != *" --random_seed"* ]] || fail "name the seeds with SEEDS=\"0 1 2\" scripts/compare_methods.sh ..., not with --random_seed"
+[[ " $* " != *" --scaling"* ]] || fail "name the s of MMCosine with SCALING=20 scripts/compare_methods.sh ..., not with --scaling"
 [[ " $* " != *"main_Vox.py "* ]] || fail "only classification has all of these rows: use another --script"
 failed=0  # a run that fails stops the rows of its sweep's table, not the other sweeps; Ctrl-C does
 sweep() {
@@ -42,7 +44,7 @@ alone() {
 }
 
 # Joint training as it is and with MMCosine, and each encoder alone with their ensemble
-sweep --random_seed $seeds --mmcosine False True "$@"
+sweep --random_seed $seeds $cosine "$@"
 sweep --random_seed $seeds --mmcosine False --modality $modalities ensemble "$@"
 
 # Joint networks with the encoders trained alone: that start from them, fine-tuned, and with the encoders frozen; and
@@ -55,14 +57,14 @@ for seed in $seeds; do
         teachers+=("--${modality}_teacher" "$file")
     done
     sweep --random_seed "$seed" --mmcosine False --freeze_encoders False True "${pretrained[@]}" "$@"
-    sweep --random_seed "$seed" --mmcosine False True --modulation umt "${teachers[@]}" "$@"
+    sweep --random_seed "$seed" $cosine --modulation umt "${teachers[@]}" "$@"
 done
 
 # Balancing methods, with and without MMCosine; ReconBoost and MLA need the classifier's layers apart (sum), and MLA's
 # head is not MMCosine's
-sweep --random_seed $seeds --mmcosine False True \
+sweep --random_seed $seeds $cosine \
     --modulation ogm ogm_ge gblend pmr multiloss mmpareto agm lfm dnr mcr dgl opm inforeg mslr $parameters "$@"
-sweep --random_seed $seeds --mmcosine False True --fusion_method sum --modulation none reconboost "$@"
+sweep --random_seed $seeds $cosine --fusion_method sum --modulation none reconboost "$@"
 sweep --random_seed $seeds --mmcosine False --fusion_method sum --modulation mla "$@"
 [[ $failed -eq 0 ]] || echo "compare_methods.sh: not everything could be run: see the messages above" >&2
 exit $failed

@@ -854,7 +854,7 @@ def test_the_other_encoders_are_in_evaluation_mode_in_a_turn_of_reconboost_and_m
 @pytest.mark.parametrize(("argv", "message"), [
     (["mla", "--fusion_method", "sum", "--mmcosine"], "--mmcosine cannot be combined with --modulation mla: its proje"),
     (["reconboost"], "--modulation reconboost is defined for --fusion_method sum"),
-    (["reconboost", "--fusion_method", "sum", "--epochs", "4"], "4 epochs end in the first modality's turn"),
+    (["reconboost", "--fusion_method", "sum", "--epochs", "8"], "8 epochs end before the second modality's turn"),
     (["mslr", "--mslr_factors", "1,0"], "out of range"), (["mslr", "--mslr_factors", "1,x"], "'x' is not a number"),
     (["mla"], "--modulation mla is defined for --fusion_method sum"),
     (["lfm", "--fusion_method", "film"], "--modulation lfm is defined for --fusion_method concat or sum"),

@@ -110,7 +110,7 @@ def test_a_run_under_every_balancing_method_resumes_to_the_weights_of_the_uninte
                                                                                             monkeypatch):
     kind = METHODS[name]
     argv = ["--modulation", name, *METHOD_SETTINGS.get(name, []), "--modality", *NAMES[:kind.most_modalities],
-            "--fusion_method", (*kind.fusions, "concat")[0]]
+            "--fusion_method", (*kind.fusions, "concat")[0], "--epochs", "3" if name == "reconboost" else "2"]
     for teacher in NAMES if kind.needs_teachers else ():
         argv += [f"--{teacher}_teacher", str(runs["mmcosine"] / "best.pt")]
     whole = main(train_argv(tmp_path, "whole", *argv))

@@ -647,8 +647,9 @@ def test_the_comparison_of_methods_has_every_method_and_every_plain_row(noting_p
             assert sum("--modulation umt" in line for line in found) == (2 if what == "teacher" else 0)
         assert [len(runs(f"--modality {name}", seed=seed)) for name in ("audio", "visual")] == [1, 1]
     assert sum("scripts/ensemble.py" in line for line in lines) == 2
-    refused = subprocess.run([*command[:1], "--random_seed", "1"], cwd=REPO, env=env, capture_output=True, text=True)
-    assert refused.returncode == 2 and 'SEEDS="0 1 2"' in refused.stderr
+    for flag, advice in (("--random_seed", 'SEEDS="0 1 2"'), ("--scaling", "SCALING=20")):
+        refused = subprocess.run([*command[:1], flag, "1"], cwd=REPO, env=env, capture_output=True, text=True)
+        assert refused.returncode == 2 and advice in refused.stderr
 
 
 @pytest.mark.parametrize(("script", "modalities"), [
@@ -657,13 +658,14 @@ def test_the_comparison_of_methods_runs_on_every_demo_and_takes_parameters_of_me
                                                                                       tmp_path, capsys):
     told, python = noting_python
     env = {**os.environ, "PYTHON": str(python), "SEEDS": "3", "OUTPUT": str(tmp_path / "out"), "MODALITIES": modalities,
-           "PARAMETERS": "--relearn_every 5 --alpha 0.5"}
+           "PARAMETERS": "--relearn_every 5 --alpha 0.5", "SCALING": "20"}
     subprocess.run(["scripts/compare_methods.sh", "--demo", "--dry_run", "--script", script], cwd=REPO, check=True,
                    env=env)
     commands = [line.split()[1:] for line in told.read_text().splitlines()]
     assert all(not main(command) for command in commands)
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith(f"python {script} --train ") for line in lines) == 41
+    assert all(("--scaling 20 " in line) == ("--mmcosine True" in line) for line in lines if "--train" in line)
     for flag, methods in (("--relearn_every 5", {"dnr"}), ("--alpha 0.5", {"ogm", "ogm_ge", "pmr"})):
         assert {line.split("--modulation ")[1].split()[0] for line in lines if flag in line} == methods
 

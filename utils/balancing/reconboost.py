@@ -48,9 +48,9 @@ class ReconBoost(Method):
 
     @classmethod
     def check(cls, epochs: int, *, recon_epochs: int, **others: object) -> None:
-        if epochs <= recon_epochs:
-            raise ValueError(f"{epochs} epochs end in the first modality's turn of reconboost, so that no other would "
-                             "be trained: give more --epochs, or a lower --recon_epochs")
+        if epochs <= 2 * recon_epochs:
+            raise ValueError(f"{epochs} epochs end before the second modality's turn in reconboost, which begins after "
+                             f"{2 * recon_epochs}: give more --epochs, or a lower --recon_epochs")
 
     def begin_epoch(self, epoch: int, learner: Learner, clips: Clips | None) -> None:
         turns, together = divmod((epoch - 1) // self.epochs, 2)
