@@ -824,6 +824,16 @@ def test_the_tables_of_a_page_come_out_of_its_csv(runs, page, lines, capsys):
     assert len(rows) >= lines and [line for line in rows if line not in text.splitlines()] == []
 
 
+@pytest.mark.parametrize(("runs", "dataset", "page"), [
+    ("grid_babble.csv", "digits-snr-5", "benchmark.md"), ("grid_babble.csv", "digits-snr5", "benchmark.md"),
+    ("demo_actions_methods.csv", "demo_actions", "comparison.md")])
+def test_the_ensemble_by_the_sum_of_logits_is_told_beside_the_tables(runs, dataset, page):
+    rows = csv.DictReader((REPO / "docs" / "results" / runs).read_text().splitlines())
+    found = [float(run["accuracy_of_mean_logits"]) for run in rows
+             if run["dataset"] == dataset and run["modality"] == "ensemble"]
+    assert len(found) == 5 and f"{100 * np.mean(found):.1f}" in (REPO / "docs" / page).read_text()
+
+
 def test_a_csv_that_is_no_table_of_runs_is_refused(tmp_path):
     (tmp_path / "other.csv").write_text("clip,reason\na,b\n")
     with pytest.raises(InputError, match="has no column run, dataset"):
