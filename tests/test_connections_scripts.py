@@ -815,7 +815,7 @@ def time(results, method: Method, methods: Sequence[Method]) -> str:
     if not plain:
         return ""
     mine, theirs = (list(values_of(results, one, "epoch_seconds").values()) for one in (method, plain))
-    return f"{sum(mine) / len(mine) / (sum(theirs) / len(theirs)):.2f}x"
+    return f"{np.median(mine) / np.median(theirs):.2f}x"
 
 
 @with_two_measures

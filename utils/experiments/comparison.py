@@ -150,9 +150,9 @@ def row(group: Group, names: Sequence[str], measure: str, columns: Sequence[str]
 
 
 def time(group: Group, plain: Group) -> str:
-    """`1.30x`: an epoch's seconds compared with the baseline's; "" where they were not recorded."""
+    """`1.30x`: an epoch's seconds, the median over the runs, compared with the baseline's; "" where not recorded."""
     mine, theirs = (list(by_seed(one, "epoch_seconds").values()) for one in (group, plain))
-    return f"{statistics.fmean(mine) / statistics.fmean(theirs):.2f}x" if mine and theirs else ""
+    return f"{statistics.median(mine) / statistics.median(theirs):.2f}x" if mine and theirs else ""
 
 
 def metric_names(run: FinishedRun, measure: str) -> dict[str, str]:

@@ -10,10 +10,10 @@ from utils.experiments.tables import LEVEL
 
 NOTES = """n: seeds. +-: standard deviation over seeds (n - 1). last epoch: on the test set, of the joint network or the
 encoder alone. paper: published result on a test set of this size, at any scale where the paper gives none. time:
-seconds of a training epoch, as a multiple of what it is compared with. Points: mean over the common seeds (n) with its
-{level:.0%} confidence interval (Student's t); * where the interval excludes 0, as one in twenty does by chance. p: of a
-paired t test, corrected for the number of rows by Holm's method: chance alone puts any row of a table below 0.05 in at
-most one table of twenty.
+median seconds of a training epoch, as a multiple of what it is compared with. Points: mean over the common seeds (n)
+with its {level:.0%} confidence interval (Student's t); * where the interval excludes 0, as one in twenty does by
+chance. p: of a paired t test, corrected for the number of rows by Holm's method: chance alone puts any
+row of a table below 0.05 in at most one table of twenty.
 Networks are compared with the plain network of the same modalities (from scratch, if there is one), encoders alone and
 their ensemble with that of all modalities, or of the most that there are runs of; with one of another learning rate
 where that is the only one. The intervals cover the noise of seeds, not that of the choice of test data or of the
