@@ -257,6 +257,10 @@ def test_demo_makes_its_data_says_so_and_can_be_evaluated_and_continued(tmp_path
     with pytest.raises(InputError, match="leave out --relearn_every"):
         main(["--resume", str(tmp_path / "run"), *argv, "--relearn_every", "5"])
     assert main(["--resume", str(tmp_path / "run"), *argv, "--epochs", "2"])["epochs"] == 2
+    content = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
+    content["args"].update(modulation="reconboost", fusion_method="sum", epochs=8, recon_epochs=4)  # refused since
+    torch.save(content, tmp_path / "older.pt")
+    assert parse(["--ckpt_path", str(tmp_path / "older.pt"), *argv]).recon_epochs == 4
 
 
 def test_two_processes_count_every_clip_once(birds, tmp_path):

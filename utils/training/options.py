@@ -80,7 +80,8 @@ def check_method(parser: Parser, args: Namespace, given: Namespace) -> None:
     try:
         method.check(args.epochs, **method_settings(args))
     except ValueError as error:
-        parser.error(str(error))
+        if args.train:  # a run from before such a rule can still be evaluated
+            parser.error(str(error))
 
 
 def check_teachers(parser: Parser, args: Namespace) -> None:
@@ -126,8 +127,7 @@ def method_settings(args: Namespace) -> dict[str, object]:
 
 
 def from_imagenet(args: Namespace, declared: Sequence[Modality]) -> list[str]:
-    """Names of the modalities whose encoders start from ImageNet weights; for a bare --imagenet the usual ones among
-    those that are trained and start from no other weights."""
+    """Modalities whose encoders start from ImageNet weights; for a bare --imagenet the usual ones without others."""
     if isinstance(args.imagenet, str):
         return args.imagenet.split("+")
     return [modality.name for modality in modalities.chosen(declared, args.modality)
