@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from models.encoders import ResNet18, ResNet34
-from models.fusion import FUSIONS
-from models.mmcosine import mmcosine_logits
-from models.speaker import SEResNet34
+from .encoders import ResNet18, ResNet34
+from .fusion import FUSIONS
+from .mmcosine import mmcosine_logits
+from .speaker import SEResNet34
 
 
 class ClassifierOutput(NamedTuple):

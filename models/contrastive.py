@@ -5,7 +5,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from models.mmcosine import unit
+from .mmcosine import unit
 
 TEMPERATURE = 0.1
 EPS = 1e-10

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-from models.speaker import SEResNet34
+from .speaker import SEResNet34
 
 
 class FrameResNet(ResNet):

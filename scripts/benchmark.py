@@ -34,8 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dataset.errors import InputError
 from dataset.whole_files import write_csv
+from models.balancing.method import Batch
 from utils import cli, distributed
-from utils.balancing.method import Batch
 from utils.distributed import choose_device
 from utils.experiments import benchmark_data, entry_script, voxceleb_scale
 from utils.experiments.machine_speed import bandwidth, peak, seconds

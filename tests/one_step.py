@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from models import MultimodalClassifier
-from utils.balancing import METHODS, Method
-from utils.balancing.method import Batch, Clips
+from models.balancing import METHODS, Method
+from models.balancing.method import Batch, Clips
 from utils.training.engine import Compute, Learner
 
 NAMES = ("audio", "visual", "flow")

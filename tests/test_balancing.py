@@ -15,10 +15,10 @@ from torch.utils.data import Dataset
 from dataset.errors import InputError
 from main_CD import parse
 from models import ClassifierOutput, MultimodalClassifier
-from utils.balancing import Method
-from utils.balancing.gradient_blending import GradientBlending, blend
-from utils.balancing.ogm import Ogm, OgmGe, modulate, scores, slow_down
-from utils.balancing.pmr import Pmr
+from models.balancing import Method
+from models.balancing.gradient_blending import GradientBlending, blend
+from models.balancing.ogm import Ogm, OgmGe, modulate, scores, slow_down
+from models.balancing.pmr import Pmr
 from utils.training import checkpoint
 from utils.training.engine import Compute, Learner, train_one_epoch
 from utils.training.loading import Loaders, TrainBatches, make_loader

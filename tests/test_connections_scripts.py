@@ -59,6 +59,7 @@ import main_Vox
 from dataset import packing
 from dataset.errors import InputError
 from models import AVClassifier
+from models.balancing.method import Batch
 from scripts import (
     analyse,
     benchmark,
@@ -70,7 +71,6 @@ from scripts import (
     score,
     sweep,
 )
-from utils.balancing.method import Batch
 from utils.experiments import machine_speed
 from utils.training.engine import Compute, Learner
 

@@ -18,9 +18,9 @@ from dataset.crops import cut
 from dataset.frontends import NormaliseDifference, NormaliseFlow, NormaliseFrames, OgmGeSpectrogram, Spectrogram
 from dataset.packed import Sound, to_float
 from models import MultimodalClassifier
+from models.balancing import METHODS, relearning
+from models.balancing.method import Batch, Method
 from models.encoders import ENCODERS, make_encoders
-from utils.balancing import METHODS, relearning
-from utils.balancing.method import Batch, Method
 from utils.training.engine import Compute, Learner
 from utils.training.metrics import batch_sums
 

@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 
 from dataset.errors import InputError
 from models import MultimodalClassifier
-from utils.balancing import METHODS
+from models.balancing import METHODS
 from utils.distributed import choose_device, failing_together, from_first_here
 from utils.training.engine import Compute, Learner, evaluate, train_one_epoch
 from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, make_loader

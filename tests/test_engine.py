@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 import utils.training.engine
 from models import MultimodalClassifier, contrastive_loss
-from utils.balancing import METHODS, Method
+from models.balancing import METHODS, Method
 from utils.training import flags
 from utils.training.engine import OPTIMIZERS, Compute, Learner, evaluate, takes_fused, train_one_epoch
 from utils.training.loading import EvaluationBatches, TrainBatches, make_loader

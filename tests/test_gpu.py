@@ -16,8 +16,8 @@ from torch import nn
 from dataset.crops import cut
 from dataset.frontends import NormaliseFrames, Spectrogram
 from models import AVClassifier, MultimodalClassifier, SpeakerClassifier
-from utils.balancing import METHODS
-from utils.balancing.method import Batch
+from models.balancing import METHODS
+from models.balancing.method import Batch
 from utils.training.engine import Compute, Learner
 from utils.training.metrics import batch_sums
 from utils.training.train import place

@@ -39,12 +39,12 @@ from torch.utils.data import Dataset
 from dataset.errors import InputError
 from main_CD import parse
 from models import MultimodalClassifier
+from models.balancing import METHODS, Method, opm, relearning
+from models.balancing.mcr import contrast
+from models.balancing.method import Batch, Clips
+from models.balancing.mmpareto import weights
+from models.balancing.relearning import purity
 from models.mmcosine import unit
-from utils.balancing import METHODS, Method, opm, relearning
-from utils.balancing.mcr import contrast
-from utils.balancing.method import Batch, Clips
-from utils.balancing.mmpareto import weights
-from utils.balancing.relearning import purity
 from utils.training.engine import Learner
 from utils.training.loading import Loaders
 from utils.training.options import settings

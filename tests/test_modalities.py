@@ -16,11 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from three_modalities import CLASSES, MODALITIES, main, parse
 
 from dataset.errors import InputError
+from models.balancing import METHOD_FLAGS, METHODS
 from models.fusion import FUSIONS
 from scripts import analyse
 from scripts.probe import main as probe
 from scripts.sweep import main as sweep
-from utils.balancing import METHOD_FLAGS, METHODS
 from utils.training import checkpoint, modalities, train
 
 pytestmark = pytest.mark.usefixtures("without_pictures")

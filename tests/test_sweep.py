@@ -18,8 +18,8 @@ from processes import start_command, status_at_end
 from scipy import stats
 
 from dataset.errors import InputError
+from models.balancing import METHOD_FLAGS, METHODS
 from scripts.sweep import main
-from utils.balancing import METHOD_FLAGS, METHODS
 from utils.experiments import comparison, jobs, run_rows
 from utils.experiments.jobs import Job, alone_in, run_jobs
 from utils.experiments.paper_results import paper_result

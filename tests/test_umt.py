@@ -21,8 +21,8 @@ from torch import nn
 
 from dataset.errors import InputError
 from main_CD import main, parse
-from utils.balancing import METHODS
-from utils.balancing.method import Batch
+from models.balancing import METHODS
+from models.balancing.method import Batch
 from utils.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dataset.errors import InputError, first_few
-from utils.balancing import METHODS
+from models.balancing import METHODS
 from utils.experiments.finished_run import FinishedRun
 from utils.experiments.paper_results import paper_result
 from utils.experiments.run_rows import RunRow

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from dataset.errors import InputError, first_few
 from dataset.kinds import of_another_kind
 from dataset.whole_files import read_json
+from models.balancing import METHODS
 from utils import distributed
-from utils.balancing import METHODS
 from utils.experiments import entry_script
 from utils.experiments.features import Features, extract
 from utils.experiments.flags import Machine

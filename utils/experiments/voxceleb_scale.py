@@ -20,8 +20,8 @@ import torch
 from dataset.identities import TrainList, read_train_list
 from dataset.voxceleb import samples_of
 from models import SpeakerClassifier
+from models.balancing.method import Batch
 from models.mmcosine import unit
-from utils.balancing.method import Batch
 from utils.training.engine import Compute, Learner
 from utils.training.metrics import equal_error_rate, min_dcf
 from utils.training.train import place

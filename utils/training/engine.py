@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from models import ClassifierOutput, MultimodalClassifier, contrastive_loss
+from models.balancing import Method
+from models.balancing.method import Batch, trained
 from utils import distributed
-from utils.balancing import Method
-from utils.balancing.method import Batch, trained
 from utils.training.loading import check_batch
 from utils.training.metrics import batch_sums, means, row_names
 from utils.training.run import Run

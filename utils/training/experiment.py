@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from utils.balancing import METHOD_FLAGS, METHODS, Method
+from models.balancing import METHOD_FLAGS, METHODS, Method
 from utils.training.modalities import ENSEMBLE, JOINT, is_joint
 
 # The settings in which a comparison's runs differ most often, in the order in which names and tables give them.

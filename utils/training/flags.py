@@ -12,8 +12,8 @@ from pathlib import Path
 
 from dataset.errors import InputError, readable
 from dataset.lists import NOT_A_NAME
+from models.balancing import METHOD_FLAGS, METHODS
 from models.fusion import FUSIONS
-from utils.balancing import METHOD_FLAGS, METHODS
 from utils.cli import HelpFormatter, add_boolean, boolean, number
 from utils.training import modalities
 from utils.training.modalities import Modality

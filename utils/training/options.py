@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dataset.errors import InputError, first_few
+from models.balancing import METHOD_FLAGS, METHODS
 from models.fusion import FUSIONS
 from utils import distributed
-from utils.balancing import METHOD_FLAGS, METHODS
 from utils.distributed import print_once
 from utils.training import checkpoint, experiment, modalities
 from utils.training.flags import Parser

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from dataset.errors import InputError, report_problems
-from utils.balancing import METHOD_FLAGS, METHODS
+from models.balancing import METHOD_FLAGS, METHODS
 from utils.distributed import print_once
 from utils.training import experiment
 

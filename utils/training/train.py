@@ -11,9 +11,9 @@ from torch.utils.data import Dataset
 
 from dataset.errors import DiskError
 from models import MultimodalClassifier, scale_lower_bound
+from models.balancing import METHODS
 from models.fusion import FUSIONS
 from utils import distributed
-from utils.balancing import METHODS
 from utils.distributed import print_once
 from utils.training import checkpoint, report, run_folder
 from utils.training.engine import Compute, Learner, train_one_epoch

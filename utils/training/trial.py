@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from dataset.errors import InputError
+from models.balancing.method import Clips
 from utils import distributed
-from utils.balancing.method import Clips
 from utils.distributed import print_once
 from utils.training.engine import Learner, outputs, train_one_epoch
 from utils.training.loading import Loaders, mixed_seed

@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from utils.balancing.heads import UniModalHeads
-from utils.balancing.method import KEEPS_GRAPH, Batch, Flag, Learner, Method, trained
 from utils.cli import number
 
+from .heads import UniModalHeads
+from .method import KEEPS_GRAPH, Batch, Flag, Learner, Method, trained
+
 if TYPE_CHECKING:
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 LEAST = 0.001  # weight of either gradient
 

@@ -23,11 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.balancing.method import KEEPS_GRAPH, Batch, Flag, Learner, Method, trained
 from utils.cli import number
 
+from .method import KEEPS_GRAPH, Batch, Flag, Learner, Method, trained
+
 if TYPE_CHECKING:
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 
 class Dgl(Method):

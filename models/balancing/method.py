@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # flags are made from METHODS: they need not wait for torchvi
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 
 class Flag(NamedTuple):

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from utils.balancing.heads import UniModalHeads
-from utils.balancing.method import Flag, Method
 from utils.cli import number
 
+from .heads import UniModalHeads
+from .method import Flag, Method
+
 if TYPE_CHECKING:
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 UNI_WEIGHT = Flag("uni_weight", number(float, 0), 1.0, "weight lambda of the uni-modal losses of multiloss")
 

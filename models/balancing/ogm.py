@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from models.fusion import mean_of_others
 from utils import distributed
-from utils.balancing.method import Clips, Flag, Learner, Method
 from utils.cli import number
 
+from ..fusion import mean_of_others
+from .method import Clips, Flag, Learner, Method
+
 if TYPE_CHECKING:
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 ALPHA = Flag("alpha", number(float, 0), 0.3, "strength of ogm, ogm_ge and pmr")
 

@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.balancing.method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Clips, Flag, Learner, Method, trained
 from utils.cli import number
 
+from .method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Clips, Flag, Learner, Method, trained
+
 if TYPE_CHECKING:
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 
 class ReconBoost(Method):

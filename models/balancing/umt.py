@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from utils.balancing.method import Batch, Flag, Learner, Method
 from utils.cli import number
 
+from .method import Batch, Flag, Learner, Method
+
 if TYPE_CHECKING:
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 
 class Umt(Method):

@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.fusion import mean_of_others
 from utils import distributed
-from utils.balancing.method import Clips, Flag, Learner, trained
-from utils.balancing.multiloss import UNI_WEIGHT, MultiLoss
-from utils.balancing.ogm import scores
 from utils.cli import number
 
+from ..fusion import mean_of_others
+from .method import Clips, Flag, Learner, trained
+from .multiloss import UNI_WEIGHT, MultiLoss
+from .ogm import scores
+
 if TYPE_CHECKING:
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 
 class InfoReg(MultiLoss):

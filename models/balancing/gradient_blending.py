@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from dataset.errors import InputError
-from utils.balancing.heads import UniModalHeads
-from utils.balancing.method import Flag, Learner, Method, Trial
 from utils.cli import number
 from utils.distributed import print_once
 
+from .heads import UniModalHeads
+from .method import Flag, Learner, Method, Trial
+
 if TYPE_CHECKING:
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 LEAST_OVERFITTING = 0.1  # nats, what a mean over some hundred clips can tell: less would get all the weight
 

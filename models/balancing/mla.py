@@ -29,10 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils import distributed
-from utils.balancing.method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Learner, Method, trained
+
+from .method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Learner, Method, trained
 
 if TYPE_CHECKING:
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 
 class Mla(Method):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from models import MultimodalClassifier
+    from ..classifier import MultimodalClassifier
 
 
 class UniModalHeads(nn.ModuleList):

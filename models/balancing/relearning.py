@@ -25,15 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from utils import distributed
-from utils.balancing.method import Clips, Flag, Learner
-from utils.balancing.multiloss import UNI_WEIGHT, MultiLoss
 from utils.cli import number
 from utils.distributed import print_once
+
+from .method import Clips, Flag, Learner
+from .multiloss import UNI_WEIGHT, MultiLoss
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-    from models import MultimodalClassifier
+    from ..classifier import MultimodalClassifier
 
 
 class Relearning(MultiLoss):

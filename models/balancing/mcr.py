@@ -30,13 +30,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.mmcosine import unit
-from utils.balancing.lfm import divergence
-from utils.balancing.method import Flag, Method
 from utils.cli import number
 
+from ..mmcosine import unit
+from .lfm import divergence
+from .method import Flag, Method
+
 if TYPE_CHECKING:
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 TEMPERATURE = 0.5
 

@@ -33,13 +33,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.fusion import mean_of_others
 from utils import distributed
-from utils.balancing.method import REPLACES_LOSS, Flag, Method
 from utils.cli import number
 
+from ..fusion import mean_of_others
+from .method import REPLACES_LOSS, Flag, Method
+
 if TYPE_CHECKING:
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 CEILING = -math.log(1e-8)
 LARGEST = 10.0  # of tau - r

@@ -23,11 +23,12 @@ import torch
 
 from dataset.errors import InputError
 from utils import distributed
-from utils.balancing.method import Clips, Flag, Learner, Method
 from utils.cli import number
 
+from .method import Clips, Flag, Learner, Method
+
 if TYPE_CHECKING:
-    from models import MultimodalClassifier
+    from ..classifier import MultimodalClassifier
 
 positive = number(float, 0, exclusive=True)
 

@@ -31,13 +31,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from utils import distributed
-from utils.balancing.method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Clips, Flag, Learner, Method, trained
 from utils.cli import number
+
+from .method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Clips, Flag, Learner, Method, trained
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 BOUNDS = (0.05, 0.95)  # of a2
 

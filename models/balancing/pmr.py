@@ -24,14 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.fusion import mean_of_others
 from utils import distributed
-from utils.balancing.method import Clips, Flag, Learner, Method
-from utils.balancing.ogm import ALPHA, scores
 from utils.cli import number
 
+from ..fusion import mean_of_others
+from .method import Clips, Flag, Learner, Method
+from .ogm import ALPHA, scores
+
 if TYPE_CHECKING:
-    from models import ClassifierOutput, MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 MOMENTUM = 0.5  # share of the old prototypes after an epoch
 

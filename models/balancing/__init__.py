@@ -1,0 +1,42 @@
+"""Balancing methods beside MMCosine, by the name that --modulation takes: a file each, a line each here."""
+
+from .agm import Agm
+from .dgl import Dgl
+from .gradient_blending import GradientBlending
+from .inforeg import InfoReg
+from .lfm import Lfm
+from .mcr import Mcr
+from .method import Method
+from .mla import Mla
+from .mmpareto import MMPareto
+from .mslr import Mslr
+from .multiloss import MultiLoss
+from .ogm import Ogm, OgmGe
+from .opm import Opm
+from .pmr import Pmr
+from .reconboost import ReconBoost
+from .relearning import Relearning
+from .umt import Umt
+
+METHODS = {
+    "none": Method,
+    "ogm": Ogm,
+    "ogm_ge": OgmGe,
+    "gblend": GradientBlending,
+    "pmr": Pmr,
+    "multiloss": MultiLoss,
+    "mmpareto": MMPareto,
+    "agm": Agm,
+    "mla": Mla,
+    "lfm": Lfm,
+    "dnr": Relearning,
+    "mcr": Mcr,
+    "dgl": Dgl,
+    "opm": Opm,
+    "inforeg": InfoReg,
+    "mslr": Mslr,
+    "reconboost": ReconBoost,
+    "umt": Umt,
+}
+METHOD_FLAGS = {flag.name: flag for method in METHODS.values() for flag in method.flags}
+__all__ = ["METHODS", "METHOD_FLAGS", "Method"]
