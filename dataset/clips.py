@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.crops import cut
+from dataset.crops import CROP_DRAWS, PAPER_CROP, Crop, cut
 from dataset.errors import InputError
 from dataset.files import read_audio
-from dataset.frames import CROP_AREA, CROP_RATIO, frame_indices, image_transform, read_frames
+from dataset.frames import frame_indices, read_frames, resize
 from dataset.packed import Media, Packed, to_float
 
 MODALITIES = ("audio", "visual")
@@ -48,46 +48,59 @@ class ClipDataset(Dataset):
     """Item i: {"audio": (N,) float32, "visual": (T, 3, S, S) uint8, "label": class index}, only the chosen modalities.
 
     Sound is repeated or cut to `audio_seconds`. Of longer sound the beginning is taken; with `move_sound`, a random
-    part in training and the middle in evaluation. A video without a sound stream gives silence. Randomness (training
-    only) comes from torch's global generator. Items raise InputError for media that cannot be decoded.
+    part in training and the middle in evaluation. A video without a sound stream gives silence. `crop`: of training
+    frames, alike for all of a clip. What is random in training is decided by `draws` uniform numbers: `item` takes
+    them, `dataset[i]` draws them from torch's global generator. Items raise InputError for media that cannot be
+    decoded.
     """
 
     def __init__(self, clips: Sequence[ClipFiles], classes: Sequence[str], *, train: bool, sample_rate: int = 16000,
                  audio_seconds: float = 3.0, num_frames: int = 1, image_size: int = 224,
-                 modalities: Sequence[str] = MODALITIES, move_sound: bool = False):
+                 modalities: Sequence[str] = MODALITIES, move_sound: bool = False, crop: Crop = PAPER_CROP):
         self.clips, self.train, self.sample_rate, self.num_frames = clips, train, sample_rate, num_frames
         self.labels = [classes.index(clip.label) for clip in clips]
         self.audio_samples, self.move_sound = round(audio_seconds * sample_rate), move_sound
-        self.image_size, self.transform = image_size, image_transform(image_size, train)
-        self.modalities = modalities
+        self.image_size, self.crop, self.modalities = image_size, crop, modalities
 
     def for_evaluation(self) -> "ClipDataset":
         """The same clips as in evaluation: nothing random."""
         same = copy(self)
-        same.train, same.transform = False, image_transform(self.image_size, train=False)
+        same.train = False
         return same
 
     def __len__(self) -> int:
         return len(self.clips)
 
+    @property
+    def draws(self) -> int:
+        """Of the sound's beginning, of each frame, of the crop; none in evaluation."""
+        return (1 + self.num_frames + CROP_DRAWS) * self.train
+
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        return self.item(index, torch.rand(self.draws, dtype=torch.float64).numpy() if self.train else None)
+
+    def item(self, index: int, draws: np.ndarray | None) -> dict[str, Tensor | int]:
+        """draws: (`self.draws`,) uniform numbers; None in evaluation."""
         read = {"audio": self.read_sound, "visual": self.read_frames}
-        item = {name: read[name](self.clips[index]) for name in self.modalities}
+        item = {name: read[name](self.clips[index], draws) for name in self.modalities}
         return {**item, "label": self.labels[index]}
 
-    def read_sound(self, clip: ClipFiles) -> Tensor:  # (N,)
+    def read_sound(self, clip: ClipFiles, draws: np.ndarray | None) -> Tensor:  # (N,)
         if clip.audio is None:
             return torch.zeros(self.audio_samples)
         wave = read_audio(clip.audio, self.sample_rate)
         spare = len(wave) - self.audio_samples
         if self.move_sound and spare > 0:
-            begin = int(torch.randint(spare + 1, ())) if self.train else spare // 2
+            begin = spare // 2 if draws is None else int(draws[0] * (spare + 1))
             wave = wave[begin:]
         return torch.from_numpy(np.resize(wave, self.audio_samples))  # np.resize repeats, then cuts
 
-    def read_frames(self, clip: ClipFiles) -> Tensor:  # (T, 3, S, S)
-        chosen = frame_indices(len(clip.frames), self.num_frames, self.train)
-        return self.transform(read_frames([clip.frames[i] for i in chosen]))
+    def read_frames(self, clip: ClipFiles, draws: np.ndarray | None) -> Tensor:  # (T, 3, S, S)
+        where, crop = (None, None) if draws is None else (draws[1:-CROP_DRAWS], draws[-CROP_DRAWS:])
+        frames = read_frames([clip.frames[i] for i in frame_indices(len(clip.frames), self.num_frames, where)])
+        if crop is None:
+            return resize(frames, self.image_size)
+        return self.crop(frames.flatten(0, 1), crop, self.image_size).unflatten(0, (-1, 3))
 
     # What follows makes training batches out of clips that were decoded once: see `Packable`.
 
@@ -108,16 +121,17 @@ class ClipDataset(Dataset):
             sound["audio"] = wave if self.move_sound else np.resize(wave, self.audio_samples)
         return Media(sound, {"visual": list(read_frames(clip.frames).numpy())} if "visual" in self.modalities else {})
 
-    def plan(self, packed: Packed, random: np.random.Generator) -> dict[str, Tensor]:
-        """audio (N,): where the sound begins. visual (N, T): frames. boxes (N, 4), flips (N,): one of each per clip."""
-        plan = {}
+    def plan(self, packed: Packed, draws: np.ndarray) -> dict[str, Tensor]:
+        """draws (N, `self.draws`) -> audio (N,): where the sound begins. visual (N, T): frames. boxes (N, 4), flips
+        (N,): one of each per clip."""
+        plan, crops = {}, draws[:, -CROP_DRAWS:]
         if "audio" in self.modalities:
-            plan["audio"] = packed.sound["audio"].random_starts(self.audio_samples, random)
+            plan["audio"] = packed.sound["audio"].starts(self.audio_samples, draws[:, 0])
         if "visual" in self.modalities:
             images = packed.images["visual"]
-            plan["visual"] = images.random_frames(self.num_frames, random)
-            plan["boxes"] = images.random_boxes(plan["visual"][:, 0], CROP_AREA, CROP_RATIO, random)
-            plan["flips"] = random.random(len(self)) < 0.5
+            plan["visual"] = images.places(draws[:, 1:-CROP_DRAWS])
+            plan["boxes"] = self.crop.boxes(crops, images.sizes_of(plan["visual"][:, 0]))
+            plan["flips"] = self.crop.flips(crops)
         return {name: torch.from_numpy(drawn) for name, drawn in plan.items()}
 
     def finish(self, gathered: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,13 @@
-"""Random crops of many images at a time, on the device that holds them: what torchvision does to one image.
+"""Training crops: torchvision's RandomResizedCrop and RandomHorizontalFlip, for one image or many, on any device.
 
-N clips, B images of a batch, C channels, h x w stored pixels, S pixels per side. A box is (top, left, height, width)
-in parts of the image: (0, 0, 1, 1) is all of it.
+What is random about a crop is given as CROP_DRAWS uniform numbers, so that an image that is read from its file and
+the same image out of a cache are cropped alike.
+
+N clips, B images of a batch, C channels, h x w pixels, S pixels per side. A box is (top, left, height, width) in parts
+of the image: (0, 0, 1, 1) is all of it.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,21 +15,46 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ATTEMPTS = 10  # to draw a box that fits, as torchvision
+CROP_DRAWS = 2 * ATTEMPTS + 3  # numbers that decide a crop: area and ratio of each attempt, top, left, flip
 AT_ONCE = 4  # channels of uint8 that PyTorch resizes the quick way on a CPU: a third of the time for 32
 
 
-def random_boxes(random: np.random.Generator, sizes: np.ndarray, area: tuple[float, float],
-                 ratio: tuple[float, float]) -> np.ndarray:
-    """The boxes of torchvision's RandomResizedCrop for images of these sizes (..., 2), height and width in pixels ->
-    (..., 4) float64.
+class Crop(NamedTuple):
+    """How training images are cropped.
 
-    area, ratio: of the box, relative to the image's area, and width over height.
+    area: of the box, relative to the image's, least and most. ratio: its width over its height, drawn uniformly in the
+    logarithm. flip: whether half of the images are mirrored. The defaults are torchvision's and the paper's.
     """
+
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+
+    def boxes(self, draws: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """draws (..., CROP_DRAWS), sizes (..., 2) height and width in pixels -> boxes (..., 4) float64."""
+        return boxes_of(draws[..., :-1], sizes, self.area, self.ratio)
+
+    def flips(self, draws: np.ndarray) -> np.ndarray:
+        """draws (..., CROP_DRAWS) -> (...) bool."""
+        return (draws[..., -1] < 0.5) & self.flip
+
+    def __call__(self, image: Tensor, draws: np.ndarray, size: int) -> Tensor:
+        """(C, h, w) uint8 of a file, draws (CROP_DRAWS,) -> (C, S, S) uint8."""
+        box = torch.from_numpy(self.boxes(draws, np.array(image.shape[-2:])))
+        return cut(image[None], box[None], torch.tensor([bool(self.flips(draws))]), size)[0]
+
+
+PAPER_CROP = Crop()
+
+
+def boxes_of(draws: np.ndarray, sizes: np.ndarray, area: tuple[float, float],
+             ratio: tuple[float, float]) -> np.ndarray:
+    """As `Crop.boxes`; draws (..., CROP_DRAWS - 1)."""
     height, width = sizes[..., 0, None].astype(float), sizes[..., 1, None].astype(float)
-    draws = random.random((*sizes.shape[:-1], ATTEMPTS, 2))
-    target = height * width * (area[0] + (area[1] - area[0]) * draws[..., 0])
+    attempts = draws[..., :2 * ATTEMPTS]
+    target = height * width * (area[0] + (area[1] - area[0]) * attempts[..., ::2])
     low, high = np.log(ratio)
-    aspect = np.exp(low + (high - low) * draws[..., 1])
+    aspect = np.exp(low + (high - low) * attempts[..., 1::2])
     widths, heights = np.round(np.sqrt(target * aspect)), np.round(np.sqrt(target / aspect))
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = fits.argmax(-1)[..., None]  # attempt
@@ -32,7 +62,7 @@ def random_boxes(random: np.random.Generator, sizes: np.ndarray, area: tuple[flo
     limit = np.concatenate([height, width], -1)
     box = np.where(fits.any(-1)[..., None], found, largest(limit, ratio))  # (..., 2)
     spare = limit - box
-    anywhere = np.floor(random.random((*sizes.shape[:-1], 2)) * (spare + 1))
+    anywhere = np.floor(draws[..., 2 * ATTEMPTS:] * (spare + 1))
     corner = np.where(fits.any(-1)[..., None], anywhere, spare // 2)
     return np.concatenate([corner / limit, box / limit], -1)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import soundfile
-import torch
 
 from dataset.errors import InputError, check_name
 
@@ -84,8 +83,9 @@ def read_audio(path: Path, sample_rate: int) -> np.ndarray:
     return to_mono(samples, rate, sample_rate, path)
 
 
-def read_excerpt(path: Path, sample_rate: int, samples: int, anywhere: bool) -> np.ndarray:
-    """`samples` samples of a file as float32 (N,), from its beginning or `anywhere` (torch's global generator).
+def read_excerpt(path: Path, sample_rate: int, samples: int, place: float) -> np.ndarray:
+    """`samples` samples of a file as float32 (N,). place: where it begins, from 0, the file's beginning, to below 1,
+    the last place that leaves enough.
 
     Only these are read from the file. Shorter sound is repeated. Channels and rates as in `read_audio`.
     Raises InputError: missing, empty, unreadable, no samples, NaN or infinite samples.
@@ -95,7 +95,7 @@ def read_excerpt(path: Path, sample_rate: int, samples: int, anywhere: bool) -> 
         with soundfile.SoundFile(str(path)) as file:
             wanted = math.ceil(samples * file.samplerate / sample_rate)
             spare = max(file.frames - wanted, 0)
-            file.seek(int(torch.randint(spare + 1, ())) if anywhere else 0)
+            file.seek(int(place * (spare + 1)))
             excerpt, rate = file.read(wanted, dtype="float32", always_2d=True), file.samplerate
     except soundfile.SoundFileError as error:
         raise InputError(f"{path} cannot be read as audio ({error}): download it again") from None

@@ -5,12 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dataset.errors import InputError
 from dataset.files import check_image, read_image
-
-CROP_AREA, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of training crops; torchvision's defaults
 
 
 def find_frames(folder: Path) -> tuple[Path, ...]:
@@ -21,27 +19,29 @@ def find_frames(folder: Path) -> tuple[Path, ...]:
     return frames
 
 
-def frame_indices(available: int, wanted: int, train: bool) -> list[int]:
-    """`wanted` indices into `available` frames: one from each of `wanted` equal segments, a random one for training,
-    the middle one for evaluation. With fewer frames than segments some are repeated."""
-    offset = torch.rand(wanted) if train else torch.full((wanted,), 0.5)
-    places = (torch.arange(wanted) + offset) * available / wanted
-    return places.long().clamp(max=available - 1).tolist()
+def frame_indices(available: int, wanted: int, draws: np.ndarray | None = None) -> list[int]:
+    """`wanted` indices into `available` frames: one from each of `wanted` equal segments. With fewer frames than
+    segments some are repeated.
 
-
-def image_transform(image_size: int, train: bool, area: tuple[float, float] = CROP_AREA,
-                    ratio: tuple[float, float] = CROP_RATIO, flip: bool = True) -> nn.Module:
-    """(..., C, H, W) uint8 -> (..., C, S, S) uint8. All frames of a clip get the same crop and flip.
-
-    area, ratio: of training crops, relative area and width over height. flip: whether half of the training clips are
-    mirrored.
+    draws: (wanted,) uniform numbers that say where in its segment each is, for training; without them the middle one is
+    taken, for evaluation.
     """
-    from torchvision.transforms import v2  # here, because it takes a second that --help need not wait for
+    return places_in(np.array(available), wanted, draws).tolist()
 
-    if train:
-        crop = v2.RandomResizedCrop(image_size, scale=area, ratio=ratio, antialias=True)
-        return v2.Compose([crop, v2.RandomHorizontalFlip()]) if flip else crop
-    return v2.Resize((image_size, image_size), antialias=True)
+
+def places_in(available: np.ndarray, wanted: int, draws: np.ndarray | None = None) -> np.ndarray:
+    """As `frame_indices`, for clips of (...) frames: draws (..., wanted) -> (..., wanted) integers."""
+    available = available[..., None]
+    offset = np.full(wanted, 0.5) if draws is None else draws
+    places = (np.arange(wanted) + offset) * available / wanted
+    return np.minimum(places.astype(int), available - 1)
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """(..., C, H, W) uint8 -> (..., C, S, S) uint8, as images are evaluated."""
+    from torchvision.transforms.v2.functional import resize  # here: it takes a second that --help need not wait for
+
+    return resize(images, [size, size], antialias=True)
 
 
 def read_frames(paths: Sequence[Path]) -> Tensor:

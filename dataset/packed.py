@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.crops import random_boxes
+from dataset.frames import places_in
 
 FULL_SCALE = 32768  # of int16 samples
 
@@ -27,9 +27,9 @@ class Packable(Protocol):
     """A data set of which training batches can be made from what is decoded once.
 
     labels: of each clip. audio_samples: of an item's sound. image_size: S of its images (S x S). files(i): what
-    `media(i)` reads. decoding: the settings that `media` depends on. plan: what is drawn for every clip for an epoch,
-    as `Packed.gather` takes it. finish: the batch as the loader would make it, on the device that the gathered tensors
-    are on by then.
+    `media(i)` reads. decoding: the settings that `media` depends on. draws: how many uniform numbers decide what is
+    random in a training item. plan: what those of all clips decide in an epoch, as `Packed.gather` takes it. finish:
+    the batch as the loader would make it, on the device that the gathered tensors are on by then.
     """
 
     labels: Sequence[int]
@@ -41,7 +41,10 @@ class Packable(Protocol):
     def media(self, index: int) -> Media: ...
     @property
     def decoding(self) -> Mapping[str, object]: ...
-    def plan(self, packed: "Packed", random: np.random.Generator) -> dict[str, Tensor]: ...
+    @property
+    def draws(self) -> int: ...
+    def item(self, index: int, draws: np.ndarray | None) -> dict[str, Tensor | int]: ...
+    def plan(self, packed: "Packed", draws: np.ndarray) -> dict[str, Tensor]: ...
     def finish(self, gathered: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
 
 
@@ -60,10 +63,10 @@ class Sound(NamedTuple):
         places = starts.unsqueeze(1) + torch.arange(samples, device=starts.device)  # (B, samples)
         return self.samples.view(-1)[self.first[clips].unsqueeze(1) + places % self.length[clips].unsqueeze(1)]
 
-    def random_starts(self, samples: int, random: np.random.Generator) -> np.ndarray:
-        """(N,): where an excerpt of so many samples begins; 0 in clips that are no longer."""
+    def starts(self, samples: int, draws: np.ndarray) -> np.ndarray:
+        """draws (N,) -> (N,): where an excerpt of so many samples begins; 0 in clips that are no longer."""
         spare = (self.length.cpu().numpy() - samples).clip(min=0)
-        return (random.random(len(spare)) * (spare + 1)).astype(int)
+        return (draws * (spare + 1)).astype(int)
 
 
 class Images(NamedTuple):
@@ -80,16 +83,13 @@ class Images(NamedTuple):
         taken = self.pixels.flatten(1).index_select(0, places.flatten())  # five times as fast as self.pixels[places]
         return taken.view(*places.shape, *self.pixels.shape[1:])
 
-    def random_frames(self, wanted: int, random: np.random.Generator) -> np.ndarray:
-        """(N, T): places of T = `wanted` images of each clip, chosen as `frame_indices` does for training."""
-        count = self.count.cpu().numpy()[:, None]
-        places = (np.arange(wanted) + random.random((len(count), wanted))) * count / wanted
-        return self.first.cpu().numpy()[:, None] + np.minimum(places.astype(int), count - 1)
+    def places(self, draws: np.ndarray) -> np.ndarray:
+        """draws (N, T) -> (N, T): places of T images of each clip, chosen as `frame_indices` does for training."""
+        return self.first.cpu().numpy()[:, None] + places_in(self.count.cpu().numpy(), draws.shape[-1], draws)
 
-    def random_boxes(self, images: np.ndarray, area: tuple[float, float], ratio: tuple[float, float],
-                     random: np.random.Generator) -> np.ndarray:
-        """Boxes (..., 4) of training crops in the images of these places (...)."""
-        return random_boxes(random, self.sizes.cpu().numpy()[images], area, ratio)
+    def sizes_of(self, images: np.ndarray) -> np.ndarray:
+        """(..., 2): height and width of the files of the images at these places (...)."""
+        return self.sizes.cpu().numpy()[images]
 
 
 class Packed(NamedTuple):

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.crops import AT_ONCE, cut
+from dataset.crops import AT_ONCE, CROP_DRAWS, PAPER_CROP, Crop, cut
 from dataset.errors import InputError
-from dataset.frames import CROP_AREA, CROP_RATIO, frame_indices, image_transform, read_frames
+from dataset.frames import frame_indices, read_frames, resize
 from dataset.packed import Media, Packed
 
 FLOW_BOUND = 20  # pixels from one frame to the next that the 8 bits of a flow image reach in either direction
@@ -45,18 +45,19 @@ class MotionDataset(Dataset):
     following frame minus the frame.
 
     One random crop and one random flip are drawn for all images of a clip, whatever its modalities, and u is negated
-    where the clip is flipped. Randomness (training only) comes from torch's global generator. Items raise InputError
-    for images that cannot be decoded or differ in size.
+    where the clip is flipped. What is random in training is decided by `draws` uniform numbers: `item` takes them,
+    `dataset[i]` draws them from torch's global generator. Items raise InputError for images that cannot be decoded or
+    differ in size.
     """
 
     audio_samples = 0  # it has no sound
 
     def __init__(self, clips: Sequence[MotionFiles], classes: Sequence[str], *, train: bool, num_frames: int = 3,
                  flow_frames: int = 16, image_size: int = 224,
-                 modalities: Sequence[str] = ("rgb", "flow", "difference")):
+                 modalities: Sequence[str] = ("rgb", "flow", "difference"), crop: Crop = PAPER_CROP):
         self.clips, self.train, self.num_frames, self.flow_frames = clips, train, num_frames, flow_frames
         self.labels = [classes.index(clip.label) for clip in clips]
-        self.image_size, self.modalities = image_size, modalities
+        self.image_size, self.modalities, self.crop = image_size, modalities, crop
 
     def for_evaluation(self) -> "MotionDataset":
         """The same clips as in evaluation: nothing random."""
@@ -67,13 +68,38 @@ class MotionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.clips)
 
+    @property
+    def draws(self) -> int:
+        """Of each frame, of each flow field, of the crop; none in evaluation."""
+        return (self.num_frames + self.flow_frames + CROP_DRAWS) * self.train
+
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        return self.item(index, torch.rand(self.draws, dtype=torch.float64).numpy() if self.train else None)
+
+    def item(self, index: int, draws: np.ndarray | None) -> dict[str, Tensor | int]:
+        """draws: (`self.draws`,) uniform numbers; None in evaluation."""
         clip, chosen = self.clips[index], {}
         for first, names in self.streams().items():
-            places = frame_indices(len(getattr(clip, first)), self.wanted(first), self.train)
+            where = None if draws is None else self.draws_of(first, draws)
+            places = frame_indices(len(getattr(clip, first)), self.wanted(first), where)
             chosen |= {name: [getattr(clip, name)[i] for i in places] for name in names}
-        images = move_together(self.read_images(clip, chosen), self.image_size, self.train)
-        return {**self.modalities_of(images), "label": self.labels[index]}
+        images = self.read_images(clip, chosen)
+        moved = resize_together(images, self.image_size) if draws is None else self.crop_together(images, draws)
+        return {**self.modalities_of(moved), "label": self.labels[index]}
+
+    def draws_of(self, stream: str, draws: np.ndarray) -> np.ndarray:
+        """The part of draws (..., `self.draws`) that chooses the images of a stream."""
+        flow = stream in ("u", "v")
+        return draws[..., self.num_frames:-CROP_DRAWS] if flow else draws[..., :self.num_frames]
+
+    def crop_together(self, images: Mapping[str, Tensor], draws: np.ndarray) -> dict[str, Tensor]:
+        """{name: (..., H, W) uint8} -> {name: (..., S, S) uint8}: one crop and one flip for all; under the flip the
+        horizontal flow "u" changes its sign."""
+        crop = draws[-CROP_DRAWS:]
+        moved = apart(self.crop(together(images), crop, self.image_size), images)
+        if "u" in moved and self.crop.flips(crop):
+            moved["u"] = opposite(moved["u"])
+        return moved
 
     def streams(self) -> dict[str, tuple[str, ...]]:
         """The images that the modalities need, those of the same frames together, under the name of the first."""
@@ -125,14 +151,15 @@ class MotionDataset(Dataset):
         return Media({}, {name: list((image if image.ndim == 4 else image.unsqueeze(1)).numpy())
                           for name, image in images.items()})
 
-    def plan(self, packed: Packed, random: np.random.Generator) -> dict[str, Tensor]:
-        """rgb, next (N, T), u, v (N, K): images. boxes (N, 4), flips (N,): one of each per clip."""
-        plan = {}
+    def plan(self, packed: Packed, draws: np.ndarray) -> dict[str, Tensor]:
+        """draws (N, `self.draws`) -> rgb, next (N, T), u, v (N, K): images. boxes (N, 4), flips (N,): one of each per
+        clip."""
+        plan, crops = {}, draws[:, -CROP_DRAWS:]
         for first, names in self.streams().items():
             images = packed.images[first]
-            plan |= dict.fromkeys(names, images.random_frames(self.wanted(first), random))
-        plan["boxes"] = images.random_boxes(plan[first][:, 0], CROP_AREA, CROP_RATIO, random)
-        plan["flips"] = random.random(len(self)) < 0.5
+            plan |= dict.fromkeys(names, images.places(self.draws_of(first, draws)))
+        plan["boxes"] = self.crop.boxes(crops, images.sizes_of(plan[first][:, 0]))
+        plan["flips"] = self.crop.flips(crops)
         return {name: torch.from_numpy(drawn) for name, drawn in plan.items()}
 
     def finish(self, gathered: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -146,22 +173,21 @@ class MotionDataset(Dataset):
         return self.modalities_of(images)
 
 
-def move_together(images: Mapping[str, Tensor], image_size: int, train: bool) -> dict[str, Tensor]:
-    """{name: (..., H, W) uint8} -> {name: (..., S, S) uint8}: one crop for all, in training also one flip for all,
-    under which the horizontal flow "u" changes its sign."""
-    from torchvision.tv_tensors import Image  # here, because it takes a second that --help need not wait for
+def together(images: Mapping[str, Tensor]) -> Tensor:
+    """{name: (..., H, W)} -> (C, H, W), all images as channels of one."""
+    return torch.cat([image.flatten(0, -3) for image in images.values()])
 
-    layers = {name: image.flatten(0, -3) for name, image in images.items()}
-    parts = [Image(part) for part in torch.cat(list(layers.values())).split(AT_ONCE)]
-    together = torch.cat(image_transform(image_size, train, flip=False)(parts)).as_subclass(Tensor)
-    flipped = train and bool(torch.rand(()) < 0.5)
-    if flipped:
-        together = together.flip(-1)
-    parts = together.split([len(layer) for layer in layers.values()])
-    moved = {name: part.unflatten(0, images[name].shape[:-2]) for name, part in zip(images, parts, strict=True)}
-    if flipped and "u" in moved:
-        moved["u"] = opposite(moved["u"])
-    return moved
+
+def apart(image: Tensor, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """(C, S, S) -> {name: (..., S, S)}, in the order and with the leading sizes of `images` (..., H, W)."""
+    counts = [one.shape[:-2].numel() for one in images.values()]
+    parts = zip(images, image.split(counts), strict=True)
+    return {name: part.unflatten(0, images[name].shape[:-2]) for name, part in parts}
+
+
+def resize_together(images: Mapping[str, Tensor], size: int) -> dict[str, Tensor]:
+    """{name: (..., H, W) uint8} -> {name: (..., S, S) uint8}, as images are evaluated."""
+    return apart(torch.cat([resize(part, size) for part in together(images).split(AT_ONCE)]), images)
 
 
 def opposite(flow: Tensor) -> Tensor:

@@ -22,16 +22,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from dataset.crops import cut
+from dataset.crops import CROP_DRAWS, Crop, cut
 from dataset.errors import InputError
 from dataset.files import check_audio, check_image, read_audio, read_excerpt
-from dataset.frames import frame_indices, image_transform, read_frames
+from dataset.frames import frame_indices, read_frames, resize
 from dataset.packed import Media, Packed, to_float
 
 SAMPLE_RATE = 16000  # Hz
 TEST_FRAME = 2  # the frame that is evaluated, or the last one of fewer
 CHECKED_AT_ONCE = 500  # utterances
-CROP_AREA, CROP_RATIO = (0.7, 1.0), (0.9, 1.1)  # of training crops: they keep most of the aligned face
+FACE_CROP = Crop((0.7, 1.0), (0.9, 1.1))  # of training faces: keeps most of an aligned face
 IMAGES = (".png", ".jpg", ".jpeg")
 
 
@@ -107,34 +107,53 @@ class UtteranceDataset(Dataset):
     """
 
     def __init__(self, root: Path, utterances: Utterances, *, train: bool, audio_frames: int, num_frames: int,
-                 image_size: int, modalities: Sequence[str]):
+                 image_size: int, modalities: Sequence[str], crop: Crop = FACE_CROP):
         self.root, self.utterances, self.train, self.num_frames = root, utterances, train, num_frames
         self.audio_frames, self.image_size = audio_frames, image_size
         self.audio_samples = samples_of(audio_frames)
-        self.transform = image_transform(image_size, train, CROP_AREA, CROP_RATIO)
         self.read = {"audio": self.read_voice, "visual": self.read_faces}
-        self.modalities = modalities
+        self.modalities, self.crop = modalities, crop
 
     def for_evaluation(self) -> "UtteranceDataset":
         """The same utterances as they are evaluated."""
         return UtteranceDataset(self.root, self.utterances, train=False, audio_frames=self.audio_frames,
-                                num_frames=self.num_frames, image_size=self.image_size, modalities=self.modalities)
+                                num_frames=self.num_frames, image_size=self.image_size, modalities=self.modalities,
+                                crop=self.crop)
 
     def __len__(self) -> int:
         return len(self.utterances)
 
+    @property
+    def draws(self) -> int:
+        """Of the excerpt's beginning, of each face, of each face's crop; none in evaluation."""
+        return (1 + self.num_frames * (1 + CROP_DRAWS)) * self.train
+
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        return self.item(index, torch.rand(self.draws, dtype=torch.float64).numpy() if self.train else None)
+
+    def item(self, index: int, draws: np.ndarray | None) -> dict[str, Tensor | int]:
+        """draws: (`self.draws`,) uniform numbers; None in evaluation."""
         utterance = self.utterances[index]
-        return {**{name: self.read[name](utterance) for name in self.modalities}, "label": utterance.label}
+        return {**{name: self.read[name](utterance, draws) for name in self.modalities}, "label": utterance.label}
 
-    def read_voice(self, utterance: Utterance) -> Tensor:  # (N,)
+    def read_voice(self, utterance: Utterance, draws: np.ndarray | None) -> Tensor:  # (N,)
         path = self.root / "wav" / utterance.wav
-        return torch.from_numpy(read_excerpt(path, SAMPLE_RATE, self.audio_samples, anywhere=self.train))
+        place = 0.0 if draws is None else float(draws[0])
+        return torch.from_numpy(read_excerpt(path, SAMPLE_RATE, self.audio_samples, place))
 
-    def read_faces(self, utterance: Utterance) -> Tensor:  # (T, 3, S, S)
+    def read_faces(self, utterance: Utterance, draws: np.ndarray | None) -> Tensor:  # (T, 3, S, S)
         paths = find_faces(self.root / "faces", utterance.faces)
-        chosen = frame_indices(len(paths), self.num_frames, True) if self.train else [min(TEST_FRAME, len(paths) - 1)]
-        return torch.stack([self.transform(read_frames([paths[i]])[0]) for i in chosen])  # sizes may differ
+        if draws is None:
+            return resize(read_frames([paths[min(TEST_FRAME, len(paths) - 1)]]), self.image_size)
+        where, crops = self.face_draws(draws)
+        chosen = frame_indices(len(paths), self.num_frames, where)
+        return torch.stack([self.crop(read_frames([paths[i]])[0], crop, self.image_size)  # sizes may differ
+                            for i, crop in zip(chosen, crops, strict=True)])
+
+    def face_draws(self, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(..., `self.draws`) -> those of the faces (..., T) and of their crops (..., T, CROP_DRAWS)."""
+        where, crops = draws[..., 1:1 + self.num_frames], draws[..., 1 + self.num_frames:]
+        return where, crops.reshape(*where.shape, CROP_DRAWS)
 
     # What follows makes training batches out of utterances that were decoded once: see `Packable`.
 
@@ -157,17 +176,17 @@ class UtteranceDataset(Dataset):
         faces = [read_frames([path])[0].numpy() for path in files]
         return Media(sound, {"visual": faces} if faces else {})
 
-    def plan(self, packed: Packed, random: np.random.Generator) -> dict[str, Tensor]:
-        """audio (N,): where the excerpt begins. visual (N, T): faces. boxes (N, T, 4), flips (N, T): one of each per
-        face."""
-        plan = {}
+    def plan(self, packed: Packed, draws: np.ndarray) -> dict[str, Tensor]:
+        """draws (N, `self.draws`) -> audio (N,): where the excerpt begins. visual (N, T): faces. boxes (N, T, 4), flips
+        (N, T): one of each per face."""
+        plan, (where, crops) = {}, self.face_draws(draws)
         if "audio" in self.modalities:
-            plan["audio"] = packed.sound["audio"].random_starts(self.audio_samples, random)
+            plan["audio"] = packed.sound["audio"].starts(self.audio_samples, draws[:, 0])
         if "visual" in self.modalities:
             images = packed.images["visual"]
-            plan["visual"] = images.random_frames(self.num_frames, random)
-            plan["boxes"] = images.random_boxes(plan["visual"], CROP_AREA, CROP_RATIO, random)
-            plan["flips"] = random.random(plan["visual"].shape) < 0.5
+            plan["visual"] = images.places(where)
+            plan["boxes"] = self.crop.boxes(crops, images.sizes_of(plan["visual"]))
+            plan["flips"] = self.crop.flips(crops)
         return {name: torch.from_numpy(drawn) for name, drawn in plan.items()}
 
     def finish(self, gathered: Mapping[str, Tensor]) -> dict[str, Tensor]:

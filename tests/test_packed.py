@@ -21,18 +21,17 @@ from torchvision.transforms.v2 import functional as F
 from dataset import packing
 from dataset.clips import ClipDataset
 from dataset.cremad import find_clips
-from dataset.crops import cut, cut_together, random_boxes
+from dataset.crops import CROP_DRAWS, Crop, boxes_of, cut, cut_together
+from dataset.draws import draws_of_clip, draws_of_clips
 from dataset.errors import DiskError, InputError
-from dataset.files import read_audio
-from dataset.frames import CROP_AREA, CROP_RATIO, frame_indices, read_frames
+from dataset.frames import frame_indices, read_frames
 from dataset.identities import read_train_list
 from dataset.lists import read_lists
 from dataset.packed import Images, Sound
-from dataset.streams import MotionDataset, opposite
+from dataset.streams import MotionDataset
 from dataset.ucf101 import find_clips as find_actions
 from dataset.ucf101 import read_classes, read_split
-from dataset.voxceleb import CROP_AREA as FACE_AREA
-from dataset.voxceleb import UtteranceDataset
+from dataset.voxceleb import FACE_CROP, UtteranceDataset
 from dataset.whole_files import disk_error, machine
 from main_CD import main
 from utils import distributed, memory
@@ -75,11 +74,12 @@ def test_a_box_is_resized_as_torchvision_does_it(size, flip, on_gpu):
 @pytest.mark.parametrize("height, width", SIZES)
 def test_boxes_are_distributed_as_torchvisions(height, width):
     count = 1500
-    crop, image = v2.RandomResizedCrop(8, scale=CROP_AREA, ratio=CROP_RATIO), torch.zeros(3, height, width)
+    crop, image = v2.RandomResizedCrop(8), torch.zeros(3, height, width)
     torch.manual_seed(0)
     drawn = [crop.make_params([image]) for _ in range(count)]
     theirs = np.array([[one["top"], one["left"], one["height"], one["width"]] for one in drawn])
-    boxes = random_boxes(generator(), np.full((4 * count, 2), (height, width)), CROP_AREA, CROP_RATIO)
+    draws = draws_of_clips(0, 1, 4 * count, CROP_DRAWS)
+    boxes = Crop().boxes(draws, np.full((4 * count, 2), (height, width)))
     ours = boxes * [height, width, height, width]
     np.testing.assert_allclose(ours, ours.round(), atol=1e-9)
     for column in range(4):
@@ -89,7 +89,7 @@ def test_boxes_are_distributed_as_torchvisions(height, width):
 
 
 def test_images_of_different_sizes_are_cropped_in_parts_of_each():
-    boxes = random_boxes(generator(), np.array([[100, 100], [200, 100]]), (1.0, 1.0), (1.0, 1.0))
+    boxes = boxes_of(generator().random((2, CROP_DRAWS - 1)), np.array([[100, 100], [200, 100]]), (1, 1), (1, 1))
     np.testing.assert_allclose(boxes[0], [0, 0, 1, 1])
     assert boxes[1, 2:].tolist() == [0.5, 1] and boxes[1, 0] == 0.25  # nothing fits: the middle
 
@@ -102,16 +102,17 @@ def test_excerpts_begin_where_they_should_and_repeat_short_sound():
     sound = Sound(torch.from_numpy(np.concatenate(waves)), torch.tensor([0, 5]), torch.tensor([5, 12]))
     found = sound.excerpts(torch.tensor([1, 0]), torch.tensor([3, 0]), 8)
     assert found.tolist() == [list(range(103, 111)), [0, 1, 2, 3, 4, 0, 1, 2]]
-    starts = [sound.random_starts(8, generator(seed)) for seed in range(60)]
+    starts = [sound.starts(8, generator(seed).random(2)) for seed in range(60)]
     assert {start[0] for start in starts} == {0} and {start[1] for start in starts} == set(range(5))
 
 
 def test_frames_are_chosen_as_the_loader_chooses_them():
     available = torch.tensor([1, 2, 7, 30])
     images = Images(torch.empty(40, 1, 1, 1), available.cumsum(0) - available, available, torch.ones(40, 2))
-    ours = np.stack([images.random_frames(3, generator(seed)) for seed in range(400)]) - images.first.numpy()[:, None]
+    ours = np.stack([images.places(generator(seed).random((4, 3))) for seed in range(400)])
+    ours = ours - images.first.numpy()[:, None]
     for clip, count in enumerate(available.tolist()):
-        theirs = np.array([frame_indices(count, 3, train=True) for _ in range(400)])
+        theirs = np.array([frame_indices(count, 3, draws) for draws in generator(clip).random((400, 3))])
         for place in range(3):
             assert ks_2samp(ours[:, clip, place], theirs[:, place]).pvalue > 1e-4
             assert set(ours[:, clip, place]) <= set(range(count))
@@ -142,81 +143,78 @@ def in_order(loader: object, epoch: int) -> dict[str, torch.Tensor]:
     return {name: torch.cat([batch[name] for batch in found])[places.argsort()] for name in found[0]}
 
 
-@pytest.mark.parametrize("move_sound", [False, True])
-def test_a_clip_from_the_cache_is_what_is_in_its_files(tiny_data, move_sound):
-    dataset = clip_dataset(tiny_data, num_frames=2, move_sound=move_sound)
-    loader = loaders("ram").training(dataset)
-    made = in_order(loader, 3)
-    plan = dataset.plan(loader.clips, np.random.Generator(np.random.Philox(np.random.SeedSequence((0, 3)))))
-    assert made["label"].tolist() == dataset.labels
-    for index, clip in enumerate(dataset.clips):
-        wave = read_audio(clip.audio, 16000)
-        heard = np.resize(wave[int(plan["audio"][index]):], 11200)
-        assert np.array_equal(made["audio"][index], heard)
+def motion_dataset(root: Path, **settings: object) -> MotionDataset:
+    make_marked_actions(root)
+    classes = read_classes(root, "")
+    clips = find_actions(root, read_split(root, 1, classes, "")[0], ("rgb", "flow", "difference"), "dis")[0]
+    return MotionDataset(clips, classes, train=True, num_frames=2, flow_frames=3, image_size=64, **settings)
+
+
+def utterance_dataset(root: Path, **settings: object) -> UtteranceDataset:
+    listed = read_train_list(root / "train.csv", "")
+    return UtteranceDataset(root / "train", listed, train=True, audio_frames=40, num_frames=2, image_size=64,
+                            modalities=("audio", "visual"), **settings)
+
+
+def check_equal_to_the_files(dataset: object) -> dict[str, torch.Tensor]:
+    """Batches from the cache are those from the files, to the last bit, in each of two epochs."""
+    cached = loaders("ram").training(dataset)
+    read = make_loader(dataset, TrainBatches(len(dataset), 3, 0), 0, 0, CPU)
+    for epoch in (1, 2):
+        made, expected = in_order(cached, epoch), in_order(read, epoch)
+        assert made.keys() == expected.keys()
+        for name in made:
+            assert torch.equal(made[name], expected[name]), name
+    return made
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"num_frames": 2, "move_sound": True}, {"crop": Crop((0.5, 0.6), (1.0, 1.0), flip=False)},
+    {"modalities": ("visual",)}, {"modalities": ("audio",)}])
+def test_clips_from_the_cache_are_those_from_the_files(tiny_data, settings):
+    check_equal_to_the_files(clip_dataset(tiny_data, **settings))
+
+
+@pytest.mark.parametrize("settings", [{}, {"modalities": ("flow",)}, {"crop": Crop(flip=False)}])
+def test_motion_from_the_cache_is_that_from_the_files(tmp_path, settings):
+    made = check_equal_to_the_files(motion_dataset(tmp_path, **settings))
+    assert made["flow"].shape[1:] == (6, 64, 64)
+
+
+@pytest.mark.parametrize("crop", [FACE_CROP, Crop()])
+def test_utterances_from_the_cache_are_those_from_the_files(tiny_voices, crop):
+    check_equal_to_the_files(utterance_dataset(tiny_voices, crop=crop))
+
+
+def test_frames_of_a_clip_are_cropped_as_torchvision_crops_the_drawn_box(tiny_data):
+    dataset = clip_dataset(tiny_data, num_frames=2)
+    for index, clip in enumerate(dataset.clips[:8]):
+        draws = draws_of_clip(0, 3, index, dataset.draws)
         frames = read_frames(clip.frames)
-        chosen = plan["visual"][index] - loader.clips.images["visual"].first[index]
         height, width = frames.shape[-2:]
-        box = (plan["boxes"][index] * torch.tensor([height, width, height, width])).round().int().tolist()
-        expected = F.resized_crop(frames[chosen], *box, [64, 64], antialias=True)
-        expected = expected.flip(-1) if plan["flips"][index] else expected
-        assert (made["visual"][index].int() - expected.int()).abs().max() <= 1
-    assert len(plan["flips"].unique()) == 2 and bool(plan["audio"].any()) == move_sound
+        box = np.round(Crop().boxes(draws[-CROP_DRAWS:], np.array([height, width])) * [height, width, height, width])
+        places = [int((k + draws[1 + k]) * len(clip.frames) / 2) for k in range(2)]
+        expected = F.resized_crop(frames[places], *map(int, box), [64, 64], antialias=True)
+        expected = expected.flip(-1) if draws[-1] < 0.5 else expected
+        assert (dataset.item(index, draws)["visual"].int() - expected.int()).abs().max() <= 1
+
+
+def test_crops_keep_to_area_ratio_and_flip():
+    draws = generator().random((3000, CROP_DRAWS))
+    sizes = np.full((3000, 2), (200, 300))
+    crop = Crop((0.3, 0.5), (0.8, 1.6), flip=False)
+    height, width = (crop.boxes(draws, sizes)[:, 2:] * sizes).T
+    assert 0.29 < (height * width / 60000).min() < 0.31 and 0.49 < (height * width / 60000).max() < 0.51
+    assert 0.78 < (width / height).min() < 0.82 and 1.57 < (width / height).max() < 1.63
+    # uniform in the logarithm of the ratio: the median is the geometric mean of its ends
+    assert abs(np.median(width / height) - np.sqrt(0.8 * 1.6)) < 0.03
+    assert not crop.flips(draws).any() and abs(Crop().flips(draws).mean() - 0.5) < 0.05
 
 
 def test_a_video_without_sound_is_silent(tiny_data):
     dataset = clip_dataset(tiny_data)
     dataset.clips = [clip._replace(audio=None) for clip in dataset.clips]
     assert not in_order(loaders("ram").training(dataset), 1)["audio"].any()
-
-
-def test_motion_from_the_cache_is_what_is_in_its_files(tmp_path):
-    make_marked_actions(tmp_path)
-    classes = read_classes(tmp_path, "")
-    clips = find_actions(tmp_path, read_split(tmp_path, 1, classes, "")[0], ("rgb", "flow", "difference"), "dis")[0]
-    dataset = MotionDataset(clips, classes, train=True, num_frames=2, flow_frames=3, image_size=64)
-    loader = loaders("ram").training(dataset)
-    made = in_order(loader, 1)
-    plan = dataset.plan(loader.clips, np.random.Generator(np.random.Philox(np.random.SeedSequence((0, 1)))))
-    for index, clip in enumerate(clips):
-        streams = {}
-        for name, stream in (("rgb", "rgb"), ("next", "rgb"), ("u", "u"), ("v", "u")):
-            files = getattr(clip, name)
-            chosen = [files[int(place - loader.clips.images[name].first[index])] for place in plan[stream][index]]
-            images = read_frames(chosen)
-            height, width = images.shape[-2:]
-            box = (plan["boxes"][index] * torch.tensor([height, width, height, width])).round().int().tolist()
-            cropped = F.resized_crop(images, *box, [64, 64], antialias=True)
-            streams[name] = cropped.flip(-1) if plan["flips"][index] else cropped
-        if plan["flips"][index]:
-            streams["u"] = opposite(streams["u"])
-        flow = torch.stack([streams["u"][:, 0], streams["v"][:, 0]], 1).flatten(0, 1)
-        assert (made["rgb"][index].int() - streams["rgb"].int()).abs().max() <= 1
-        assert (made["flow"][index].int() - flow.int()).abs().max() <= 2
-        assert (made["difference"][index] - (streams["next"].short() - streams["rgb"].short())).abs().max() <= 2
-    assert len(plan["flips"].unique()) == 2 and made["flow"].shape[1:] == (6, 64, 64)
-
-
-def test_utterances_from_the_cache_are_what_is_in_their_files(tiny_voices):
-    listed = read_train_list(tiny_voices / "train.csv", "")
-    dataset = UtteranceDataset(tiny_voices / "train", listed, train=True, audio_frames=40, num_frames=2, image_size=64,
-                               modalities=("audio", "visual"))
-    loader = loaders("ram").training(dataset)
-    made = in_order(loader, 2)
-    plan = dataset.plan(loader.clips, np.random.Generator(np.random.Philox(np.random.SeedSequence((0, 2)))))
-    assert made["label"].tolist() == dataset.labels and bool(plan["audio"].any())
-    for index in range(len(dataset)):
-        wav, *faces = dataset.files(index)
-        begin = int(plan["audio"][index])
-        wave = read_audio(wav, 16000)
-        assert np.array_equal(made["audio"][index], np.resize(wave[begin:begin + 6640], 6640))
-        for k in range(2):
-            image = read_frames([faces[int(plan["visual"][index, k] - loader.clips.images["visual"].first[index])]])[0]
-            height, width = image.shape[-2:]
-            box = (plan["boxes"][index, k] * torch.tensor([height, width, height, width])).round().int().tolist()
-            assert FACE_AREA[0] * 0.95 <= box[2] * box[3] / (height * width) <= 1
-            expected = F.resized_crop(image, *box, [64, 64], antialias=True)
-            expected = expected.flip(-1) if plan["flips"][index, k] else expected
-            assert (made["visual"][index, k].int() - expected.int()).abs().max() <= 1
 
 
 def test_large_images_are_stored_smaller_and_cropped_alike(tiny_data, monkeypatch):
@@ -240,6 +238,15 @@ def test_what_is_drawn_depends_on_seed_epoch_and_clip_alone(tiny_data):
     assert all(first[name].equal(in_order(one, 1)[name]) for name in first)  # again, after other epochs
     assert not first["visual"].equal(second["visual"])
     assert not first["visual"].equal(in_order(loaders("ram", seed=1).training(dataset), 1)["visual"])
+
+
+def test_a_clips_numbers_are_the_same_drawn_alone_or_with_all():
+    for count in (4, 26, 7):
+        every = draws_of_clips(5, 2, 30, count)
+        assert all(np.array_equal(draws_of_clip(5, 2, clip, count), every[clip]) for clip in range(30))
+        assert len(np.unique(every)) == every.size and abs(every.mean() - 0.5) < 0.1
+    assert not np.array_equal(draws_of_clip(5, 2, 1, 8), draws_of_clip(5, 3, 1, 8))
+    assert not np.array_equal(draws_of_clip(5, 2, 1, 8), draws_of_clip(6, 2, 1, 8))
 
 
 def test_several_processes_get_the_clips_of_one(tiny_data):
@@ -585,7 +592,7 @@ def test_a_resumed_run_with_a_cache_ends_as_the_uninterrupted_one(train_argv, tm
 
 
 def test_evaluation_batches_are_kept_only_where_there_is_room(tiny_data, monkeypatch):
-    dataset, reads = clip_dataset(tiny_data), []
+    dataset, reads = clip_dataset(tiny_data).for_evaluation(), []
     room = 3 * sum(tensor.nbytes for tensor in next(iter(loaders("ram", batch_size=5).evaluation(dataset))).values())
     original = type(dataset).__getitem__
     monkeypatch.setattr(type(dataset), "__getitem__", lambda self, k: reads.append(k) or original(self, k))

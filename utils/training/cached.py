@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from dataset import packing
+from dataset.draws import draws_of_clips
 from dataset.errors import DiskError, InputError
 from dataset.packed import Packable, Packed
 from dataset.whole_files import remove_leftovers, temporary_name, with_unit
@@ -179,8 +179,8 @@ class CachedTraining:
 
     def gathered(self) -> Iterator[dict[str, Tensor]]:
         """Of each batch, what the clips hold and what was drawn for them, where the clips are."""
-        random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.batch_sampler.epoch))))
-        plan = {name: drawn.to(self.labels.device) for name, drawn in self.whole.plan(self.clips, random).items()}
+        draws = draws_of_clips(self.seed, self.batch_sampler.epoch, len(self.whole), self.whole.draws)
+        plan = {name: drawn.to(self.labels.device) for name, drawn in self.whole.plan(self.clips, draws).items()}
         for clips in self.clips_of_batches():
             yield {**self.clips.gather(plan, clips, self.whole.audio_samples), "label": self.labels[clips]}
 

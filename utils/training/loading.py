@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence, Sized
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
+from dataset.draws import draws_of_clip
 from dataset.errors import InputError
 from utils import distributed
 from utils.training.cached import Cache, CachedTraining, KeptBatches
@@ -72,7 +73,11 @@ class EvaluationBatches:
 
 
 class SeededDataset(Dataset):
-    """`dataset[index]` under the key (epoch, index), with torch's generator seeded by `seed` and the key meanwhile."""
+    """`dataset[index]` under the key (epoch, index). What is random in it depends on `seed` and the key alone.
+
+    A data set with `draws` gets its uniform numbers from dataset/draws.py, in any other torch's generator is seeded
+    meanwhile. An item of a Subset is that of the whole data set.
+    """
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset, self.seed = dataset, seed
@@ -81,10 +86,15 @@ class SeededDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, key: Key) -> object:
+        (epoch, index), whole = key, self.dataset
+        if isinstance(whole, Subset):
+            index, whole = whole.indices[index], whole.dataset
         before = torch.get_rng_state()
-        torch.default_generator.manual_seed(mixed_seed(self.seed, *key))  # torch.manual_seed would reseed GPUs as well
+        torch.default_generator.manual_seed(mixed_seed(self.seed, epoch, index))  # torch.manual_seed: GPUs as well
         try:
-            return self.dataset[key[1]]
+            if count := getattr(whole, "draws", 0):
+                return whole.item(index, draws_of_clip(self.seed, epoch, index, count))
+            return whole[index]
         except InputError as error:
             return error  # raised in a worker it would reach the user as a traceback
         finally:
