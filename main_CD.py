@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dataset.clips import ClipDataset, ClipFiles
 from dataset.cremad import EMOTIONS, PAPER_COUNTS, find_clips, variant_of
+from dataset.crops import PAPER_CROP
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip, read_lists, split_by_speaker, split_stratified
 from utils import cli, distributed
@@ -43,6 +44,7 @@ def get_args_parser() -> flags.Parser:
                        help="sound is repeated or cut to this")
     group.add_argument("--audio_frontend", choices=list(AUDIO_FRONTENDS), default="mmcosine", help="which spectrogram")
     cli.add_boolean(group, "--val_by_speaker", False, "--val_fraction holds out whole speakers (<speaker>_... names)")
+    flags.add_crop_flags(group, PAPER_CROP)
     flags.add_overlap_flag(group)
     parser.set_defaults(dataset="CREMAD")
     return parser
@@ -129,7 +131,7 @@ def load_splits(args: Namespace) -> Splits:
 def make_dataset(args: Namespace, clips: Sequence[ClipFiles], classes: Sequence[str], train: bool) -> ClipDataset:
     return ClipDataset(clips, classes, train=train, num_frames=args.num_frames, audio_seconds=args.audio_seconds,
                        sample_rate=AUDIO_FRONTENDS[args.audio_frontend].sample_rate, image_size=args.image_size,
-                       modalities=list(options.encoders(args, MODALITIES)))
+                       modalities=list(options.encoders(args, MODALITIES)), crop=options.crop(args))
 
 
 @distributed.failing_together()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dataset import ssw60
 from dataset.clips import ClipDataset, ClipFiles
+from dataset.crops import PAPER_CROP
 from dataset.errors import InputError
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip, split_stratified
@@ -46,6 +47,7 @@ def get_args_parser() -> flags.Parser:
     group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")  # see main_CD
     group.add_argument("--audio_seconds", type=number(float, 0.6, 3600), default=10.0, help="repeated or cut to this")
     group.add_argument("--audio_frontend", choices=list(AUDIO_FRONTENDS), default="mmcosine", help="which spectrogram")
+    flags.add_crop_flags(group, PAPER_CROP)
     flags.add_overlap_flag(group)
     parser.set_defaults(dataset="SSW60", scaling=20.0, epochs=100, lr_decay_step=70)
     return parser
@@ -145,7 +147,8 @@ def load_splits(args: Namespace) -> Splits:
 def make_dataset(args: Namespace, clips: Sequence[ClipFiles], classes: Sequence[str], train: bool) -> ClipDataset:
     return ClipDataset(clips, classes, train=train, sample_rate=sample_rate(args), audio_seconds=args.audio_seconds,
                        image_size=args.image_size, modalities=list(options.encoders(args, MODALITIES)),
-                       num_frames=1 if args.pretrain_on else args.num_frames, move_sound=True)
+                       num_frames=1 if args.pretrain_on else args.num_frames, move_sound=True,
+                       crop=options.crop(args))
 
 
 @distributed.failing_together()

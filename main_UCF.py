@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset import ucf101
+from dataset.crops import PAPER_CROP
 from dataset.frontends import NormaliseDifference, NormaliseFlow, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip
 from dataset.streams import MotionDataset, MotionFiles
@@ -45,6 +46,7 @@ def get_args_parser() -> flags.Parser:
                        help="flow fields per clip, in one stack")
     # why this size has a lower bound: see main_CD.py
     group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")
+    flags.add_crop_flags(group, PAPER_CROP)
     flags.add_overlap_flag(group)
     parser.set_defaults(dataset="UCF101", modality="rgb+flow")
     return parser
@@ -130,7 +132,8 @@ def load_splits(args: Namespace) -> Splits:
 
 def make_dataset(args: Namespace, clips: Sequence[MotionFiles], classes: Sequence[str], train: bool) -> MotionDataset:
     return MotionDataset(clips, classes, train=train, num_frames=args.num_frames, flow_frames=args.flow_frames,
-                         image_size=args.image_size, modalities=list(options.encoders(args, MODALITIES)))
+                         image_size=args.image_size, modalities=list(options.encoders(args, MODALITIES)),
+                         crop=options.crop(args))
 
 
 @distributed.failing_together()

@@ -16,7 +16,7 @@ from dataset.errors import InputError
 from dataset.frontends import NormaliseFrames
 from dataset.identities import TrainList, hold_out_identities, read_train_list
 from dataset.trials import Trials
-from dataset.voxceleb import UtteranceDataset, Utterances, find_problems
+from dataset.voxceleb import FACE_CROP, UtteranceDataset, Utterances, find_problems
 from utils import cli, distributed
 from utils.cli import number
 from utils.distributed import print_once
@@ -39,6 +39,7 @@ def get_args_parser() -> flags.Parser:
     group.add_argument("--test_frames", type=number(int, 33, 9999), default=400, help="evaluated voice, from its start")
     group.add_argument("--num_frames", type=number(int, 1, 1000), default=2, help="training faces a clip (test: 1)")
     group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")
+    flags.add_crop_flags(group, FACE_CROP)
     group.add_argument("--score", choices=("logits", "embedding"), default="logits",
                        help="what a trial compares: class logits (the paper's), or fused features")
     group.add_argument("--scores_path", type=Path, metavar="DIR", help="folder for the scores and det.png; default: "
@@ -192,7 +193,8 @@ def usable_or_problems(args: Namespace, folder: str, utterances: Utterances, wha
 def make_dataset(args: Namespace, folder: str, utterances: Utterances, train: bool) -> UtteranceDataset:
     return UtteranceDataset(args.data_root / folder, utterances, train=train, num_frames=args.num_frames,
                             audio_frames=args.audio_frames if train else args.test_frames,
-                            image_size=args.image_size, modalities=list(options.encoders(args, MODALITIES)))
+                            image_size=args.image_size, modalities=list(options.encoders(args, MODALITIES)),
+                            crop=options.crop(args))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from torch.utils.data import Dataset
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
 
 from dataset.clips import ClipFiles
 from dataset.errors import InputError, first_few
@@ -13,10 +14,11 @@ from dataset.lists import check_every_class_has_a_clip
 from models import MultimodalClassifier
 from utils import distributed
 from utils.distributed import print_once
-from utils.training import checkpoint, confusion, report
+from utils.training import checkpoint, confusion, predictions, report
 from utils.training.damage import Found, without_damaged
 from utils.training.engine import Compute, evaluate
 from utils.training.loading import Loaders
+from utils.training.predictions import Predictions, predict
 from utils.training.run import Run
 from utils.training.same_data import check_no_overlap, digest_of
 from utils.training.train import load_best, load_evaluated, place
@@ -105,14 +107,27 @@ class Classification:
         return evaluate(self.model, self.test_loader, self.compute)
 
     def final(self, run: Run) -> dict[str, float]:
-        """The test metrics of the best epoch."""
-        if self.data.val or self.confusions:
-            load_best(self.model, run)
+        """The test metrics of the best epoch; its predictions are written."""
+        load_best(self.model, run)
+        self.write_predictions(run.folder)
         if self.confusions:
             print_once(confusion.report(self.model, self.test_loader, self.compute, self.data.classes, run.folder))
         if self.data.val:
             return self.evaluate_test()
         return {name.removeprefix("test_"): value for name, value in run.best().items() if name.startswith("test_")}
+
+    def write_predictions(self, folder: Path) -> None:
+        """predictions.npz, by the network's present weights."""
+        parts = {"test": self.predictions_of(self.data.test, self.test_loader)}
+        if self.data.val:
+            parts["val"] = self.predictions_of(self.data.val, self.held_out_loader)
+        trained = self.loaders.once(self.data.train.for_evaluation())
+        mean = predict(self.model, trained, self.compute).mean(1)
+        predictions.write(folder, self.model.modalities, self.data.classes, parts, mean)
+
+    def predictions_of(self, dataset: Dataset, loader: DataLoader) -> Predictions:
+        names = np.array([clip.name for clip in dataset.clips], str)
+        return Predictions(names, np.array(dataset.labels), predict(self.model, loader, self.compute))
 
     def evaluate_checkpoint(self, path: Path, compile: bool, allow_overlap: bool) -> dict:
         """Evaluates the checkpoint on the test set -> its metrics. Raises InputError: of other classes, diverged, or

@@ -25,7 +25,8 @@ NOT_FROM_CHECKPOINT = frozenset({"train", "ckpt_path", "resume", "run_name", "nu
 # What an evaluation has no use for.
 OF_TRAINING = frozenset({"accumulate", "lam", "modulation", *METHOD_FLAGS, "freeze_encoders", "imagenet", "epochs",
                          "optimizer", "learning_rate", "weight_decay", "lr_decay_step", "lr_decay_ratio",
-                         "val_fraction", "val_by_speaker", "test_every_epoch", "random_seed"})
+                         "val_fraction", "val_by_speaker", "test_every_epoch", "random_seed", "crop_area",
+                         "crop_ratio", "flip"})
 # What an evaluation may do otherwise than the training did without a note.
 FREE_IN_EVALUATION = FREE_ON_RESUME | {"allow_overlap", "batch_size", "skip_missing", "demo", "dataset", "trials",
                                        "score", "cache", "cache_size"}

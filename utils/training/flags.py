@@ -10,6 +10,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGrou
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dataset.crops import Crop
 from dataset.errors import InputError, readable
 from dataset.lists import NOT_A_NAME
 from models.balancing import METHOD_FLAGS, METHODS
@@ -156,6 +157,35 @@ def add_overlap_flag(group: _ArgumentGroup) -> None:
     """For scripts that classify."""
     add_boolean(group, "--allow_overlap", False, "allow evaluation on test clips that the checkpoint, or a pretrained "
                 "encoder, was trained on")
+
+
+def add_crop_flags(group: _ArgumentGroup, usual: Crop) -> None:
+    """Of training images. usual: the defaults of the script's data."""
+    group.add_argument("--crop_area", type=area, nargs=2, action=RangeAction,
+                       default=list(usual.area), metavar=("LOW", "HIGH"),
+                       help="area of training crops, relative to the image's; 1 1 takes the whole image")
+    group.add_argument("--crop_ratio", type=number(float, 0, exclusive=True), nargs=2, action=RangeAction,
+                       default=list(usual.ratio), metavar=("LOW", "HIGH"), help="width over height of training crops")
+    add_boolean(group, "--flip", usual.flip, "mirror half of the training images")
+
+
+def area(text: str) -> float:
+    """In (0, 1]."""
+    value = number(float, 0, 1)(text)
+    if not value:
+        raise ArgumentTypeError(f"{text} is out of range: expected more than 0 and at most 1")
+    return value
+
+
+class RangeAction(argparse.Action):
+    """`--crop_area 0.6 1`: two numbers, the second at least the first."""
+
+    def __call__(self, parser: Parser, namespace: Namespace, values: Sequence[float],
+                 option_string: str | None = None):
+        if values[0] > values[1]:
+            parser.error(f"argument {option_string}: {values[0]:g} is more than {values[1]:g}: give the lower number "
+                         "first")
+        setattr(namespace, self.dest, list(values))
 
 
 def add_method_flags(parser: Parser) -> None:

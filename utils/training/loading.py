@@ -132,10 +132,14 @@ class Loaders:
         return make_loader(dataset, batches, self.seed, self.num_workers, self.device)
 
     def evaluation(self, dataset: Dataset) -> DataLoader | KeptBatches:
-        """Every clip once, in order."""
-        batches = EvaluationBatches(len(dataset), self.batch_size, distributed.rank(), distributed.size())
-        loader = make_loader(dataset, batches, self.seed, self.num_workers, self.device)
+        """Every clip once, in order; a cache keeps the batches for the next pass."""
+        loader = self.once(dataset)
         return self.cache.evaluation(loader) if self.cache else loader
+
+    def once(self, dataset: Dataset) -> DataLoader:
+        """Every clip once, in order, for a single pass."""
+        batches = EvaluationBatches(len(dataset), self.batch_size, distributed.rank(), distributed.size())
+        return make_loader(dataset, batches, self.seed, self.num_workers, self.device)
 
 
 def check_batch(batch: object) -> dict[str, torch.Tensor]:

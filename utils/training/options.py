@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dataset.crops import Crop
 from dataset.errors import InputError, first_few
 from models.balancing import METHOD_FLAGS, METHODS
 from models.fusion import FUSIONS
@@ -224,6 +225,11 @@ def encoders(args: Namespace, declared: Sequence[Modality]) -> dict[str, tuple[s
                 modality.in_channels for modality in declared}
     return {modality.name: (getattr(args, f"{modality.name}_encoder"), channels[modality])
             for modality in modalities.chosen(declared, args.modality)}
+
+
+def crop(args: Namespace) -> Crop:
+    """Of training images."""
+    return Crop(tuple(args.crop_area), tuple(args.crop_ratio), args.flip)
 
 
 def starts(args: Namespace, declared: Sequence[Modality]) -> dict[str, Start]:

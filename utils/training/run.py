@@ -7,6 +7,7 @@
     metrics.jsonl             one record per epoch
     class_norms.npy           (epochs, M, C) norms of the class weights
     events.out.tfevents.*     TensorBoard (tensorboard.py); elsewhere with --tensorboard_path
+    predictions.npz           at the end, of a run that classifies (predictions.py)
     curves.png, result.json   at the end
     diverged.json             instead, where a metric was not finite: which, and in which epoch
 

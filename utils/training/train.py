@@ -191,6 +191,10 @@ def warn_about_settings(model: MultimodalClassifier, lam: float, accumulate: int
     if model.mmcosine and model.scaling < tight:
         print_once(f"note: --scaling {model.scaling:g} is below the lower bound for {classes} classes ({undercut}): "
                    "the true class's posterior cannot reach 0.99")
+    if model.mmcosine and modalities > 1:
+        alone = scale_lower_bound(classes, modalities=1, tight=True)
+        print_once(f"MMCosine with s = {model.scaling:g}: between {tight:.2f} and {alone:.2f} the loss needs every "
+                   "modality; above that a single one can bring the true class to 0.99")
     if lam and (distributed.size() > 1 or accumulate > 1):
         whose = "each process's part" if distributed.size() > 1 else "each of the --accumulate parts"
         print_once(f"note: the contrastive loss compares the clips of {whose} of a batch, not of the whole batch")
