@@ -17,6 +17,7 @@ from main_CD import parse
 from models import ClassifierOutput, MultimodalClassifier
 from models.balancing import Method
 from models.balancing.gradient_blending import GradientBlending, blend
+from models.balancing.method import MethodError
 from models.balancing.ogm import Ogm, OgmGe, modulate, scores, slow_down
 from models.balancing.pmr import Pmr
 from utils.training import checkpoint
@@ -228,7 +229,7 @@ def test_a_joint_loss_that_gains_nothing_is_refused_after_its_own_trial(held_out
     method = GradientBlending(make_model(), blend_epochs=0)
     stub = Stub(method)
     trial = StubTrial(stub, torch.tensor([[1.0, 1, 1], [held_out, 1, 1]]))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(MethodError, match=message):
         method.prepare(stub, 9, trial)
     assert len(trial.seen) == 2
 
@@ -446,3 +447,13 @@ def test_flags_that_would_do_nothing_are_refused(argv, message, capsys):
 def test_methods_need_two_modalities(kind, settings):
     with pytest.raises(ValueError, match="at least two"):
         kind(make_model(1), **settings)
+
+
+@pytest.mark.parametrize("given, message", [
+    (["--modulation", "mslr", "--mslr_factors", "1,2"], "--modulation mslr: --mslr_factors has 2 numbers, the run 3"),
+    (["--modulation", "gblend"], "the joint loss of held-out clips is 2.000, before it was 1.000")])
+def test_what_a_method_cannot_do_is_an_input_error_of_the_run(tmp_path, monkeypatch, given, message):
+    losses = iter([torch.ones(4), torch.ones(4), torch.full((4,), 2.0), torch.full((4,), 2.0)])
+    monkeypatch.setattr(Trial, "mean_losses", lambda *_: next(losses))
+    with pytest.raises(InputError, match=message):
+        main(["--train", "--ckpt_path", str(tmp_path), "--num_workers", "0", "--device", "cpu", *given])

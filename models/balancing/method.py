@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from ..number import Number
+
 if TYPE_CHECKING:  # flags are made from METHODS: they need not wait for torchvision
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
@@ -15,12 +17,18 @@ if TYPE_CHECKING:  # flags are made from METHODS: they need not wait for torchvi
     from ..classifier import ClassifierOutput, MultimodalClassifier
 
 
+class MethodError(ValueError):
+    """A method cannot be used as it is, or cannot go on: the message says why and what to do."""
+
+
 class Flag(NamedTuple):
-    """A method's own flag --<name>; kind: of its value, as argparse's `type`; before: the value with which the method
-    does what it did when it did not have the flag yet, where that is not the default."""
+    """A setting of a method, an argument of its constructor and the flag --<name> of the entry scripts.
+
+    kind: a text's value, or ValueError with a sentence. before: the value with which the method does what it did when
+    it did not have the flag yet, where that is not the default."""
 
     name: str
-    kind: Callable[[str], object]
+    kind: Number | Callable[[str], object]
     default: object
     help: str
     before: object = None

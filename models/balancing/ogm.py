@@ -18,16 +18,14 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from utils import distributed
-from utils.cli import number
-
 from ..fusion import mean_of_others
-from .method import Clips, Flag, Learner, Method
+from . import distributed
+from .method import Clips, Flag, Learner, Method, Number
 
 if TYPE_CHECKING:
     from ..classifier import ClassifierOutput, MultimodalClassifier
 
-ALPHA = Flag("alpha", number(float, 0), 0.3, "strength of ogm, ogm_ge and pmr")
+ALPHA = Flag("alpha", Number(float, 0), 0.3, "strength of ogm, ogm_ge and pmr")
 
 
 class Ogm(Method):
@@ -35,8 +33,8 @@ class Ogm(Method):
 
     title = "on-the-fly gradient modulation"
     flags: ClassVar[tuple[Flag, ...]] = (
-        ALPHA, Flag("modulation_starts", number(int, 0), 0, "first epoch of ogm and ogm_ge, counted from 0"),
-        Flag("modulation_ends", number(int, 0), 50, "their last epoch, inclusive"))
+        ALPHA, Flag("modulation_starts", Number(int, 0), 0, "first epoch of ogm and ogm_ge, counted from 0"),
+        Flag("modulation_ends", Number(int, 0), 50, "their last epoch, inclusive"))
     noise = False
 
     def __init__(self, model: MultimodalClassifier, alpha: float, modulation_starts: int, modulation_ends: int):
