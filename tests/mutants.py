@@ -450,7 +450,7 @@ MUTANTS: Sequence[Mutant] = [
            '"data/logit_a", "visual": "data/logit_v"', '"data/logit_v", "visual": "data/logit_a"',
            "data/logit_a is the visual logit and data/logit_v the audio one."),
     Mutant("train-and-eval-exchanged", "utils/training/tensorboard.py",
-           'self.scalars("train", train, epoch)', 'self.scalars("eval", train, epoch)',
+           "self.scalars(group, values", 'self.scalars("eval", values',
            "TensorBoard's eval/ mixes the figures of training with the held-out ones."),
     Mutant("result-tag-at-the-last-epoch", "utils/training/tensorboard.py",
            "scores, epoch", 'scores, settings["epochs"]',

@@ -131,6 +131,7 @@ def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: flo
         learner.scheduler.step()
         distributed.broadcast_model(learner.model)
         learner.method.end_epoch(learner, clips)
+        balance = {"method": learner.method.quantities()}
         seconds = time.perf_counter() - start
         held_out, test = task.evaluate_held_out(), task.evaluate_test() if run.tests_every_epoch else {}
         count = loader.batch_sampler.clips
@@ -138,7 +139,7 @@ def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: flo
         train.update(lr=lr, seconds=seconds, clips_per_second=count / seconds,
                      **{f"weight_norm_{name}": norm for name, norm in
                         zip(learner.model.modalities, norms.mean(1).tolist(), strict=True)})
-        run.end_epoch(train, held_out, norms, learner.state_dict(), test)
+        run.end_epoch(train, held_out, norms, learner.state_dict(), test, balance)
 
 
 def class_norms(model: MultimodalClassifier) -> Tensor:
