@@ -28,8 +28,8 @@ from .method import Clips, Flag, Learner, Method, Number
 if TYPE_CHECKING:
     from ..classifier import ClassifierOutput, MultimodalClassifier
 
-ALPHA = Flag("alpha", Number(float, 0), 0.8, "strength of ogm, ogm_ge and pmr; 0.8 is what the authors of OGM-GE run on "
-             "CREMA-D (0.1 on VGGSound), their code has no default")
+ALPHA = Flag("alpha", Number(float, 0), 0.8, "strength of ogm, ogm_ge and pmr; OGM-GE's authors run 0.8 on CREMA-D "
+             "(0.1 on VGGSound), their code has no default")
 
 
 class Ogm(Method):
