@@ -2,7 +2,6 @@
 
     python tests/run_mutants.py                                 # `make mutants`
     python tests/run_mutants.py --only rate-never-decays        # some of them, by name
-    python tests/run_mutants.py --later                         # those that were added when the tests were there
     python tests/run_mutants.py --list
 
 First the same tests run on the code as it is: they have to pass. What is tested is the working tree (files in git as
@@ -27,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mutants import LATER, MUTANTS, Mutant, files_that_see, mutated
+from mutants import MUTANTS, Mutant, files_that_see, mutated
 
 REPO = Path(__file__).resolve().parent.parent
 POLL = 0.1  # seconds between looks at the running tests
@@ -57,8 +56,7 @@ class Running(NamedTuple):
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these mutants, of both lists")
-    parser.add_argument("--later", action="store_true", help="the second list instead of the first")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these mutants only")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="mutants at a time")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the table there, as Markdown")
@@ -66,13 +64,13 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def chosen(parser: argparse.ArgumentParser, args: argparse.Namespace) -> list[Mutant]:
-    known = {mutant.name: mutant for mutant in (*MUTANTS, *LATER)}
+    known = {mutant.name: mutant for mutant in MUTANTS}
     unknown = [name for name in args.only or () if name not in known]
     if unknown:
         parser.error(f"there is no mutant {', '.join(unknown)}: --list names them")
     if args.only:
         return [known[name] for name in args.only]
-    return list(LATER if args.later else MUTANTS)
+    return list(MUTANTS)
 
 
 # ---- copies of the tree

@@ -17,6 +17,7 @@ from main_CD import parse
 from models import ClassifierOutput, MultimodalClassifier
 from models.balancing import Method
 from models.balancing.gradient_blending import GradientBlending, blend
+from models.balancing.method import MethodError
 from models.balancing.ogm import Ogm, OgmGe, modulate, scores, slow_down
 from models.balancing.pmr import Pmr
 from utils.training import checkpoint
@@ -97,9 +98,9 @@ def test_the_weaker_modality_is_never_slowed_down():
     for seed in range(20):
         torch.manual_seed(seed)
         score = torch.rand(2) + 0.01
-        found = slow_down(score, 0.5)
+        found = slow_down(score / score.flip(0), 0.5)
         assert found[score.argmin()] == 1 and found[score.argmax()] < 1
-    assert slow_down(torch.tensor([2.0, 2.0]), 0.5).tolist() == [1, 1]
+    assert slow_down(torch.tensor([1.0, 1.0]), 0.5).tolist() == [1, 1]
 
 
 def test_scores_are_summed_probabilities_of_the_true_class():
@@ -228,7 +229,7 @@ def test_a_joint_loss_that_gains_nothing_is_refused_after_its_own_trial(held_out
     method = GradientBlending(make_model(), blend_epochs=0)
     stub = Stub(method)
     trial = StubTrial(stub, torch.tensor([[1.0, 1, 1], [held_out, 1, 1]]))
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(MethodError, match=message):
         method.prepare(stub, 9, trial)
     assert len(trial.seen) == 2
 
@@ -405,7 +406,7 @@ def test_ogm_changes_the_epochs_it_is_asked_to_and_no_other():
         def log_iterations(self, rows):
             pass
 
-        def end_epoch(self, train, held_out, norms, state, test):
+        def end_epoch(self, train, held_out, norms, state, test, balance):
             self.history.append(copy.deepcopy(state["model"]))
 
     def weights(method: type[Method], **settings) -> list[dict]:
@@ -446,3 +447,13 @@ def test_flags_that_would_do_nothing_are_refused(argv, message, capsys):
 def test_methods_need_two_modalities(kind, settings):
     with pytest.raises(ValueError, match="at least two"):
         kind(make_model(1), **settings)
+
+
+@pytest.mark.parametrize("given, message", [
+    (["--modulation", "mslr", "--mslr_factors", "1,2"], "--modulation mslr: --mslr_factors has 2 numbers, the run 3"),
+    (["--modulation", "gblend"], "the joint loss of held-out clips is 2.000, before it was 1.000")])
+def test_what_a_method_cannot_do_is_an_input_error_of_the_run(tmp_path, monkeypatch, given, message):
+    losses = iter([torch.ones(4), torch.ones(4), torch.full((4,), 2.0), torch.full((4,), 2.0)])
+    monkeypatch.setattr(Trial, "mean_losses", lambda *_: next(losses))
+    with pytest.raises(InputError, match=message):
+        main(["--train", "--ckpt_path", str(tmp_path), "--num_workers", "0", "--device", "cpu", *given])

@@ -107,7 +107,7 @@ def test_events_that_do_not_fit_are_one_error_and_no_traceback_of_a_thread(tmp_p
     with largest_file(2_000), pytest.raises(DiskError, match=rf"^{tmp_path} cannot be written"):
         for step in range(1000):
             events.iterations({"loss": torch.zeros(10)}, 10 * step)
-        events.epoch({}, {}, {}, 1)
+        events.epoch({}, 1)
     events.close()
     assert capfd.readouterr().err == ""
 

@@ -11,12 +11,11 @@ GROUND = {"utils"}
 MAY_IMPORT = {
     "models": {"models"},
     "dataset": {"dataset"},
-    "utils": {"dataset"} | GROUND,
-    "models.balancing": {"models.balancing", "models", "dataset"} | GROUND,
-    "utils.training": {"utils.training", "models.balancing", "models", "dataset"} | GROUND,
-    "utils.experiments": {"utils.experiments", "utils.training", "models.balancing", "models", "dataset"} | GROUND,
-    "main": {"utils.training", "models.balancing", "models", "dataset"} | GROUND,
-    "scripts": {"scripts", "utils.experiments", "utils.training", "models.balancing", "models", "dataset"} | GROUND,
+    "utils": {"models", "dataset"} | GROUND,
+    "utils.training": {"utils.training", "models", "dataset"} | GROUND,
+    "utils.experiments": {"utils.experiments", "utils.training", "models", "dataset"} | GROUND,
+    "main": {"utils.training", "models", "dataset"} | GROUND,
+    "scripts": {"scripts", "utils.experiments", "utils.training", "models", "dataset"} | GROUND,
 }
 FILES = [*REPO.glob("main_*.py"), *(path for folder in ("models", "dataset", "utils", "scripts")
                                     for path in (REPO / folder).rglob("*.py"))]

@@ -1,5 +1,7 @@
 """What a run prints and draws."""
 
+import logging
+
 import pytest
 
 from dataset.errors import InputError
@@ -70,8 +72,9 @@ def test_the_error_that_ends_a_session_is_in_its_log(tmp_path, error, logged):
         distributed.print_once("before the folder is known")
         distributed.log_to(tmp_path / "train.log")
         distributed.print_once("after")
+        logging.getLogger("models.balancing.pmr").info("a method's note")
         raise error
     text = (tmp_path / "train.log").read_text()
-    assert text.startswith("before the folder is known\nafter\n") and text.endswith(logged)
+    assert text.startswith("before the folder is known\nafter\na method's note\n") and text.endswith(logged)
     distributed.print_once("in no session")
     assert (tmp_path / "train.log").read_text() == text

@@ -95,7 +95,7 @@ def test_combinations_that_differ_in_nothing_that_counts_are_one_run(capsys, swe
 
 def test_flags_of_a_balancing_method_go_to_runs_that_use_it_and_into_names_when_not_the_default(capsys, sweep):
     assert names(capsys, sweep, "--modulation", "none", "ogm", "gblend", "--alpha", "0.3", "0.8") == [
-        f"fake-concat-plain{rest}-seed0" for rest in ("", "-ogm", "-ogm-alpha0.8", "-gblend")]
+        f"fake-concat-plain{rest}-seed0" for rest in ("", "-ogm-alpha0.3", "-ogm", "-gblend")]
 
 
 def test_any_flag_of_the_script_is_an_axis_and_in_the_names_where_it_is_not_the_default(capsys, sweep):

@@ -30,7 +30,8 @@ def folder(tmp_path) -> Path:
     events.iterations(columns, 1)
     norms = {f"weight_norm_{name}": 1.0 for name in MODALITIES}
     logits = {f"logit_{name}": 1.0 for name in MODALITIES}
-    events.epoch({"loss": 1.0, **logits, **norms}, {"loss": 1.0, **logits, **dict.fromkeys(SHOWN.values(), 0.5)}, {}, 1)
+    held_out = {"loss": 1.0, **logits, **dict.fromkeys(SHOWN.values(), 0.5)}
+    events.epoch({"train": {"loss": 1.0, **logits, **norms}, "eval": held_out, "method": {"factor_flow": 0.5}}, 1)
     events.finish(SETTINGS, SCORES, 1)
     return tmp_path
 
@@ -45,7 +46,7 @@ def test_tags_follow_one_scheme_beside_those_of_the_release(folder, read):
     assert {tag for tag in tags if tag.split("/")[0] in ("iteration", "data")} == {
         "iteration/loss", "iteration/logit_audio", "iteration/logit_flow", "iteration/logit_rgb_difference",
         "data/logit_a"}
-    assert {"train/weight_norm_flow", "eval/accuracy_flow", "result/accuracy"} <= tags
+    assert {"train/weight_norm_flow", "eval/accuracy_flow", "result/accuracy", "method/factor_flow"} <= tags
     assert len(list(folder.iterdir())) == 1, "more than one writer"
 
 
@@ -99,6 +100,6 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     events = Events(None, charts=layout(MODALITIES, SHOWN))
     events.iterations({"loss": torch.ones(1)}, 1)
-    events.epoch({"loss": 1.0}, {"loss": 1.0}, {}, 1)
+    events.epoch({"train": {"loss": 1.0}, "eval": {"loss": 1.0}}, 1)
     events.finish(SETTINGS, SCORES, 1)
     assert not list(tmp_path.iterdir())

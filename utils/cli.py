@@ -12,6 +12,7 @@ from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
 
 from dataset.errors import InputError
+from models.number import Number
 from utils.failures import machine_error
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -40,21 +41,21 @@ def add_boolean(parser: _ActionsContainer, flag: str, default: bool, help: str) 
     parser.add_argument(flag, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=help)
 
 
-def number(kind: Callable[[str], float], low: float, high: float = math.inf, exclusive: bool = False) -> Callable:
-    """An argparse type: an int or a float in [low, high], in (low, high) with `exclusive`; never nan or infinite."""
+def argparse_type(kind: Callable[[str], object]) -> Callable[[str], object]:
+    """An argparse type from a function that raises ValueError with a sentence, which argparse would not show."""
 
-    def convert(text: str) -> float:
+    def convert(text: str) -> object:
         try:
-            value = kind(text)
-        except ValueError:
-            raise ArgumentTypeError(f"{text!r} is not {'a whole number' if kind is int else 'a number'}") from None
-        if not low <= value <= high or value in (math.inf, -math.inf) or (exclusive and value in (low, high)):
-            bounds = f"{'more than' if exclusive else 'at least'} {low:g}"
-            bounds += f" and {'less than' if exclusive else 'at most'} {high:,}" if high < math.inf else ""
-            raise ArgumentTypeError(f"{text} is out of range: expected {bounds}")
-        return value
+            return kind(text)
+        except ValueError as error:
+            raise ArgumentTypeError(str(error)) from None
 
     return convert
+
+
+def number(kind: type[int] | type[float], low: float, high: float = math.inf, exclusive: bool = False) -> Callable:
+    """An argparse type: an int or a float in [low, high], in (low, high) with `exclusive`; never nan or infinite."""
+    return argparse_type(Number(kind, low, high, exclusive))
 
 
 class Output(FileIO):

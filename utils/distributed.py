@@ -1,5 +1,6 @@
 """One process or many: torchrun's environment, exact sums over the processes, and `--gpu_ids` without torchrun."""
 
+import logging
 import os
 import platform
 import sys
@@ -12,12 +13,22 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dataset.errors import DiskError, InputError
+from models.balancing.distributed import (  # noqa: F401 (some for those who import this module)
+    average_gradients,
+    broadcast_model,
+    from_main,
+    is_main,
+    means_over_processes,
+    merged,
+    rank,
+    size,
+    sum_over_processes,
+)
 from utils.failures import machine_error, report_failure
 from utils.run_log import Log
 
@@ -26,24 +37,12 @@ Result = TypeVar("Result")
 log = Log()  # of this process's session
 
 
-def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
 def worker_context(workers: int) -> str | None:
     """How a DataLoader starts its workers.
 
     Among several processes they come from a fork server, some seconds slower: a fork of this process, with the threads
     of gloo or NCCL, may inherit a lock that nobody ever opens (seen under torchrun)."""
     return "forkserver" if workers and size() > 1 else None
-
-
-def is_main() -> bool:
-    return rank() == 0
 
 
 def is_launched() -> bool:
@@ -156,60 +155,10 @@ def failing_together() -> Iterator[None]:
         raise error
 
 
-def merged(found: dict) -> dict:
-    """The dicts of all processes in one, sorted by key, in every process."""
-    boxes = [found] * size()
-    if size() > 1:
-        dist.all_gather_object(boxes, found)
-    return dict(sorted((key, value) for box in boxes for key, value in box.items()))
-
-
-def from_main(value: Result) -> Result:
-    """The main process's value, in every process."""
-    box = [value]
-    if size() > 1:
-        dist.broadcast_object_list(box)
-    return box[0]
-
-
 def from_first_here(value: Result) -> Result:
     """The value of the first process on this machine, in each of its processes."""
     machine = os.environ.get("GROUP_RANK", "0")  # torchrun's number of the machine
     return merged({machine: value} if is_first_here() else {})[machine]
-
-
-def sum_over_processes(values: Tensor) -> Tensor:
-    """The elementwise sum of every process's `values`, in all of them."""
-    if size() > 1:
-        dist.all_reduce(values)
-    return values
-
-
-def means_over_processes(tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The elementwise mean of every process's tensors, in all of them; by one message."""
-    if size() == 1:
-        return tensors
-    mean = sum_over_processes(torch.cat([tensor.flatten() for tensor in tensors])) / size()
-    parts = mean.split([tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
-
-
-def average_gradients(module: nn.Module) -> None:
-    """The mean over the processes of the gradients of a module that DistributedDataParallel knows nothing of."""
-    for parameter in module.parameters() if size() > 1 else ():
-        if not parameter.requires_grad:
-            continue
-        if parameter.grad is None:  # not used by this process's clips
-            parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
-        parameter.grad /= size()
-
-
-def broadcast_model(model: nn.Module) -> None:
-    """Gives every process the main process's weights and buffers (BatchNorm's statistics differ between them)."""
-    if size() > 1:
-        for tensor in model.state_dict().values():
-            dist.broadcast(tensor, src=0)
 
 
 def print_once(text: str) -> None:
@@ -217,6 +166,17 @@ def print_once(text: str) -> None:
     if is_main():
         print(text, flush=True)
         log.write(f"{text}\n")
+
+
+class Printed(logging.Handler):
+    """Prints what the methods in models/ have to say."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_once(record.getMessage())
+
+
+logging.getLogger("models").setLevel(logging.INFO)
+logging.getLogger("models").addHandler(Printed())
 
 
 def log_to(path: Path) -> None:
@@ -228,4 +188,3 @@ def log_to(path: Path) -> None:
 def is_first_here() -> bool:
     """Whether this is the first process on its machine."""
     return not is_launched() or os.environ["LOCAL_RANK"] == "0"
-

@@ -33,11 +33,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import distributed
-from utils.cli import number
-
 from ..fusion import mean_of_others
-from .method import REPLACES_LOSS, Flag, Method
+from . import distributed
+from .method import REPLACES_LOSS, Flag, Method, Number
 
 if TYPE_CHECKING:
     from ..classifier import ClassifierOutput, MultimodalClassifier
@@ -48,7 +46,7 @@ LARGEST = 10.0  # of tau - r
 
 class Agm(Method):
     title = "adaptive gradient modulation by Shapley values"
-    flags: ClassVar[tuple[Flag, ...]] = (Flag("agm_alpha", number(float, 0, 8), 1.0, "strength alpha of agm"),)
+    flags: ClassVar[tuple[Flag, ...]] = (Flag("agm_alpha", Number(float, 0, 8), 1.0, "strength alpha of agm"),)
     without = REPLACES_LOSS
     whole_batches = True  # of which the running means are
 

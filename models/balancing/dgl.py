@@ -23,9 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.cli import number
-
-from .method import KEEPS_GRAPH, Batch, Flag, Learner, Method, trained
+from .method import KEEPS_GRAPH, Batch, Flag, Learner, Method, Number, trained
 
 if TYPE_CHECKING:
     from ..classifier import ClassifierOutput, MultimodalClassifier
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 class Dgl(Method):
     title = "encoders that learn from the losses of single modalities, fusion from the joint loss"
     flags: ClassVar[tuple[Flag, ...]] = (
-        Flag("dgl_alpha", number(float, 0, exclusive=True), 4.0, "weight alpha of dgl's uni-modal losses"),)
+        Flag("dgl_alpha", Number(float, 0, exclusive=True), 4.0, "weight alpha of dgl's uni-modal losses"),)
     without: ClassVar[Mapping[str, str]] = {"lam": "it compares modalities, and no joint loss reaches the encoders",
                                             **KEEPS_GRAPH}
 

@@ -14,21 +14,19 @@ B clips, C classes, D features.
 from __future__ import annotations
 
 import copy
+import logging
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
-from dataset.errors import InputError
-from utils.cli import number
-from utils.distributed import print_once
-
 from .heads import UniModalHeads
-from .method import Flag, Learner, Method, Trial
+from .method import Flag, Learner, Method, MethodError, Number, Trial
 
 if TYPE_CHECKING:
     from ..classifier import ClassifierOutput, MultimodalClassifier
 
+logger = logging.getLogger(__name__)
 LEAST_OVERFITTING = 0.1  # nats, what a mean over some hundred clips can tell: less would get all the weight
 
 
@@ -37,7 +35,7 @@ class GradientBlending(Method):
 
     title = "Gradient-Blending, offline"
     flags: ClassVar[tuple[Flag, ...]] = (
-        Flag("blend_epochs", number(int, 0), 0, "of each of gblend's two trials; 0: as many as the run has"),)
+        Flag("blend_epochs", Number(int, 0), 0, "of each of gblend's two trials; 0: as many as the run has"),)
 
     def __init__(self, model: MultimodalClassifier, blend_epochs: int):
         super().__init__(model)
@@ -61,23 +59,23 @@ class GradientBlending(Method):
         """Finds the weights. The heads do not touch each other's encoders, so one trial serves all modalities.
 
         Each measurement is saved: a resumed run continues with the next one.
-        Raises InputError: a loss is not finite, or the joint one gains nothing.
+        Raises MethodError: a loss is not finite, or the joint one gains nothing.
         """
         length = self.blend_epochs or epochs
         for end, trained, which in ((0, 0, slice(None)), (1, length, slice(1)), (1, length, slice(1, None))):
             if self.measured[end, :, which].isnan().any():
                 if trained:
-                    print_once(f"Gradient-Blending: trial of {'the joint loss' if which.stop else 'the heads'} alone")
+                    logger.info(f"Gradient-Blending: trial of {'the joint loss' if which.stop else 'the heads'} alone")
                 self.measure(learner, trial, end, trained, which)
                 trial.save()
             before, after = self.measured[:, 1, 0].tolist()
             if after >= before:
-                raise InputError(f"Gradient-Blending: after a trial of {length} epochs the joint loss of held-out "
+                raise MethodError(f"Gradient-Blending: after a trial of {length} epochs the joint loss of held-out "
                                  f"clips is {after:.3f}, before it was {before:.3f}. Its weight would be 0, the joint "
                                  "head learn nothing: try a shorter trial (--blend_epochs) or a lower --learning_rate")
         weights = blend(*self.measured)
         self.weights.copy_(weights / weights.sum())
-        print_once("Gradient-Blending: " + ", ".join(f"{name} {weight:.3f}" for name, weight in self.facts().items()))
+        logger.info("Gradient-Blending: " + ", ".join(f"{name} {weight:.3f}" for name, weight in self.facts().items()))
 
     def measure(self, learner: Learner, trial: Trial, end: int, epochs: int, which: slice) -> None:
         """measured[end, :, which]: the losses `which` after `epochs` of training by them alone."""
@@ -87,7 +85,7 @@ class GradientBlending(Method):
         measured[end, :, which] = torch.stack(trial.train_and_measure(epochs))[:, which]
         learner.load_state_dict(before)
         if not measured[end, :, which].isfinite().all():
-            raise InputError("a loss is not finite in the trials of Gradient-Blending: try a lower --learning_rate")
+            raise MethodError("a loss is not finite in the trials of Gradient-Blending: try a lower --learning_rate")
         self.measured.copy_(measured)
 
     def facts(self) -> dict[str, float]:

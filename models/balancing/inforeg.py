@@ -22,11 +22,9 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from utils import distributed
-from utils.cli import number
-
 from ..fusion import mean_of_others
-from .method import Clips, Flag, Learner, trained
+from . import distributed
+from .method import Clips, Flag, Learner, Number, trained
 from .multiloss import UNI_WEIGHT, MultiLoss
 from .ogm import scores
 
@@ -37,8 +35,8 @@ if TYPE_CHECKING:
 class InfoReg(MultiLoss):
     title = "multiloss, with leading encoders held back while their gradients grow"
     flags: ClassVar[tuple[Flag, ...]] = (
-        UNI_WEIGHT, Flag("inforeg_threshold", number(float, 0), 0.05, "growth K from which inforeg holds back"),
-        Flag("inforeg_beta", number(float, 0), 0.95, "strength beta of inforeg's regulation"))
+        UNI_WEIGHT, Flag("inforeg_threshold", Number(float, 0), 0.05, "growth K from which inforeg holds back"),
+        Flag("inforeg_beta", Number(float, 0), 0.95, "strength beta of inforeg's regulation"))
 
     def __init__(self, model: MultimodalClassifier, uni_weight: float, inforeg_threshold: float, inforeg_beta: float):
         super().__init__(model, uni_weight)

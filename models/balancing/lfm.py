@@ -30,10 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import distributed
-from utils.cli import number
-
-from .method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Clips, Flag, Learner, Method, trained
+from . import distributed
+from .method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Clips, Flag, Learner, Method, Number, trained
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,8 +44,8 @@ BOUNDS = (0.05, 0.95)  # of a2
 class Lfm(Method):
     title = "late fusion whose modalities' predictions are drawn together"
     flags: ClassVar[tuple[Flag, ...]] = (
-        Flag("lfm_weight", number(float, *BOUNDS), 0.5, "weight a2 of lfm's divergence at the start"),
-        Flag("lfm_rate", number(float, 0), 1e-4, "rate at which lfm learns it on held-out training clips"))
+        Flag("lfm_weight", Number(float, *BOUNDS), 0.5, "weight a2 of lfm's divergence at the start"),
+        Flag("lfm_rate", Number(float, 0), 1e-4, "rate at which lfm learns it on held-out training clips"))
     fusions: ClassVar[tuple[str, ...]] = ("concat", "sum")
     without: ClassVar[Mapping[str, str]] = {**REPLACES_LOSS, **KEEPS_GRAPH}
     needs_held_out = True

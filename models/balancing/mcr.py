@@ -30,11 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.cli import number
-
 from ..mmcosine import unit
 from .lfm import divergence
-from .method import Flag, Method
+from .method import Flag, Method, Number
 
 if TYPE_CHECKING:
     from ..classifier import ClassifierOutput, MultimodalClassifier
@@ -45,9 +43,9 @@ TEMPERATURE = 0.5
 class Mcr(Method):
     title = "modalities that compete for their influence on the prediction"
     flags: ClassVar[tuple[Flag, ...]] = (
-        Flag("mcr_uni", number(float, 0), 1.0, "weight of the modality losses in mcr"),
-        Flag("mcr_mipd", number(float, 0), 1.0, "weight of mcr's game of influence"),
-        Flag("mcr_permutations", number(int, 1), 4, "permutations of a batch that mcr measures influence by"))
+        Flag("mcr_uni", Number(float, 0), 1.0, "weight of the modality losses in mcr"),
+        Flag("mcr_mipd", Number(float, 0), 1.0, "weight of mcr's game of influence"),
+        Flag("mcr_permutations", Number(int, 1), 4, "permutations of a batch that mcr measures influence by"))
 
     def __init__(self, model: MultimodalClassifier, mcr_uni: float, mcr_mipd: float, mcr_permutations: int):
         super().__init__(model)

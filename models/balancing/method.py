@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+
+from ..number import Number
+from . import distributed
 
 if TYPE_CHECKING:  # flags are made from METHODS: they need not wait for torchvision
     from torch.optim import Optimizer
@@ -15,12 +19,18 @@ if TYPE_CHECKING:  # flags are made from METHODS: they need not wait for torchvi
     from ..classifier import ClassifierOutput, MultimodalClassifier
 
 
+class MethodError(ValueError):
+    """A method cannot be used as it is, or cannot go on: the message says why and what to do."""
+
+
 class Flag(NamedTuple):
-    """A method's own flag --<name>; kind: of its value, as argparse's `type`; before: the value with which the method
-    does what it did when it did not have the flag yet, where that is not the default."""
+    """A setting of a method, an argument of its constructor and the flag --<name> of the entry scripts.
+
+    kind: a text's value, or ValueError with a sentence. before: the value with which the method does what it did when
+    it did not have the flag yet, where that is not the default."""
 
     name: str
-    kind: Callable[[str], object]
+    kind: Number | Callable[[str], object]
     default: object
     help: str
     before: object = None
@@ -102,6 +112,8 @@ class Method(nn.Module):
 
     def __init__(self, model: MultimodalClassifier):
         super().__init__()
+        self.noted: dict[str, tuple[Tensor, Tensor]] = {}  # this epoch's sum and count of each quantity, on the device
+        self.modality_names = model.modalities
 
     @classmethod
     def uses(cls) -> set[str]:
@@ -131,6 +143,28 @@ class Method(nn.Module):
     def facts(self) -> dict[str, float]:
         """What result.json should say of it."""
         return {}
+
+    @torch.no_grad()
+    def note(self, **values: Tensor) -> None:
+        """Adds to the epoch's means of `quantities`. Each value is a number () or one of each modality (M,), as it was
+        in this step (or once an epoch); values that are not finite are left out."""
+        for name, value in values.items():
+            finite = value.isfinite()
+            total, count = self.noted.get(name, (0.0, 0.0))
+            self.noted[name] = total + value.where(finite, 0.0).double(), count + finite.double()
+
+    def quantities(self) -> dict[str, float]:
+        """What the method did in the epoch that has ended, the same in every process: the means of what `note` was
+        given since the last call, with _<modality> added to the name where there is one of each modality. Every
+        process must call it."""
+        means = {}
+        for name, noted in self.noted.items():
+            total, count = distributed.sum_over_processes(torch.stack(noted)).tolist()
+            totals, counts = ([total], [count]) if isinstance(total, float) else (total, count)
+            names = [name] if isinstance(total, float) else [f"{name}_{modality}" for modality in self.modality_names]
+            means.update({key: total / count for key, total, count in zip(names, totals, counts, strict=True) if count})
+        self.noted = {}
+        return means
 
     def begin_epoch(self, epoch: int, learner: Learner, clips: Clips | None) -> None:
         """Before an epoch; the first is 1. clips: None unless the method `needs_held_out`."""

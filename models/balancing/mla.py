@@ -28,8 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils import distributed
-
+from . import distributed
 from .method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Learner, Method, trained
 
 if TYPE_CHECKING:

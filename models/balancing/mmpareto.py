@@ -25,10 +25,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from utils.cli import number
-
 from .heads import UniModalHeads
-from .method import KEEPS_GRAPH, Batch, Flag, Learner, Method, trained
+from .method import KEEPS_GRAPH, Batch, Flag, Learner, Method, Number, trained
 
 if TYPE_CHECKING:
     from ..classifier import ClassifierOutput, MultimodalClassifier
@@ -39,7 +37,7 @@ LEAST = 0.001  # weight of either gradient
 class MMPareto(Method):
     title = "multiloss, whose gradients are combined so that they do not conflict"
     flags: ClassVar[tuple[Flag, ...]] = (
-        Flag("pareto_gamma", number(float, 0, exclusive=True), 1.5, "factor gamma of mmpareto's encoder gradients"),)
+        Flag("pareto_gamma", Number(float, 0, exclusive=True), 1.5, "factor gamma of mmpareto's encoder gradients"),)
     without = KEEPS_GRAPH
 
     def __init__(self, model: MultimodalClassifier, pareto_gamma: float):

@@ -21,20 +21,17 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from dataset.errors import InputError
-from utils import distributed
-from utils.cli import number
-
-from .method import Clips, Flag, Learner, Method
+from . import distributed
+from .method import Clips, Flag, Learner, Method, Number
 
 if TYPE_CHECKING:
     from ..classifier import MultimodalClassifier
 
-positive = number(float, 0, exclusive=True)
+positive = Number(float, 0, exclusive=True)
 
 
 def factors(text: str) -> str:
-    """An argparse type: positive numbers with commas between them, as they are."""
+    """Positive numbers with commas between them, as they are. Raises ValueError: it is something else."""
     for part in text.split(","):
         positive(part)
     return text
@@ -44,7 +41,7 @@ class Mslr(Method):
     title = "a learning rate for each encoder, by its held-out accuracy"
     flags: ClassVar[tuple[Flag, ...]] = (
         Flag("mslr_factors", factors, "1", "factor c of mslr's rates, or one for each modality: 0.7,1.3"),
-        Flag("mslr_window", number(int, 1), 5, "epochs k over whose mean accuracy mslr compares the last one's"))
+        Flag("mslr_window", Number(int, 1), 5, "epochs k over whose mean accuracy mslr compares the last one's"))
     needs_held_out = True
     rate_per_encoder = True
 
@@ -52,7 +49,7 @@ class Mslr(Method):
         super().__init__(model)
         modalities, each = len(model.modalities), [float(part) for part in mslr_factors.split(",")]
         if len(each) not in (1, modalities):
-            raise InputError(f"--mslr_factors has {len(each)} numbers, the run {modalities} modalities "
+            raise ValueError(f"--mslr_factors has {len(each)} numbers, the run {modalities} modalities "
                              f"({', '.join(model.modalities)}): give one number, or one for each")
         self.factors = each * (modalities // len(each))
         # of the last epochs, the newest last; -1: there was none yet

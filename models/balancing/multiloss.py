@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from utils.cli import number
-
 from .heads import UniModalHeads
-from .method import Flag, Method
+from .method import Flag, Method, Number
 
 if TYPE_CHECKING:
     from ..classifier import ClassifierOutput, MultimodalClassifier
 
-UNI_WEIGHT = Flag("uni_weight", number(float, 0), 1.0, "weight lambda of the uni-modal losses of multiloss")
+UNI_WEIGHT = Flag("uni_weight", Number(float, 0), 1.0, "weight lambda of the uni-modal losses of multiloss")
 
 
 class MultiLoss(Method):

@@ -24,11 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import distributed
-from utils.cli import number
-
 from ..fusion import mean_of_others
-from .method import REPLACES_LOSS, Batch, Flag, Learner, Method
+from . import distributed
+from .method import REPLACES_LOSS, Batch, Flag, Learner, Method, Number
 from .ogm import scores
 
 if TYPE_CHECKING:
@@ -38,9 +36,9 @@ if TYPE_CHECKING:
 class Opm(Method):
     title = "drops features of the modality in the lead"
     flags: ClassVar[tuple[Flag, ...]] = (
-        Flag("opm_base", number(float, 0, 1), 0.5, "least probability q_base with which opm drops a leading feature"),
-        Flag("opm_lambda", number(float, 0), 0.5, "how much more with a wider lead, lambda"),
-        Flag("opm_share", number(float, 0, 1), 0.7, "share of the batches in which opm drops features"))
+        Flag("opm_base", Number(float, 0, 1), 0.5, "least probability q_base with which opm drops a leading feature"),
+        Flag("opm_lambda", Number(float, 0), 0.5, "how much more with a wider lead, lambda"),
+        Flag("opm_share", Number(float, 0, 1), 0.7, "share of the batches in which opm drops features"))
     without = REPLACES_LOSS
 
     def __init__(self, model: MultimodalClassifier, opm_base: float, opm_lambda: float, opm_share: float):

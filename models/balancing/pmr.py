@@ -24,11 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils import distributed
-from utils.cli import number
-
 from ..fusion import mean_of_others
-from .method import Clips, Flag, Learner, Method
+from . import distributed
+from .method import Clips, Flag, Learner, Method, Number
 from .ogm import ALPHA, scores
 
 if TYPE_CHECKING:
@@ -42,8 +40,8 @@ class Pmr(Method):
 
     title = "prototypical modal rebalance"
     flags: ClassVar[tuple[Flag, ...]] = (
-        ALPHA, Flag("pmr_entropy", number(float, 0), 0.1, "weight mu of pmr's entropy term; 0: without", 0.0),
-        Flag("pmr_entropy_epochs", number(int, 1), 10, "first epochs, in which pmr has its entropy term"))
+        ALPHA, Flag("pmr_entropy", Number(float, 0), 0.1, "weight mu of pmr's entropy term; 0: without", 0.0),
+        Flag("pmr_entropy_epochs", Number(int, 1), 10, "first epochs, in which pmr has its entropy term"))
     whole_batches = True  # of which the scores are
 
     def __init__(self, model: MultimodalClassifier, alpha: float, pmr_entropy: float, pmr_entropy_epochs: int):

@@ -24,9 +24,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.cli import number
-
-from .method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Clips, Flag, Learner, Method, trained
+from .method import KEEPS_GRAPH, REPLACES_LOSS, Batch, Clips, Flag, Learner, Method, Number, trained
 
 if TYPE_CHECKING:
     from ..classifier import ClassifierOutput, MultimodalClassifier
@@ -35,9 +33,9 @@ if TYPE_CHECKING:
 class ReconBoost(Method):
     title = "modalities in turn, each on what the others have not learnt"
     flags: ClassVar[tuple[Flag, ...]] = (
-        Flag("recon_epochs", number(int, 1), 4, "epochs of a modality's turn in reconboost, and of all after it"),
-        Flag("recon_weight", number(float, 0), 5.0, "weight of a modality's own loss in its turn"),
-        Flag("recon_agreement", number(float, 0), 0.5, "weight of its agreement with the modality before"))
+        Flag("recon_epochs", Number(int, 1), 4, "epochs of a modality's turn in reconboost, and of all after it"),
+        Flag("recon_weight", Number(float, 0), 5.0, "weight of a modality's own loss in its turn"),
+        Flag("recon_agreement", Number(float, 0), 0.5, "weight of its agreement with the modality before"))
     fusions: ClassVar[tuple[str, ...]] = ("sum",)
     without: ClassVar[Mapping[str, str]] = {**REPLACES_LOSS, **KEEPS_GRAPH}
 

@@ -18,17 +18,15 @@ Any M, any fusion, with MMCosine too. Re-implementations take the test set as th
 from __future__ import annotations
 
 import copy
+import logging
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils import distributed
-from utils.cli import number
-from utils.distributed import print_once
-
-from .method import Clips, Flag, Learner
+from . import distributed
+from .method import Clips, Flag, Learner, Number
 from .multiloss import UNI_WEIGHT, MultiLoss
 
 if TYPE_CHECKING:
@@ -36,13 +34,15 @@ if TYPE_CHECKING:
 
     from ..classifier import MultimodalClassifier
 
+logger = logging.getLogger(__name__)
+
 
 class Relearning(MultiLoss):
     title = "multiloss, with encoders that are partly set back where they overfit"
     flags: ClassVar[tuple[Flag, ...]] = (
-        UNI_WEIGHT, Flag("relearn_every", number(int, 1), 10, "epochs between two times that dnr sets encoders back"),
-        Flag("relearn_times", number(int, 1), 2, "how often dnr does so"),
-        Flag("relearn_strength", number(float, 0), 3.0, "factor of dnr's purity gap"))
+        UNI_WEIGHT, Flag("relearn_every", Number(int, 1), 10, "epochs between two times that dnr sets encoders back"),
+        Flag("relearn_times", Number(int, 1), 2, "how often dnr does so"),
+        Flag("relearn_strength", Number(float, 0), 3.0, "factor of dnr's purity gap"))
     needs_held_out = True
 
     def __init__(self, model: MultimodalClassifier, uni_weight: float, relearn_every: int, relearn_times: int,
@@ -72,7 +72,7 @@ class Relearning(MultiLoss):
         trained, held_out = (purities(learner, loader) for loader in (clips.trained, clips.held_out))
         for name, a, b in zip(learner.model.modalities, trained, held_out, strict=True):
             weight = float(np.tanh(self.strength * abs(a - b)))
-            print_once(f"the {name} encoder: purity {a:.3f} trained, {b:.3f} held out; set back by {weight:.3f}")
+            logger.info(f"the {name} encoder: purity {a:.3f} trained, {b:.3f} held out; set back by {weight:.3f}")
             set_back(learner.model.encoder(name), self.initial[name], weight)
 
 

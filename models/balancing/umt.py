@@ -22,9 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from utils.cli import number
-
-from .method import Batch, Flag, Learner, Method
+from .method import Batch, Flag, Learner, Method, Number
 
 if TYPE_CHECKING:
     from ..classifier import ClassifierOutput, MultimodalClassifier
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
 class Umt(Method):
     title = "encoders that are drawn to the features of encoders trained alone"
     flags: ClassVar[tuple[Flag, ...]] = (
-        Flag("umt_weight", number(float, 0, exclusive=True), 0.01, "weight of umt's distances to the teachers"),)
+        Flag("umt_weight", Number(float, 0, exclusive=True), 0.01, "weight of umt's distances to the teachers"),)
     needs_teachers = True
 
     def __init__(self, model: MultimodalClassifier, umt_weight: float):

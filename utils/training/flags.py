@@ -15,7 +15,7 @@ from dataset.errors import InputError, readable
 from dataset.lists import NOT_A_NAME
 from models.balancing import METHOD_FLAGS, METHODS
 from models.fusion import FUSIONS
-from utils.cli import HelpFormatter, add_boolean, boolean, number
+from utils.cli import HelpFormatter, add_boolean, argparse_type, boolean, number
 from utils.training import modalities
 from utils.training.modalities import Modality
 
@@ -248,7 +248,7 @@ def add_balancing_flags(parser: ArgumentParser) -> None:
     group.add_argument("--modulation", choices=list(METHODS), default="none",
                        help="; ".join(f"{name}: {method.title}" for name, method in METHODS.items()))
     for flag in METHOD_FLAGS.values():
-        group.add_argument(f"--{flag.name}", type=flag.kind, default=flag.default, help=flag.help)
+        group.add_argument(f"--{flag.name}", type=argparse_type(flag.kind), default=flag.default, help=flag.help)
 
 
 def add_optimisation_flags(parser: ArgumentParser) -> None:

@@ -106,23 +106,27 @@ class Run:
                                  "--learning_rate, or --amp off")
 
     def end_epoch(self, train: Mapping[str, float], held_out: Mapping[str, float], class_norms: Tensor,
-                  state: Mapping, test: Mapping[str, float] | None = None) -> None:
+                  state: Mapping, test: Mapping[str, float] | None = None,
+                  balance: Mapping[str, Mapping[str, float]] | None = None) -> None:
         """Adds the epoch's record; writes checkpoints, metrics.jsonl, class_norms.npy and events; prints a line.
 
         train: the epoch's metrics, with `lr`, `seconds` and `clips_per_second`. class_norms: (M, C), the norm of every
-        class weight. state: for last.pt. test: metrics of the test set, where it chooses nothing.
+        class weight. state: for last.pt. test: metrics of the test set, where it chooses nothing. balance: {"method":
+        what the balancing method did}; its keys are prefixes in the record and groups in TensorBoard.
         """
-        test = test or {}
+        test, balance = test or {}, balance or {}
         self.check_finite({**train, **held_out, **test}, "at its end")
         record = {"epoch": len(self.history) + 1, **report.prefixed("train", train),
                   **report.prefixed(self.split, held_out), **report.prefixed("test", test)}
+        for group, values in balance.items():
+            record.update(report.prefixed(group, values))
         self.history.append(record)
         self.class_norms.append(class_norms.cpu())
         self.save_last(state)
         if self.best() is record:  # after last.pt, from which a resumed run can write it again
             self.save("best.pt", {"model": state["model"]})
         self.write_history()
-        self.events.epoch(train, held_out, test, record["epoch"])
+        self.events.epoch({"train": train, "eval": held_out, "test": test, **balance}, record["epoch"])
         distributed.print_once(report.epoch_line(record, self.split, self.shown, self.settings["epochs"]))
 
     def check_best(self, model: Mapping[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
     iteration/loss, iteration/logit_<modality>    one point per iteration
     data/logit_a, data/logit_v                    the same of audio and visual, by the names of the authors' release
     train/<metric>, eval/<metric>                 one point per epoch, as in metrics.jsonl; eval: the held-out data
+    method/<quantity>                             one point per epoch: what the balancing method did
     result/<metric>                               the reported test metrics
 
 CUSTOM SCALARS shows the modalities together, HPARAMS the settings with the result, TEXT all flags.
@@ -120,11 +121,10 @@ class Events:
             self.writer.add_figure(tag, figure)
 
     @reports_disk_errors
-    def epoch(self, train: Mapping[str, float], held_out: Mapping[str, float], test: Mapping[str, float],
-              epoch: int) -> None:
-        self.scalars("train", train, epoch)
-        self.scalars("eval", held_out, epoch)
-        self.scalars("test", test, epoch)
+    def epoch(self, groups: Mapping[str, Mapping[str, float]], epoch: int) -> None:
+        """groups: {"train", "eval" and others: {name: value}}"""
+        for group, values in groups.items():
+            self.scalars(group, values, epoch)
         if self.writer:
             self.writer.flush()
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.errors import DiskError
+from dataset.errors import DiskError, InputError
 from models import MultimodalClassifier, scale_lower_bound
 from models.balancing import METHODS
+from models.balancing.method import MethodError
 from models.fusion import FUSIONS
 from utils import distributed
 from utils.distributed import print_once
@@ -72,7 +73,10 @@ def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None,
     origins = {} if resume else {"pretrained": load_pretrained(encoders, starts, settings, task.clips)}
     for encoder in encoders.values():
         encoder.requires_grad_(not freeze_encoders)
-    method = METHODS[modulation](model, **method_settings)
+    try:
+        method = METHODS[modulation](model, **method_settings)
+    except ValueError as error:
+        raise InputError(f"--modulation {modulation}: {error}") from error
     if teachers and not resume:
         origins["teachers"] = load_pretrained(method.teachers, teachers, settings, task.clips)
     learner = Learner(place(model, compute, compile), compute, optimizer, learning_rate, weight_decay, lr_decay_step,
@@ -96,6 +100,8 @@ def carry_out(task: Task, learner: Learner, run: Run, resume: bool, epochs: int,
         if (run.folder / "last.pt").is_file():
             print_once(f"\nstopped after {report.whole_epochs(len(run.history))}; continue with --resume {run.folder}")
         raise
+    except MethodError as error:
+        raise InputError(str(error)) from error
     except DiskError as error:
         if not (run.folder / "last.pt").is_file():
             raise DiskError(f"{error}. Nothing of the run is kept: fix this, then start it again") from error
@@ -125,6 +131,7 @@ def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: flo
         learner.scheduler.step()
         distributed.broadcast_model(learner.model)
         learner.method.end_epoch(learner, clips)
+        balance = {"method": learner.method.quantities()}
         seconds = time.perf_counter() - start
         held_out, test = task.evaluate_held_out(), task.evaluate_test() if run.tests_every_epoch else {}
         count = loader.batch_sampler.clips
@@ -132,7 +139,7 @@ def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: flo
         train.update(lr=lr, seconds=seconds, clips_per_second=count / seconds,
                      **{f"weight_norm_{name}": norm for name, norm in
                         zip(learner.model.modalities, norms.mean(1).tolist(), strict=True)})
-        run.end_epoch(train, held_out, norms, learner.state_dict(), test)
+        run.end_epoch(train, held_out, norms, learner.state_dict(), test, balance)
 
 
 def class_norms(model: MultimodalClassifier) -> Tensor:
