@@ -4,11 +4,12 @@
     python scripts/studies/dial.py --output runs/dial --workers 2        # start it again to continue
     python scripts/studies/dial.py --output runs/dial --report_only      # tables and pictures of what is there
 
-A clip of class y has in each modality m a signal s_m = alpha_m mu_y + N(0, I), where the class means mu are the corners
-of a regular simplex, and an input x_m = f(Q_m [kappa_m s_m; noise]) with an orthogonal Q_m and an invertible f. alpha_m
-says how *informative* a modality is, kappa_m how *fast* it is learned: it changes the size of the signal among the
-inputs and no information, since f, Q_m and kappa_m can be undone. So the accuracy of the best possible classifier (Bayes
-accuracy) of each modality and of both together is an integral.
+A clip of class y has in each modality m a signal s_m = alpha_m mu_y + N(0, I), where the class means
+mu are the corners of a regular simplex, and an input x_m = f(Q_m [kappa_m s_m; noise]) with an
+orthogonal Q_m and an invertible f. alpha_m says how *informative* a modality is, kappa_m how *fast*
+it is learned: it changes the size of the signal among the inputs and no information, since f, Q_m
+and kappa_m can be undone. So the accuracy of the best possible classifier (Bayes accuracy) of each
+modality and of both together is an integral.
 
 Networks are small: an encoder is a perceptron with two hidden layers. (Its layers are 1x1 convolutions, the same
 function, because OGM changes the gradients of convolutions alone.) Every row has the same learning rates, of which
@@ -26,6 +27,8 @@ Writes <output>/<world>-seed<N>.csv    a line per row and learning rate
        <output>/dial.md, map.png/.pdf, theory.png/.pdf
 """
 
+from __future__ import annotations
+
 import argparse
 import math
 import sys
@@ -33,20 +36,25 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from dataset.errors import InputError
 from utils import cli
+
+if TYPE_CHECKING:  # slow to import: --dry_run need not wait
+    import matplotlib.figure
+    import pandas
 
 RATES = (0.003, 0.01, 0.03, 0.1)
 SCALES = (0.25, 0.5, 0.75, 1.0, 2.0)  # s / s1
 ALPHA_RATIOS = (1.0, 1.5, 2.5)  # how much more informative the first modality is
 KAPPA_RATIOS = (0.2, 0.5, 1.0, 2.0, 5.0)  # how much faster it is learned
 CLASSES = (10, 50)
-STRENGTH = {10: 3.6, 50: 4.4}  # sqrt(alpha_a^2 + alpha_v^2): both modalities together identify 97.5 % of the clips at best
+STRENGTH = {10: 3.6, 50: 4.4}  # sqrt(alpha_a^2 + alpha_v^2): both together identify 97.5 % at best
 NOISE = 54  # inputs of a modality without signal
 CLIPS = {"train": 1000, "val": 1000, "test": 4000}
 WIDTH, FEATURES, BATCH, EPOCHS, DECAY = 128, 64, 50, 30, 24
@@ -78,8 +86,8 @@ class World(NamedTuple):
 
     def bayes(self) -> dict[str, float]:
         """The best accuracy that is possible, of both modalities together and of each."""
-        return {"joint": bayes_accuracy(self.classes, math.hypot(*self.alpha)),
-                **{name: bayes_accuracy(self.classes, alpha) for name, alpha in zip(MODALITIES, self.alpha, strict=True)}}
+        strengths = {"joint": math.hypot(*self.alpha), **dict(zip(MODALITIES, self.alpha, strict=True))}
+        return {name: bayes_accuracy(self.classes, strength) for name, strength in strengths.items()}
 
 
 def bayes_accuracy(classes: int, alpha: float) -> float:
@@ -195,9 +203,9 @@ def train_row(row: Row, world: World, splits: Mapping[str, tuple], seed: int, ra
             "loss": float(loss.detach()), "seconds": seconds}
 
 
-def perceptron(inputs: int) -> "nn.Module":  # torch is imported late, so that --dry_run need not wait
-    """(B, inputs, 1, 1) -> (B, FEATURES)."""
-    from torch import nn
+def perceptron(inputs: int) -> object:
+    """A torch module: (B, inputs, 1, 1) -> (B, FEATURES)."""
+    from torch import nn  # here, so that --dry_run need not wait for it
 
     return nn.Sequential(nn.Conv2d(inputs, WIDTH, 1), nn.ReLU(), nn.Conv2d(WIDTH, WIDTH, 1), nn.ReLU(),
                          nn.Conv2d(WIDTH, FEATURES, 1), nn.Flatten())
@@ -291,6 +299,149 @@ def carry_out(jobs: Sequence[Job], workers: int) -> None:
             print(f"[{done}/{len(jobs)}] {waiting[future].path.stem}, about {left / 60:.0f} min left", flush=True)
 
 
+# ---- tables and pictures
+
+
+def read_lines(output: Path) -> pandas.DataFrame:
+    """Every line of the study's csv files. Raises InputError: there is none."""
+    import pandas
+
+    paths = sorted(output.glob("*-seed*.csv"))
+    if not paths:
+        raise InputError(f"no world has been tried in {output}: start without --report_only")
+    return pandas.concat([pandas.read_csv(path) for path in paths], ignore_index=True)
+
+
+def chosen_lines(lines: pandas.DataFrame) -> pandas.DataFrame:
+    """Of each world, seed and row the line whose learning rate has the best validation accuracy, with `attained`
+    joint and by modality."""
+    lines = lines[lines.val.notna()]
+    best = lines.loc[lines.groupby(["world", "seed", "row"]).val.idxmax()].copy()
+    chance = 1 / best.classes
+    for name in ("joint", *MODALITIES):
+        best[f"attained_{name}"] = (best[name] - chance) / (best[f"bayes_{name}"] - chance)
+    for name in MODALITIES:
+        best[f"attained_probe_{name}"] = (best[f"probe_{name}"] - chance) / (best[f"bayes_{name}"] - chance)
+    return best
+
+
+def gains(best: pandas.DataFrame) -> pandas.DataFrame:
+    """The same, with `gain`: attained minus what joint training attains in the same world with the same seed."""
+    joint = best[best.row == "joint"].set_index(["world", "seed"]).attained_joint
+    keys = best.set_index(["world", "seed"]).index
+    return best.assign(gain=best.attained_joint.to_numpy() - joint.reindex(keys).to_numpy())
+
+
+def rate_gain(lines: pandas.DataFrame, rate: float = 0.01) -> float:
+    """What searching the learning rate gives joint training over `rate` for all worlds: mean attainment."""
+    joint = lines[lines.row == "joint"]
+    fixed = joint[joint.rate == rate].set_index(["world", "seed"])
+    attained = (fixed.joint - 1 / fixed.classes) / (fixed.bayes_joint - 1 / fixed.classes)
+    best = chosen_lines(joint).set_index(["world", "seed"]).attained_joint
+    return float((best - attained).mean())
+
+
+def table(best: pandas.DataFrame) -> str:
+    """Markdown: for each number of classes and row what it attains, and its gain over joint training with a 95 %
+    interval over the seeds, of whose means over the worlds it is made."""
+    from utils.experiments.tables import markdown, mean_interval
+
+    parts = []
+    for classes, group in best.groupby("classes"):
+        cells = []
+        for row in [row.name for row in rows(METHODS)] + ["sum of logits", "audio + audio"]:
+            one = group[group.row == row]
+            if one.empty:
+                continue
+            by_seed = one.groupby("seed").gain.mean()
+            mean, half = mean_interval(by_seed.tolist())
+            values = [one[name].mean() for name in ("attained_joint", "attained_audio", "attained_visual",
+                                                    "attained_probe_audio", "attained_probe_visual")]
+            cells.append([row, str(len(by_seed)), *("" if math.isnan(v) else f"{100 * v:.1f}" for v in values),
+                          "" if row == "joint" else f"{100 * mean:+.1f} [{100 * (mean - half):+.1f}, "
+                          f"{100 * (mean + half):+.1f}]",
+                          "" if row == "joint" else f"{(one.groupby('world').gain.mean() > 0).sum()} of "
+                          f"{one.world.nunique()}"])
+        parts.append(f"{classes} classes, {group.world.nunique()} worlds. Attainment in %:\n\n" + markdown(
+            ["row", "seeds", "joint", "audio", "visual", "audio probe", "visual probe", "gain over joint training",
+             "worlds with a gain"], cells))
+    return "\n\n".join(parts)
+
+
+def draw_map(best: pandas.DataFrame, classes: int) -> matplotlib.figure.Figure:
+    """For every row a map of its gain over the two dials, points of attainment."""
+    from matplotlib.figure import Figure
+
+    group = best[(best.classes == classes) & (best.row != "joint") & ~best.row.isin([*MODALITIES, "audio again"])]
+    names = [name for name in [*(row.name for row in rows(METHODS)), "sum of logits", "audio + audio"]
+             if name in set(group.row)]
+    columns = 6
+    lines = -(-len(names) // columns)
+    figure = Figure((2.15 * columns, 1.75 * lines + 0.9), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axis in axes[len(names):]:
+        axis.set_axis_off()
+    for axis, name in zip(axes, names, strict=False):
+        grid = 100 * group[group.row == name].pivot_table(index="alpha_ratio", columns="kappa_ratio", values="gain")
+        image = axis.imshow(grid, cmap="RdBu", vmin=-15, vmax=15, aspect="auto", origin="lower")
+        for (i, j), value in np.ndenumerate(grid.to_numpy()):
+            axis.text(j, i, f"{value:+.0f}", ha="center", va="center", fontsize=7)
+        axis.set_xticks(range(grid.shape[1]), [f"{value:g}" for value in grid.columns], fontsize=7)
+        axis.set_yticks(range(grid.shape[0]), [f"{value:g}" for value in grid.index], fontsize=7)
+        axis.set_title(name, fontsize=8)
+    figure.supxlabel("how much faster the more informative modality is learned (kappa ratio)", fontsize=9)
+    figure.supylabel("how much more informative it is (alpha ratio)", fontsize=9)
+    figure.suptitle(f"gain over joint training, in points of what is attainable; {classes} classes", fontsize=10)
+    figure.colorbar(image, ax=axes.tolist(), shrink=0.6)
+    return figure
+
+
+def draw_theory(best: pandas.DataFrame) -> matplotlib.figure.Figure:
+    """Gain of MMCosine against s / s1, with the window in which the loss needs both modalities."""
+    from matplotlib.figure import Figure
+
+    from utils.experiments.tables import mean_interval
+
+    figure = Figure((5.2, 3.4), layout="constrained")
+    axis = figure.subplots()
+    axis.axvspan(0.5, 1, color="0.9", label="the loss needs both modalities")
+    axis.axhline(0, color="0.6", linewidth=0.8)
+    for classes, group in best.groupby("classes"):
+        points = []
+        for scale in SCALES:
+            one = group[group.row == f"MMCosine {scale:g} s1"]
+            if not one.empty:
+                points.append((scale, *mean_interval(one.groupby("seed").gain.mean().tolist())))
+        where, means, halves = np.array(points).T
+        axis.errorbar(where, 100 * means, 100 * halves, marker="o", capsize=3, label=f"{classes} classes")
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(SCALES, [f"{scale:g}" for scale in SCALES])
+    axis.set_xlabel("s / s1")
+    axis.set_ylabel("gain over joint training,\npoints of what is attainable")
+    axis.legend(fontsize=8)
+    return figure
+
+
+def write_report(output: Path) -> None:
+    from dataset.whole_files import write_whole
+
+    lines = read_lines(output)
+    best = gains(chosen_lines(lines))
+    write_whole(output / "dial.csv", lambda path: lines.to_csv(path, index=False))
+    failed = int(lines.get("error", lines.row.where(lines.row.isna())).notna().sum())
+    text = (f"{table(best)}\n\nSearching the learning rate gives joint training "
+            f"{100 * rate_gain(lines):+.1f} points of "
+            f"attainment over 0.01 for all worlds. {failed} of {len(lines)} runs ended with an error or a loss that "
+            "is not finite.\n")
+    write_whole(output / "dial.md", text)
+    pictures = {f"map_C{classes}": draw_map(best, classes) for classes in sorted(best.classes.unique())}
+    pictures["theory"] = draw_theory(best)
+    for name, figure in pictures.items():
+        for suffix in ("png", "pdf"):
+            write_whole(output / f"{name}.{suffix}", lambda path, figure=figure: figure.savefig(path, dpi=150))
+    print(text)
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=cli.DocstringHelpFormatter)
@@ -316,9 +467,7 @@ def main(argv: Sequence[str]) -> None:
             return
         args.output.mkdir(parents=True, exist_ok=True)
         carry_out(todo, args.workers)
-    from utils.experiments import dial_report
-
-    dial_report.write(args.output)
+    write_report(args.output)
 
 
 if __name__ == "__main__":
