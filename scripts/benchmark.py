@@ -83,9 +83,9 @@ class Watched:
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     usage="%(prog)s [options] [-- FLAGS OF THE ENTRY SCRIPT]",
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__,
+                        usage="%(prog)s [options] [-- FLAGS OF THE ENTRY SCRIPT]",
+                        formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--script", choices=list(benchmark_data.WRITERS), default="main_CD.py", help="entry script")
     parser.add_argument("--task", choices=("training", "voxceleb"), default="training", help="voxceleb: what its size "
                         "costs, see utils/experiments/voxceleb_scale.py")

@@ -63,8 +63,7 @@ OF_THE_MACHINE = ("data_root", "ckpt_path", "tensorboard_path", "resume", "gpu_i
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--output", type=Path, help="folder of the export; default: <RUN>/export")
     return parser

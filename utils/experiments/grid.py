@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from dataset.errors import InputError, first_few
 from dataset.whole_files import read_json
+from utils.spelling import did_you_mean
 from utils.training import options, run_folder
 from utils.training.experiment import CORE, NOT_COMPARED, run_name, with_added_flags, without_meaning
-from utils.training.flags import did_you_mean
 from utils.training.modalities import ENSEMBLE, is_joint
 
 # The first one outermost: an interrupted sweep has all of the first seed before any of the second. Others come last.
@@ -73,7 +73,7 @@ def check_axes(script: ModuleType, axes: Mapping[str, Sequence[str]], own: Seque
         if f"--{name}" not in known:
             offered = [flag for flag in (*own, *known) if flag.removeprefix("--") not in OWN]
             raise InputError(f"--{name} is a flag neither of the sweep nor of its entry script"
-                             f"{did_you_mean(f'--{name}', offered)}: see --help of both")
+                             f"{did_you_mean([f'--{name}'], offered)}: see --help of both")
         if name in NOT_COMPARED and len(values) > 1:
             raise InputError(f"--{name} does not change results and cannot be compared: give it one value")
 

@@ -4,7 +4,6 @@ Nothing here imports torchvision or other packages that are slow to import: --he
 """
 
 import argparse
-import difflib
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
 from collections.abc import Callable, Sequence
@@ -14,7 +13,9 @@ from dataset.errors import InputError, readable
 from dataset.lists import NOT_A_NAME
 from models.balancing import METHOD_FLAGS, METHODS
 from models.fusion import FUSIONS
-from utils.cli import HelpFormatter, add_boolean, argparse_type, boolean, number
+from utils import cli
+from utils.cli import add_boolean, argparse_type, boolean, number
+from utils.spelling import invalid_choice
 from utils.training import modalities
 from utils.training.modalities import Modality
 
@@ -23,25 +24,13 @@ OPTIMIZERS = ("sgd", "adam", "adamw")
 PRECISIONS = ("off", "bf16", "fp16")
 
 
-class Parser(ArgumentParser):
-    """Defaults in the help, no abbreviations; a misspelt flag is answered with the flag that is probably meant."""
+class Parser(cli.Parser):
+    """Of an entry script: the modalities that it declares, and defaults in the help."""
 
     def __init__(self, prog: str, description: str, declared: Sequence[Modality]):
-        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=HelpFormatter,
+        super().__init__(prog=prog, description=description, formatter_class=cli.HelpFormatter,
                          usage="%(prog)s --train | --resume RUN | --ckpt_path FILE [--FLAG VALUE ...]")
         self.declared = declared
-
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Namespace | None = None) -> Namespace:
-        found, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            flags = [flag for flag in unknown if flag.startswith("--")]
-            meant = did_you_mean(flags[0], self.flags()) if flags else ""
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
-        return found
-
-    def flags(self) -> list[str]:
-        """`--name` of every flag."""
-        return [text for action in self._actions for text in action.option_strings]
 
     def can_have(self, action: argparse.Action, value: object) -> bool:
         """Whether a flag can have a value that args.json or a checkpoint has for it."""
@@ -60,12 +49,6 @@ class Parser(ArgumentParser):
         except (ArgumentTypeError, ValueError):
             return False
         return read == parts
-
-
-def did_you_mean(flag: str, known: Sequence[str]) -> str:
-    """` (did you mean --scaling?)` for a misspelt flag, "" when no known one is similar."""
-    near = difflib.get_close_matches(flag.split("=")[0], known, 1, 0.5)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def gpu_list(text: str) -> list[int]:
@@ -208,7 +191,7 @@ class ImagenetAction(argparse.Action):
             known = [modality.name for modality in parser.declared]
             unknown = [name for name in value.split("+") if name not in known]
             if unknown:
-                parser.error(f"argument --imagenet: invalid choice: {unknown[0]!r} (choose from {', '.join(known)})")
+                parser.error(f"argument --imagenet: {invalid_choice(unknown[0], known)}")
             names = [name for name in known if name in value.split("+")]
             namespace.imagenet = True if names == usual else "+".join(names)
 
