@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..number import Number
+from ..number import Choice, Number
 from . import distributed
 
 if TYPE_CHECKING:  # flags are made from METHODS: they need not wait for torchvision
@@ -30,7 +30,7 @@ class Flag(NamedTuple):
     it did not have the flag yet, where that is not the default."""
 
     name: str
-    kind: Number | Callable[[str], object]
+    kind: Number | Choice | Callable[[str], object]
     default: object
     help: str
     before: object = None
