@@ -13,8 +13,8 @@ are those of `multiloss`.
 
 K is `inforeg_threshold`, beta `inforeg_beta`: 0.04 and 0.9 in the paper. The authors' code has another formula,
 alpha_m = beta * exp(tanh(Delta_m)), with K 0.05 and beta 0.95: `--inforeg_formula code --inforeg_threshold 0.05
---inforeg_beta 0.95`. Ours is that the probabilities are those of the heads of multi-loss, or of the modality logits where
-the heads learn nothing (`--uni_weight 0`), and that a gradient counts before the term is added and only where float16
+--inforeg_beta 0.95`. Our choices: the probabilities are those of the heads of multi-loss, or of the modality logits
+where the heads learn nothing (`--uni_weight 0`); a gradient counts before the term is added, and only where float16
 leaves it finite.
 
 Any M, any fusion, with MMCosine too. With several processes gradients and scores are of the whole batch.

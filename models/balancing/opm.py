@@ -9,8 +9,9 @@ are dropped, clip by clip, with the probability
 
 A dropped feature is a vector of zeros before fusion; what is kept of a batch is divided by 1 - theta, with theta the
 mean of q_m over all feature numbers: over m, since all modalities have D. This is done to a batch with the probability
-`opm_share`, from epoch `opm_warmup` + 1 on (nothing is dropped in the first six epochs), and not in evaluation. The paper leaves out clips that have lost every modality; none can, because the
-modality with the lowest score has q_m = 0. q_base is `opm_base` (the paper: 0.4 to 0.5), lambda `opm_lambda`.
+`opm_share`, after the first `opm_warmup` epochs (six), and not in evaluation. The paper leaves out clips that have lost
+every modality; none can, because the modality with the lowest score has q_m = 0. q_base is `opm_base` (the paper: 0.4
+to 0.5), lambda `opm_lambda`.
 
 Any M, any fusion; with MMCosine too, where dividing the features changes nothing under sum and concat. It replaces the
 plain loss by that of the features that are left.
@@ -52,8 +53,8 @@ class Opm(Method):
     @classmethod
     def check(cls, epochs: int, *, opm_warmup: int, **settings: object) -> None:
         if opm_warmup >= epochs:
-            raise ValueError(f"--opm_warmup {opm_warmup} is not less than the {epochs} epochs of the run: opm would drop "
-                             "nothing")
+            raise ValueError(f"--opm_warmup {opm_warmup} is not less than the {epochs} epochs of the run: opm would "
+                             "drop nothing")
 
     def begin_epoch(self, epoch: int, learner: Learner, clips: Clips | None) -> None:
         self.active = epoch > self.warmup
