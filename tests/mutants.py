@@ -234,7 +234,7 @@ MUTANTS: Sequence[Mutant] = [
            "args.data_root, args.split", "args.data_root, 1",
            "--split is recorded, the lists of split 1 are read."),
     Mutant("ucf-evaluation-of-another-flow", "main_UCF.py",
-           '("flow", "flow_frames")', '("flow_frames",)',
+           'default="dis", role=NETWORK', 'default="dis", role=INPUT',
            "A checkpoint is evaluated on flow of another method than it was trained on."),
     # ---- models/balancing
     Mutant("gblend-trial-leaves-its-optimizer", "models/balancing/gradient_blending.py",

@@ -129,14 +129,6 @@ def test_a_run_under_every_balancing_method_resumes_to_the_weights_of_the_uninte
         assert any(not torch.equal(a[key], other[key]) for key in a.keys() & other.keys()), "the method changes nothing"
 
 
-def test_a_run_of_pmr_from_before_its_entropy_term_is_resumed_without_it(tmp_path, runs):
-    content = checkpoint.load(runs["plain"] / "last.pt")
-    older = {name: value for name, value in content["args"].items() if not name.startswith("pmr_")}
-    for modulation, weight in (("pmr", 0.0), ("none", METHOD_FLAGS["pmr_entropy"].default)):
-        torch.save({**content, "args": {**older, "modulation": modulation}}, tmp_path / "last.pt")
-        assert parse(["--resume", str(tmp_path)]).pmr_entropy == weight
-
-
 def test_settings_of_the_methods_above_are_flags():
     assert {flag.removeprefix("--") for argv in METHOD_SETTINGS.values() for flag in argv[::2]} <= METHOD_FLAGS.keys()
 

@@ -61,9 +61,11 @@ def boolean(text: str) -> bool:
     return text.lower() in TRUE
 
 
-def add_boolean(parser: _ActionsContainer, flag: str, default: bool, help: str) -> None:
-    """A flag with an optional value: `--mmcosine` (true), `--mmcosine True`, `--mmcosine False`."""
-    parser.add_argument(flag, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=help)
+def add_boolean(parser: _ActionsContainer, flag: str, default: bool, help: str, **meaning: object) -> None:
+    """A flag with an optional value: `--mmcosine` (true), `--mmcosine True`, `--mmcosine False`. meaning: of an entry
+    script's flag (utils/training/roles.py)."""
+    parser.add_argument(flag, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=help,
+                        **meaning)
 
 
 def argparse_type(kind: Callable[[str], object]) -> Callable[[str], object]:
