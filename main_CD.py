@@ -22,6 +22,7 @@ from utils.cli import number
 from utils.distributed import print_once
 from utils.training import flags, launch, options
 from utils.training.modalities import Modality
+from utils.training.roles import INPUT, TRAINING
 
 MODALITIES = (
     Modality("audio", ("resnet18", "resnet34", "resnet50"), in_channels=1, input_settings=("audio_frontend", "demo")),
@@ -36,14 +37,17 @@ DEMO = {"dataset": "demo", "data_root": Path("data/demo"), "epochs": 12, "image_
 def get_args_parser() -> flags.Parser:
     parser = flags.shared_parser("main_CD.py", "Audio-visual classification in the CREMA-D layout.", MODALITIES)
     group = parser.add_argument_group("CREMA-D layout")
-    group.add_argument("--num_frames", type=number(int, 1, 1000), default=1,
+    group.add_argument("--num_frames", type=number(int, 1, 1000), default=1, role=INPUT,
                        help="frames per clip, from equal segments")
-    group.add_argument("--fps", type=number(int, 1, 1000), default=1, help="which frames: those in Image-<fps>-FPS")
-    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")
-    group.add_argument("--audio_seconds", type=number(float, 0.6, 3600), default=3.0,
+    group.add_argument("--fps", type=number(int, 1, 1000), default=1, role=INPUT,
+                       help="which frames: those in Image-<fps>-FPS")
+    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, role=INPUT, help="pixels per side")
+    group.add_argument("--audio_seconds", type=number(float, 0.6, 3600), default=3.0, role=INPUT,
                        help="sound is repeated or cut to this")
-    group.add_argument("--audio_frontend", choices=list(AUDIO_FRONTENDS), default="mmcosine", help="which spectrogram")
-    cli.add_boolean(group, "--val_by_speaker", False, "--val_fraction holds out whole speakers (<speaker>_... names)")
+    group.add_argument("--audio_frontend", choices=list(AUDIO_FRONTENDS), default="mmcosine", role=INPUT,
+                       help="which spectrogram")
+    cli.add_boolean(group, "--val_by_speaker", False, "--val_fraction holds out whole speakers (<speaker>_... names)",
+                    role=TRAINING, needs="val_fraction")
     flags.add_crop_flags(group, PAPER_CROP)
     flags.add_overlap_flag(group)
     parser.set_defaults(dataset="CREMAD")
@@ -51,11 +55,7 @@ def get_args_parser() -> flags.Parser:
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    parser = get_args_parser()
-    args = options.parse(parser, argv, DEMO)
-    if args.val_by_speaker and not args.val_fraction:
-        parser.error("--val_by_speaker says which clips --val_fraction holds out: give --val_fraction as well")
-    return args
+    return options.parse(get_args_parser(), argv, DEMO)
 
 
 if __name__ == "__main__":

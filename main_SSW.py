@@ -23,6 +23,7 @@ from utils.cli import number
 from utils.distributed import print_once
 from utils.training import flags, launch, options
 from utils.training.modalities import Modality
+from utils.training.roles import INPUT
 
 MODALITIES = (
     Modality("audio", ("resnet18", "resnet34", "resnet50"), in_channels=1, input_settings=("audio_frontend", "demo")),
@@ -37,16 +38,20 @@ def get_args_parser() -> flags.Parser:
     parser = flags.shared_parser("main_SSW.py", "Audio-visual classification of SSW60's bird species.", MODALITIES)
     group = parser.add_argument_group("SSW60")
     collections = ["video_ml", *(name for names in ssw60.OF_MODALITY.values() for name in names)]
-    group.add_argument("--pretrain_on", nargs="+", choices=collections,
+    group.add_argument("--pretrain_on", nargs="+", choices=collections, role=INPUT,
                        help="train the encoder of --modality on recordings or photographs instead of on the videos "
                        "(video_ml: these after all, to evaluate a pretrained encoder on them)")
-    cli.add_boolean(group, "--reliable_audio_only", False, "only videos annotated `reliable_audio`")
-    group.add_argument("--num_frames", type=number(int, 1, 1000), default=3, help="frames per video, from equal parts")
-    group.add_argument("--fps", type=number(int, 1, 1000), default=1,
+    cli.add_boolean(group, "--reliable_audio_only", False, "only videos annotated `reliable_audio`", role=INPUT)
+    group.add_argument("--num_frames", type=number(int, 1, 1000), default=3, role=INPUT,
+                       help="frames per video, from equal parts")
+    group.add_argument("--fps", type=number(int, 1, 1000), default=1, role=INPUT,
                        help="which frames: those prepared with this --fps")
-    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")  # see main_CD
-    group.add_argument("--audio_seconds", type=number(float, 0.6, 3600), default=10.0, help="repeated or cut to this")
-    group.add_argument("--audio_frontend", choices=list(AUDIO_FRONTENDS), default="mmcosine", help="which spectrogram")
+    # why this size has a lower bound: see main_CD.py
+    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, role=INPUT, help="pixels per side")
+    group.add_argument("--audio_seconds", type=number(float, 0.6, 3600), default=10.0, role=INPUT,
+                       help="repeated or cut to this")
+    group.add_argument("--audio_frontend", choices=list(AUDIO_FRONTENDS), default="mmcosine", role=INPUT,
+                       help="which spectrogram")
     flags.add_crop_flags(group, PAPER_CROP)
     flags.add_overlap_flag(group)
     parser.set_defaults(dataset="SSW60", scaling=20.0, epochs=100, lr_decay_step=70)

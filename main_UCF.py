@@ -22,6 +22,7 @@ from utils.cli import number
 from utils.distributed import print_once
 from utils.training import flags, launch, options
 from utils.training.modalities import Modality
+from utils.training.roles import INPUT, NETWORK
 
 RESNETS = ("resnet18", "resnet34", "resnet50")
 MODALITIES = (
@@ -38,14 +39,16 @@ def get_args_parser() -> flags.Parser:
     parser = flags.shared_parser("main_UCF.py", "Classification of UCF-101's actions by appearance and motion.",
                                  MODALITIES)
     group = parser.add_argument_group("UCF-101")
-    group.add_argument("--split", type=int, choices=ucf101.SPLITS, default=1, help="which of the official splits")
-    group.add_argument("--num_frames", type=number(int, 1, 1000), default=3,
+    group.add_argument("--split", type=int, choices=ucf101.SPLITS, default=1, role=INPUT,
+                       help="which of the official splits")
+    group.add_argument("--num_frames", type=number(int, 1, 1000), default=3, role=INPUT,
                        help="RGB frames and differences per clip")
-    group.add_argument("--flow", choices=ucf101.FLOWS, default="dis", help="the method that the flow was prepared with")
-    group.add_argument("--flow_frames", type=number(int, 1, 1000), default=16,
+    group.add_argument("--flow", choices=ucf101.FLOWS, default="dis", role=NETWORK,
+                       help="the method that the flow was prepared with")
+    group.add_argument("--flow_frames", type=number(int, 1, 1000), default=16, role=NETWORK,
                        help="flow fields per clip, in one stack")
     # why this size has a lower bound: see main_CD.py
-    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")
+    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, role=INPUT, help="pixels per side")
     flags.add_crop_flags(group, PAPER_CROP)
     flags.add_overlap_flag(group)
     parser.set_defaults(dataset="UCF101", modality="rgb+flow")
@@ -54,7 +57,7 @@ def get_args_parser() -> flags.Parser:
 
 def parse(argv: Sequence[str]) -> Namespace:
     parser = get_args_parser()
-    args = options.parse(parser, argv, DEMO, fixed=("flow", "flow_frames"))
+    args = options.parse(parser, argv, DEMO)
     if args.demo and args.flow != "dis":
         parser.error("--demo computes its flow with dis: leave out --flow")
     return args

@@ -22,6 +22,7 @@ from utils.cli import number
 from utils.distributed import print_once
 from utils.training import flags, launch, options
 from utils.training.modalities import Modality
+from utils.training.roles import DATA, INPUT, OUTPUT
 
 MODALITIES = (Modality("audio", ("se_resnet34",), in_channels=None, input_settings=("demo",)),
               Modality("visual", ("resnet34", "resnet18", "resnet50"), in_channels=3,
@@ -34,22 +35,27 @@ def get_args_parser() -> flags.Parser:
     parser = flags.shared_parser("main_Vox.py", "Audio-visual speaker verification in the VoxCeleb layout.", MODALITIES)
     group = parser.add_argument_group("VoxCeleb layout")
     group.add_argument("--trials", nargs="+", type=flags.trial_list, default=[lists.TRIALS], metavar="[NAME=]LIST",
+                       role=DATA, private=True,
                        help="trial lists, in --data_root or by path; the first chooses the epoch")
-    group.add_argument("--audio_frames", type=number(int, 33, 9999), default=200, help="in training, of 10 ms each")
-    group.add_argument("--test_frames", type=number(int, 33, 9999), default=400, help="evaluated voice, from its start")
-    group.add_argument("--num_frames", type=number(int, 1, 1000), default=2, help="training faces a clip (test: 1)")
-    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, help="pixels per side")
+    group.add_argument("--audio_frames", type=number(int, 33, 9999), default=200, role=INPUT,
+                       help="in training, of 10 ms each")
+    group.add_argument("--test_frames", type=number(int, 33, 9999), default=400, role=INPUT,
+                       help="evaluated voice, from its start")
+    group.add_argument("--num_frames", type=number(int, 1, 1000), default=2, role=INPUT,
+                       help="training faces a clip (test: 1)")
+    group.add_argument("--image_size", type=number(int, 64, 4096), default=224, role=INPUT, help="pixels per side")
     flags.add_crop_flags(group, FACE_CROP)
-    group.add_argument("--score", choices=("logits", "embedding"), default="logits",
+    group.add_argument("--score", choices=("logits", "embedding"), default="logits", role=DATA,
                        help="what a trial compares: class logits (the paper's), or fused features")
-    group.add_argument("--scores_path", type=Path, metavar="DIR", help="folder for the scores and det.png; default: "
-                       "the run's folder, or <checkpoint>_evaluated beside it")
+    group.add_argument("--scores_path", type=Path, metavar="DIR", role=OUTPUT, private=True,
+                       help="folder for the scores and det.png; default: the run's folder, or <checkpoint>_evaluated "
+                            "beside it")
     parser.set_defaults(dataset="VoxCeleb", batch_size=256, lr_decay_step=70)
     return parser
 
 
 def parse(argv: Sequence[str]) -> Namespace:
-    return options.parse(get_args_parser(), argv, DEMO, per_evaluation=["scores_path"])
+    return options.parse(get_args_parser(), argv, DEMO)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The numbers that a setting of a method may have."""
+"""The values that a setting of a method may have, as functions of a text."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -26,3 +27,15 @@ class Number(NamedTuple):
                 bounds += f" and {'less than' if self.exclusive else 'at most'} {self.high:,}"
             raise ValueError(f"{text} is out of range: expected {bounds}")
         return value
+
+
+class Choice(NamedTuple):
+    """One of some words."""
+
+    words: Sequence[str]
+
+    def __call__(self, text: str) -> str:
+        """The word. Raises ValueError, with a sentence: it is none of them."""
+        if text not in self.words:
+            raise ValueError(f"{text!r} is not one of {', '.join(self.words)}")
+        return text

@@ -29,8 +29,7 @@ PICTURES = ("accuracy", "logits", "weight_norms", "angles", "tsne", "confusion",
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     add_run_flags(parser)
     parser.add_argument("--only", nargs="+", choices=PICTURES, default=PICTURES, help="which pictures")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for them")

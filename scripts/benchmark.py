@@ -41,11 +41,11 @@ from utils.experiments import benchmark_data, entry_script, voxceleb_scale
 from utils.experiments.machine_speed import bandwidth, peak, seconds
 from utils.training import report
 from utils.training.engine import Learner, outputs, train_one_epoch
+from utils.training.flags import Parser
 from utils.training.loading import Loaders, check_batch
 from utils.training.precision import PRECISIONS, choose_precision
+from utils.training.roles import TRAINING
 from utils.training.train import Task, place
-
-OF_THE_STEP = ("modulation", "accumulate", "optimizer", "lam", "freeze_encoders")
 
 
 class Setting(NamedTuple):
@@ -83,9 +83,9 @@ class Watched:
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     usage="%(prog)s [options] [-- FLAGS OF THE ENTRY SCRIPT]",
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__,
+                        usage="%(prog)s [options] [-- FLAGS OF THE ENTRY SCRIPT]",
+                        formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--script", choices=list(benchmark_data.WRITERS), default="main_CD.py", help="entry script")
     parser.add_argument("--task", choices=("training", "voxceleb"), default="training", help="voxceleb: what its size "
                         "costs, see utils/experiments/voxceleb_scale.py")
@@ -119,9 +119,10 @@ def make_setting(args: argparse.Namespace, argv: Sequence[str], amp: str, compil
     return Setting(f"{precision}{', compiled' * compiled}", task, learner, loaders, Batch(inputs, labels, 1.0, 0.0))
 
 
-def check_plain(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def check_plain(parser: Parser, args: argparse.Namespace) -> None:
     """Raises InputError: flags of another step than the plain one, which is measured."""
-    others = [f"--{name}" for name in OF_THE_STEP if getattr(args, name) != parser.get_default(name)]
+    others = [f"--{name}" for name, meaning in parser.meanings().items()
+              if meaning.role == TRAINING and not meaning.evaluated and getattr(args, name) != parser.get_default(name)]
     if others:
         raise InputError(f"the benchmark measures the plain step: leave out {', '.join(others)}. What a method costs "
                          "is in the table of a sweep")

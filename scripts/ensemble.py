@@ -27,8 +27,7 @@ from utils.experiments.flags import Machine, add_run_flags
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     add_run_flags(parser)
     parser.add_argument("--output", type=Path, help="folder for the result")
     return parser

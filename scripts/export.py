@@ -14,7 +14,7 @@ scripts/predict.py takes such a folder in place of a run. In Python: utils/exper
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dataset.errors import InputError, first_few
 from dataset.whole_files import read_json, write_whole
 from utils import cli
-from utils.experiments import saved_model
+from utils.experiments import entry_script, saved_model
 from utils.training import experiment
 from utils.training.run import is_finished
 
@@ -58,33 +58,32 @@ the training data may restrict the use of weights that were made from it.
 CLASSIFIES = "The model knows the classes it was trained on and answers every video with one of them."
 VERIFIES = "The model compares two videos of one speaker each; its scores are no probabilities."
 METRICS = ("accuracy", "eer", "min_dcf")
-OF_THE_MACHINE = ("data_root", "ckpt_path", "tensorboard_path", "resume", "gpu_ids", "cache", "scores_path", "run_name",
-                  "device", "trials")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
     parser.add_argument("--output", type=Path, help="folder of the export; default: <RUN>/export")
     return parser
 
 
-def portable(settings: Mapping[str, object]) -> dict[str, object]:
-    """The flags without those that say where the run was made, in the command too."""
-    kept = {name: value for name, value in settings.items() if not is_of_machine(name) and value is not None}
-    return {**kept, "command": portable_command(settings["command"])}
+def private_flags(settings: Mapping[str, object]) -> set[str]:
+    """The flags that say where a run was made."""
+    script = entry_script.load(Path(settings["script"]), ("get_args_parser",))
+    return {name for name, meaning in script.get_args_parser().meanings().items() if meaning.private}
 
 
-def is_of_machine(flag: str) -> bool:
-    return flag in OF_THE_MACHINE or flag.endswith(experiment.CHECKPOINTS)
+def portable(settings: Mapping[str, object], private: Collection[str]) -> dict[str, object]:
+    """The flags without `private` ones, in the command too."""
+    kept = {name: value for name, value in settings.items() if name not in private and value is not None}
+    return {**kept, "command": portable_command(settings["command"], private)}
 
 
-def portable_command(command: str) -> str:
+def portable_command(command: str, private: Collection[str]) -> str:
     kept, leaves_out = [], False
     for word in shlex.split(command):
         if word.startswith("--"):
-            leaves_out = is_of_machine(word.removeprefix("--").partition("=")[0])
+            leaves_out = word.removeprefix("--").partition("=")[0] in private
         if not leaves_out:
             kept.append(word)
     return shlex.join(kept)
@@ -124,10 +123,11 @@ def main(argv: Sequence[str]) -> dict[str, str]:
     output = args.output or args.run / "export"
     if (output / "README.md").exists() and not (output / saved_model.CONFIG).exists():
         raise InputError(f"{output} holds a README.md and no export: name another folder with --output")
-    content = {**content, "args": portable(content["args"]), "facts": without_machine(content["facts"])}
+    private = private_flags(content["args"])
+    content = {**content, "args": portable(content["args"], private), "facts": without_machine(content["facts"])}
     result = without_machine({name: value for name, value in result.items()
                               if isinstance(value, str | int | float | None | bool)})
-    result["command"] = portable_command(result["command"])
+    result["command"] = portable_command(result["command"], private)
     saved_model.write_export(output, content, result)
     write_whole(output / "README.md", model_card(content["args"], content["facts"], result))
     print(f"exported to {output}; try: python scripts/predict.py {output} VIDEO")

@@ -28,8 +28,7 @@ def level(text: str) -> tuple[str, str]:
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("csv", type=Path, help="the runs.csv of a sweep")
     parser.add_argument("--levels", type=level, nargs="+", required=True, metavar="DATASET=LABEL",
                         help="the data sets from left to right, and what stands below them")

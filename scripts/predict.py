@@ -43,8 +43,7 @@ LONGEST_STEM = 100  # characters of a video's name in its picture's
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, or of an export")
     parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="video, folder of videos, or csv")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for tables and pictures; without it none")

@@ -77,8 +77,7 @@ FRAME_TIMES = {"middle": middle_times, "ogm_ge": ogm_ge_times}
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--data_root", default="data/CREMAD", help="folder of the download, also written to")
     parser.add_argument("--fps", type=cli.number(int, 1, 1000), default=1, help="frames extracted per second of video")
     parser.add_argument("--frames", choices=FRAME_TIMES, default="middle",

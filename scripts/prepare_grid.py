@@ -52,8 +52,7 @@ JPEG_QUALITY = 92
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--grid_root", required=True, help="folder of the videos and the alignments")
     parser.add_argument("--data_root", default="data/grid_digits", help="output folder: of these speakers and --column")
     parser.add_argument("--speaker", "--speakers", nargs="+", default=["s1"], metavar="S",

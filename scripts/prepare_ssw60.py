@@ -50,8 +50,7 @@ JPEG_QUALITY = 95
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--data_root", type=Path, default=Path("data/SSW60"),
                         help="folder of the unpacked tarball, also the output folder")
     parser.add_argument("--collections", nargs="+", choices=MEDIA, default=list(MEDIA), help="what to prepare")

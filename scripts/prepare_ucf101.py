@@ -43,8 +43,7 @@ REPORT = "prepare_report.csv"
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--data_root", type=Path, default=Path("data/UCF101"),
                         help="folder with UCF-101 and ucfTrainTestlist, also the output folder")
     parser.add_argument("--flow", choices=ucf101.FLOWS, default="dis",

@@ -51,8 +51,7 @@ LEAST_SECONDS = 0.6  # of --audio_seconds of main_CD.py
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--videos", type=Path, help="folder of the videos")
     parser.add_argument("--list", type=Path, help="csv of the clips; for --format vggsound its official csv")
     parser.add_argument("--data_root", type=Path, required=True, help="output folder")

@@ -52,8 +52,7 @@ TRIALS_AN_UTTERANCE = 4  # targets, and as many non-targets, as in VoxCeleb1-O
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--video", type=Path, required=True, help="folder of <id>/<video>/<utt>.mp4")
     parser.add_argument("--audio", type=Path, help="folder of <id>/<video>/<utt>.m4a; default: the videos' sound")
     parser.add_argument("--data_root", type=Path, default=Path("data/VoxCeleb"), help="output folder")

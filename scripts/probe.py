@@ -22,8 +22,7 @@ from utils.experiments.flags import Machine, add_run_flags
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     add_run_flags(parser)
     parser.add_argument("--inverse_penalty", type=cli.number(float, 0, exclusive=True), default=1.0,
                         help="scikit-learn's C: the larger, the weaker the regularisation")

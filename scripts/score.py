@@ -28,8 +28,7 @@ Pair = tuple[str, str]
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--trials", type=Path, required=True, help="the trial list")
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="a score file a system")
     parser.add_argument("--p_target", type=cli.number(float, 0, 1, exclusive=True), nargs="+", default=[0.01, 0.05],

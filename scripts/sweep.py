@@ -42,9 +42,9 @@ from utils.experiments.flags import split_argv
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     usage="%(prog)s [options] [--<flag of the entry script> VALUE ...] [-- FLAGS]",
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__,
+                        usage="%(prog)s [options] [--<flag of the entry script> VALUE ...] [-- FLAGS]",
+                        formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--script", type=Path, default=Path("main_CD.py"), help="entry script")
     parser.add_argument("--output", type=Path, default=Path("runs/sweep"),
                         help="folder of all runs")

@@ -21,9 +21,10 @@ def get_args_parser():
 
     modalities = [Modality(name, ("resnet18",), in_channels=None) for name in ("audio", "visual")]
     parser = flags.shared_parser("fake_entry.py", "", modalities)
-    parser.add_argument("--seconds", type=float, default=0.0, help="an epoch lasts")
-    parser.add_argument("--fails", default="", help="seed of the runs that fail, until there is a file `mended`")
-    parser.add_argument("--measure", default="accuracy")
+    parser.add_argument("--seconds", type=float, default=0.0, role="machine", compared=True, help="an epoch lasts")
+    parser.add_argument("--fails", default="", role="machine", compared=True,
+                        help="seed of the runs that fail, until there is a file `mended`")
+    parser.add_argument("--measure", default="accuracy", role="data")
     parser.set_defaults(dataset="fake", epochs=3)
     return parser
 

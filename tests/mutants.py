@@ -234,7 +234,7 @@ MUTANTS: Sequence[Mutant] = [
            "args.data_root, args.split", "args.data_root, 1",
            "--split is recorded, the lists of split 1 are read."),
     Mutant("ucf-evaluation-of-another-flow", "main_UCF.py",
-           '("flow", "flow_frames")', '("flow_frames",)',
+           'default="dis", role=NETWORK', 'default="dis", role=INPUT',
            "A checkpoint is evaluated on flow of another method than it was trained on."),
     # ---- models/balancing
     Mutant("gblend-trial-leaves-its-optimizer", "models/balancing/gradient_blending.py",
@@ -261,8 +261,7 @@ MUTANTS: Sequence[Mutant] = [
            "The BatchNorm of umt's teachers follows the training clips."),
     # ---- dataset
     Mutant("features-of-random-crops", "dataset/clips.py",
-           "same.train, same.transform = False, image_transform(self.image_size, train=False)",
-           "same.train = False",
+           "same.train = False", "same.train = True",
            "Clips that are taken for evaluation out of the training set keep random crops and "
            "flips."),
     Mutant("vox-leak-of-renamed-identities", "dataset/identities.py",
@@ -308,12 +307,9 @@ MUTANTS: Sequence[Mutant] = [
            "Under --val_fraction the epoch is chosen on the test set, and its figures are "
            "called val_."),
     Mutant("last-weights-reported-as-best", "utils/training/classification.py",
-           "if self.data.val or self.confusions", "if self.confusions",
-           "Under --val_fraction main_CD.py reports the test figures of the last epoch's "
-           "weights as the best epoch's."),
-    Mutant("confusions-of-last-weights", "utils/training/classification.py",
-           "if self.data.val or self.confusions", "if self.data.val",
-           "per_class.csv and confusions.csv are of the last epoch's weights."),
+           "load_best(self.model, run)", "run.best()",
+           "The test figures under --val_fraction, predictions.npz, per_class.csv and confusions.csv are of the last "
+           "epoch's weights."),
     Mutant("confusions-of-val-clips", "utils/training/classification.py",
            "self.test_loader, self.compute, self.data.classes, run",
            "self.held_out_loader, self.compute, self.data.classes, run",

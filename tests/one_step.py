@@ -28,13 +28,14 @@ SETTINGS = {  # of every method, for tests that go through all of them
     "multiloss": {"uni_weight": 1.0},
     "mmpareto": {"pareto_gamma": 1.5},
     "agm": {"agm_alpha": 0.1},
-    "mla": {},
+    "mla": {"mla_norm": "none"},
     "lfm": {"lfm_weight": 0.4, "lfm_rate": 0.1},
     "dnr": {"uni_weight": 1.0, "relearn_every": 1, "relearn_times": 1, "relearn_strength": 3.0},
     "mcr": {"mcr_uni": 1.0, "mcr_mipd": 1.0, "mcr_permutations": 2},
-    "dgl": {"dgl_alpha": 0.5},
-    "opm": {"opm_base": 0.5, "opm_lambda": 0.5, "opm_share": 0.7},
-    "inforeg": {"uni_weight": 1.0, "inforeg_threshold": -9.0, "inforeg_beta": 0.95},  # whatever grows
+    "dgl": {"dgl_alpha": 0.5, "dgl_clip": 40.0},
+    "opm": {"opm_base": 0.5, "opm_lambda": 0.5, "opm_share": 0.7, "opm_warmup": 0},
+    "inforeg": {"uni_weight": 1.0, "inforeg_threshold": -9.0, "inforeg_beta": 0.9,
+                "inforeg_formula": "paper"},  # whatever grows
     "mslr": {"mslr_factors": "0.7", "mslr_window": 2},
     "umt": {"umt_weight": 0.5},  # its teachers are the encoders at their start
     "reconboost": {"recon_epochs": 1, "recon_weight": 1.5, "recon_agreement": 0.5},

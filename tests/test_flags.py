@@ -65,11 +65,15 @@ SHARED: dict[str, Effect] = {
     "pmr_entropy": (["0"], ["--modulation", "pmr"], {"method_settings"}),
     "pmr_entropy_epochs": (["3"], ["--modulation", "pmr"], {"method_settings"}),
     "dgl_alpha": (["5"], ["--modulation", "dgl"], {"method_settings"}),
+    "dgl_clip": (["1"], ["--modulation", "dgl"], {"method_settings"}),
     "opm_base": (["0.4"], ["--modulation", "opm"], {"method_settings"}),
     "opm_lambda": (["1"], ["--modulation", "opm"], {"method_settings"}),
     "opm_share": (["1"], ["--modulation", "opm"], {"method_settings"}),
+    "opm_warmup": (["1"], ["--modulation", "opm"], {"method_settings"}),
     "inforeg_threshold": (["0.1"], ["--modulation", "inforeg"], {"method_settings"}),
     "inforeg_beta": (["0.5"], ["--modulation", "inforeg"], {"method_settings"}),
+    "inforeg_formula": (["code"], ["--modulation", "inforeg"], {"method_settings"}),
+    "mla_norm": (["frobenius"], ["--modulation", "mla", "--fusion_method", "sum"], {"method_settings"}),
     "mslr_factors": (["0.7"], ["--modulation", "mslr"], {"method_settings"}),
     "mslr_window": (["9"], ["--modulation", "mslr"], {"method_settings"}),
     "recon_epochs": (["3"], ["--modulation", "reconboost", "--fusion_method", "sum"], {"method_settings"}),
@@ -91,6 +95,9 @@ SHARED: dict[str, Effect] = {
     "cache": (["ram"], [], {"cache"}),
     "cache_size": (["80"], ["--cache", "ram"], {"cache"}),
     "image_size": (["72"], [], ITEMS),
+    "crop_area": (["0.2", "0.3"], [], {"training item"}),
+    "crop_ratio": (["0.5", "0.6"], [], {"training item"}),
+    "flip": (["False"], [], {"training item"}),
 }
 AUDIO_VISUAL: dict[str, Effect] = {
     **SHARED,
@@ -259,9 +266,10 @@ def names_of(data) -> list[str]:
 
 
 def item(data) -> str:
-    """The last clip as a network would get it."""
+    """The last clip as a network would get it, drawn so often that one of the draws is mirrored."""
     torch.manual_seed(0)
-    return digest({name: value for name, value in data[len(data) - 1].items() if name != "label"})
+    items = [data[len(data) - 1] for _ in range(6)]
+    return digest({f"{name}{i}": value for i, one in enumerate(items) for name, value in one.items() if name != "label"})
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -365,7 +365,7 @@ def test_without_data_one_message_names_folder_preparation_and_demo(tmp_path, mo
     *((["--train", "--dataset", name], "is not a plain name") for name in ("../../x", "/tmp/x", "a/b",
                                                                                       "..", "")),
     (["--train", "--lam", "1", "--modality", "audio"], "leave it out with --modality audio"),
-    (["--train", "--val_by_speaker"], "--val_fraction holds out"),
+    (["--train", "--val_by_speaker"], "no effect without --val_fraction: "),
     (["--train", "--test_every_epoch"], "has no effect without --val_fraction"),
     (["--train", "--cache_size", "100"], "--cache_size has no effect without --cache: leave it out"),
 ])

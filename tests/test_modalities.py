@@ -30,7 +30,7 @@ SHAPES = {"rgb": (3, 8, 8), "flow": (2, 8, 8), "audio": (1, 257, 7)}  # of the i
 CPU = ["--device", "cpu", "--num_workers", "0"]
 METHOD_SETTINGS = {"ogm": ["--alpha", "0.5"], "ogm_ge": ["--alpha", "0.5"], "gblend": ["--blend_epochs", "2"],
                    "lfm": ["--lfm_rate", "10"], "dnr": ["--relearn_every", "1", "--relearn_times", "1"],
-                   "pmr": ["--pmr_entropy", "5"],
+                   "pmr": ["--pmr_entropy", "5"], "opm": ["--opm_warmup", "1"],
                    "mslr": ["--mslr_factors", "0.5,1,2"], "reconboost": ["--recon_epochs", "1"]}
 
 
@@ -127,14 +127,6 @@ def test_a_run_under_every_balancing_method_resumes_to_the_weights_of_the_uninte
     if name != "none":
         other = weights(runs["plain"])
         assert any(not torch.equal(a[key], other[key]) for key in a.keys() & other.keys()), "the method changes nothing"
-
-
-def test_a_run_of_pmr_from_before_its_entropy_term_is_resumed_without_it(tmp_path, runs):
-    content = checkpoint.load(runs["plain"] / "last.pt")
-    older = {name: value for name, value in content["args"].items() if not name.startswith("pmr_")}
-    for modulation, weight in (("pmr", 0.0), ("none", METHOD_FLAGS["pmr_entropy"].default)):
-        torch.save({**content, "args": {**older, "modulation": modulation}}, tmp_path / "last.pt")
-        assert parse(["--resume", str(tmp_path)]).pmr_entropy == weight
 
 
 def test_settings_of_the_methods_above_are_flags():

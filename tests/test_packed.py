@@ -33,12 +33,11 @@ from dataset.ucf101 import find_clips as find_actions
 from dataset.ucf101 import read_classes, read_split
 from dataset.voxceleb import FACE_CROP, UtteranceDataset
 from dataset.whole_files import disk_error, machine
-from main_CD import main
+from main_CD import get_args_parser, main
 from utils import distributed, memory
 from utils.failures import machine_error
 from utils.training import cached
 from utils.training.cached import Cache, KeptBatches
-from utils.training.experiment import free_on_resume
 from utils.training.loading import EvaluationBatches, Loaders, TrainBatches, make_loader
 
 CPU = torch.device("cpu")
@@ -625,23 +624,25 @@ def test_a_run_whose_cache_cannot_be_written_goes_on_with_another(train_argv, tm
     assert len(packed_folders(tmp_path / "packed")) == 1
 
 
-def test_a_run_from_before_the_cache_goes_on_without_one(train_argv, tmp_path, tiny_encoders):
+def test_a_run_of_a_version_without_a_flag_cannot_be_continued(train_argv, tmp_path, tiny_encoders):
     main([*train_argv, "--epochs", "1"])
     last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-    for name in ("cache", "cache_size"):
-        del last["args"][name]
+    del last["args"]["cache"]
     torch.save(last, tmp_path / "run" / "last.pt")
-    argv = ["--resume", str(tmp_path / "run"), "--epochs", "2", "--num_workers", "0"]
-    with pytest.raises(InputError, match="leave out --cache"):
-        main([*argv, "--cache", "ram"])
-    assert main(argv)["epochs"] == 2
+    with pytest.raises(InputError, match=r"last\.pt is of an older version .* had no --cache: continue the run with"):
+        main(["--resume", str(tmp_path / "run"), "--epochs", "2", "--num_workers", "0"])
 
 
 def test_a_run_that_may_have_had_trials_goes_on_with_the_cache_that_they_had():
-    saved = {"cache": "ram", "modulation": "none"}
-    assert {"cache", "cache_size"} <= free_on_resume(saved, "off", 0)
-    assert not {"cache", "cache_size"} & free_on_resume(saved, "off", 1)
-    assert not {"cache", "cache_size"} & free_on_resume({**saved, "modulation": "gblend"}, "off", 0)
+    meanings = get_args_parser().meanings()
+
+    def may_change(modulation: str, epochs: int) -> set[str]:
+        before, now = ({"cache": cache, "modulation": modulation} for cache in ("ram", "off"))
+        return {name for name in ("cache", "cache_size") if meanings[name].can_change(before, now, epochs)}
+
+    assert may_change("none", 0) == {"cache", "cache_size"}
+    assert may_change("none", 1) == set()
+    assert may_change("gblend", 0) == set()
 
 
 def test_a_method_that_holds_clips_out_does_so_with_a_cache(train_argv, tiny_encoders):

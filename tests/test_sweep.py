@@ -147,16 +147,6 @@ def test_an_ensemble_has_its_row_whatever_the_data_set_is_called(capsys):
     assert "scripts/ensemble.py" in last and "runs/nowhere/my-audio-set-ensemble-plain-seed0" in last
 
 
-def test_a_run_from_before_encoders_were_recorded_had_the_default_ones(sweep, out):
-    sweep()
-    path = out / "fake-concat-plain-seed0" / "args.json"
-    assert "audio_encoder" not in json.loads(path.read_text())
-    assert len(sweep("--audio_encoder", "resnet18")) == 1
-    path.write_text(json.dumps({**json.loads(path.read_text()), "audio_encoder": "resnet50"}))
-    with pytest.raises(InputError, match=r"other settings \(audio_encoder resnet50, now resnet18\)"):
-        sweep()
-
-
 @pytest.mark.parametrize(("settings", "idle"), [
     ({"modality": "both", "mmcosine": True, "modulation": "ogm"},
      {*METHOD_FLAGS} - {"alpha", "modulation_starts", "modulation_ends"}),
@@ -164,8 +154,8 @@ def test_a_run_from_before_encoders_were_recorded_had_the_default_ones(sweep, ou
     ({"modality": "audio", "mmcosine": True, "modulation": "ogm"},
      {"fusion_method", "modulation", "lam", *METHOD_FLAGS})])
 def test_settings_without_meaning_are_those_that_nothing_reads(settings, idle):
-    assert without_meaning(settings) == {"cache_size", *idle}
-    assert without_meaning({**settings, "cache": "ram"}) == idle
+    assert without_meaning(settings) == {"cache_size", "test_every_epoch", "imagenet", *idle}
+    assert without_meaning({**settings, "cache": "ram", "val_fraction": 0.1, "imagenet": "audio"}) == idle
 
 
 def test_a_run_has_its_name_whichever_axes_were_given(capsys, sweep):

@@ -18,6 +18,7 @@ from utils import cli, distributed
 from utils.cli import number
 from utils.training import flags, launch, options
 from utils.training.modalities import Modality
+from utils.training.roles import INPUT
 
 MODALITIES = (
     Modality("rgb", ("tiny", "resnet18"), in_channels=3, input_settings=("image_size",), imagenet=True),
@@ -29,8 +30,8 @@ DEMO = {"dataset": "demo_three", "epochs": 1}
 def get_args_parser() -> flags.Parser:
     parser = flags.shared_parser("tests/three_modalities.py", "Three modalities.", MODALITIES)
     group = parser.add_argument_group("made clips")
-    group.add_argument("--image_size", type=number(int, 8), default=8, help="pixels per side")
-    group.add_argument("--clips", type=number(int, 1), default=12, help="training clips")
+    group.add_argument("--image_size", type=number(int, 8), default=8, role=INPUT, help="pixels per side")
+    group.add_argument("--clips", type=number(int, 1), default=12, role=INPUT, help="training clips")
     parser.set_defaults(dataset="three", epochs=2, batch_size=4, learning_rate=0.01)
     return parser
 

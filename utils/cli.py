@@ -4,18 +4,43 @@ exit status 2, never with a traceback."""
 import argparse
 import math
 import os
+import re
 import signal
 import sys
-from argparse import ArgumentTypeError, _ActionsContainer
-from collections.abc import Callable
+from argparse import ArgumentTypeError, Namespace, _ActionsContainer
+from collections.abc import Callable, Sequence
 from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
 
 from dataset.errors import InputError
 from models.number import Number
 from utils.failures import machine_error
+from utils.spelling import did_you_mean, invalid_choice
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
+
+
+class Parser(argparse.ArgumentParser):
+    """No abbreviations; a misspelt flag or value is answered with what is probably meant."""
+
+    def __init__(self, **options: object):
+        super().__init__(allow_abbrev=False, **options)
+
+    def parse_args(self, args: Sequence[str] | None = None,
+                   namespace: Namespace | None = None) -> Namespace:
+        parsed, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [word for word in unknown if re.match("--?[^\\W\\d]", word)]
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{did_you_mean(flags, self.flags())}")
+        return parsed
+
+    def flags(self) -> list[str]:
+        """`--name` of every flag."""
+        return [text for action in self._actions for text in action.option_strings]
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, invalid_choice(value, action.choices))
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -36,9 +61,11 @@ def boolean(text: str) -> bool:
     return text.lower() in TRUE
 
 
-def add_boolean(parser: _ActionsContainer, flag: str, default: bool, help: str) -> None:
-    """A flag with an optional value: `--mmcosine` (true), `--mmcosine True`, `--mmcosine False`."""
-    parser.add_argument(flag, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=help)
+def add_boolean(parser: _ActionsContainer, flag: str, default: bool, help: str, **meaning: object) -> None:
+    """A flag with an optional value: `--mmcosine` (true), `--mmcosine True`, `--mmcosine False`. meaning: of an entry
+    script's flag (utils/training/roles.py)."""
+    parser.add_argument(flag, type=boolean, nargs="?", const=True, default=default, metavar="BOOL", help=help,
+                        **meaning)
 
 
 def argparse_type(kind: Callable[[str], object]) -> Callable[[str], object]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..number import Number
+from ..number import Choice, Number
 from . import distributed
 
 if TYPE_CHECKING:  # flags are made from METHODS: they need not wait for torchvision
@@ -26,14 +26,12 @@ class MethodError(ValueError):
 class Flag(NamedTuple):
     """A setting of a method, an argument of its constructor and the flag --<name> of the entry scripts.
 
-    kind: a text's value, or ValueError with a sentence. before: the value with which the method does what it did when
-    it did not have the flag yet, where that is not the default."""
+    kind: a text's value, or ValueError with a sentence."""
 
     name: str
-    kind: Number | Callable[[str], object]
+    kind: Number | Choice | Callable[[str], object]
     default: object
     help: str
-    before: object = None
 
 
 # for `Method.without`; the second for those that use `Learner.gradients`

@@ -40,7 +40,7 @@ class Pmr(Method):
 
     title = "prototypical modal rebalance"
     flags: ClassVar[tuple[Flag, ...]] = (
-        ALPHA, Flag("pmr_entropy", Number(float, 0), 0.1, "weight mu of pmr's entropy term; 0: without", 0.0),
+        ALPHA, Flag("pmr_entropy", Number(float, 0), 0.1, "weight mu of pmr's entropy term; 0: without"),
         Flag("pmr_entropy_epochs", Number(int, 1), 10, "first epochs, in which pmr has its entropy term"))
     whole_batches = True  # of which the scores are
 

@@ -14,26 +14,26 @@ from typing import NamedTuple
 
 from dataset.errors import InputError, first_few
 from dataset.whole_files import read_json
+from utils.spelling import did_you_mean
 from utils.training import options, run_folder
-from utils.training.experiment import CORE, NOT_COMPARED, run_name, with_added_flags, without_meaning
-from utils.training.flags import did_you_mean
+from utils.training.experiment import CORE, run_name
 from utils.training.modalities import ENSEMBLE, is_joint
+from utils.training.roles import Meaning
 
 # The first one outermost: an interrupted sweep has all of the first seed before any of the second. Others come last.
 FIRST_AXES = ("random_seed", *CORE)
-OWN = ("train", "ckpt_path", "run_name", "resume")  # flags that a sweep gives its runs itself
 NEW, BEGUN, DONE = "new", "begun", "done"
 
 
 class PlannedRun(NamedTuple):
-    """name: of its folder. argv: for the entry script. settings: what its args.json will hold. defaults: those of the
-    entry script."""
+    """name: of its folder. argv: for the entry script. settings: what its args.json will hold. compared: those of them
+    in which different runs differ."""
 
     name: str
     folder: Path
     argv: tuple[str, ...]
     settings: Mapping[str, object]
-    defaults: Mapping[str, object]
+    compared: Mapping[str, object]
 
 
 class Ensemble(NamedTuple):
@@ -66,31 +66,30 @@ def ensembles(runs: Sequence[PlannedRun]) -> list[Ensemble]:
 
 def check_axes(script: ModuleType, axes: Mapping[str, Sequence[str]], own: Sequence[str]) -> None:
     """Raises InputError: an axis that is not a flag of the script, or cannot be one. own: the sweep's flags."""
-    known = [f"--{name}" for name in actions(script)]
+    known = meanings(script)
     for name, values in axes.items():
-        if name in OWN:
+        if name in known and known[name].of_sweep:
             raise InputError(f"--{name} is set by the sweep for each of its runs: leave it out")
-        if f"--{name}" not in known:
-            offered = [flag for flag in (*own, *known) if flag.removeprefix("--") not in OWN]
+        if name not in known:
+            offered = [*own, *(f"--{flag}" for flag, meaning in known.items() if not meaning.of_sweep)]
             raise InputError(f"--{name} is a flag neither of the sweep nor of its entry script"
-                             f"{did_you_mean(f'--{name}', offered)}: see --help of both")
-        if name in NOT_COMPARED and len(values) > 1:
+                             f"{did_you_mean([f'--{name}'], offered)}: see --help of both")
+        if not known[name].is_compared() and len(values) > 1:
             raise InputError(f"--{name} does not change results and cannot be compared: give it one value")
 
 
-def check_rest(rest: Sequence[str], axes: Mapping[str, Sequence[str]]) -> None:
+def check_rest(script: ModuleType, rest: Sequence[str], axes: Mapping[str, Sequence[str]]) -> None:
     """Raises InputError: a flag for all runs that belongs among the axes, or to no run."""
     flags = {text.split("=")[0].removeprefix("--") for text in rest if text.startswith("--")}
-    for name in (*FIRST_AXES, *OWN, *axes):
+    of_sweep = [name for name, meaning in meanings(script).items() if meaning.of_sweep]
+    for name in (*FIRST_AXES, *of_sweep, *axes):
         if name in flags:
-            where = "to no run: the sweep does" if name in OWN else "before the --, it is an axis"
+            where = "to no run: the sweep does" if name in of_sweep else "before the --, it is an axis"
             raise InputError(f"--{name} stands behind the --: give it {where}")
 
 
-def actions(script: ModuleType) -> dict[str, Action]:
-    """{name of a flag: argparse's action}"""
-    parser = script.get_args_parser()
-    return {text.removeprefix("--"): action for action in parser._actions for text in action.option_strings}
+def meanings(script: ModuleType) -> dict[str, Meaning]:
+    return script.get_args_parser().meanings()
 
 
 def plan(script: ModuleType, axes: Mapping[str, Sequence[str]], rest: Sequence[str], output: Path) -> list[PlannedRun]:
@@ -100,11 +99,11 @@ def plan(script: ModuleType, axes: Mapping[str, Sequence[str]], rest: Sequence[s
     InputError for a flag in `rest` that is an axis or the sweep's own; exits as the script's parser does for values
     that it refuses.
     """
-    check_rest(rest, axes)
+    check_rest(script, rest, axes)
     in_order = sorted(axes, key=list(dict.fromkeys([*FIRST_AXES, *axes])).index)
-    known = actions(script)
+    known = script.get_args_parser().actions
     words = [[words_of(name, value, known[name]) for value in axes[name] or [None]] for name in in_order]
-    demo = getattr(script.get_args_parser().parse_known_args(rest)[0], "demo", False)
+    demo = script.get_args_parser().given(rest).get("demo", False)
     defaults = options.settings(script.parse(["--train", *["--demo"] * demo]))
     runs: dict[str, PlannedRun] = {}
     for values in itertools.product(*words):
@@ -132,17 +131,17 @@ def plan_run(script: ModuleType, combination: Mapping[str, Sequence[str]], rest:
     """combination: {axis: its arguments}. {random_seed} in an argument stands for the run's seed."""
     parser = script.get_args_parser()
     asked = parser.parse_args([*itertools.chain(*combination.values()), *rest])
-    idle = without_meaning(vars(asked))
-    if not options.from_imagenet(asked, parser.declared):
-        idle.add("imagenet")
+    idle = parser.idle(vars(asked))
+    compared = ["script", *(name for name, meaning in parser.meanings().items() if meaning.is_compared())]
     kept = {name: words for name, words in combination.items() if name not in idle}
     words = [*itertools.chain(*kept.values()), *rest]
     argv = ["--train", *(word.replace("{random_seed}", str(asked.random_seed)) for word in words),
             "--ckpt_path", str(output)]
     settings = options.settings(script.parse(argv))
-    axes = {name: defaults[name] for name in kept if name not in {*FIRST_AXES, *NOT_COMPARED, "dataset"}}
+    axes = {name: defaults[name] for name in kept if name in compared and name not in {*FIRST_AXES, "dataset"}}
     name = run_name(settings, axes)
-    return PlannedRun(name, output / name, (*argv, "--run_name", name), settings, defaults)
+    return PlannedRun(name, output / name, (*argv, "--run_name", name), settings,
+                      {name: settings[name] for name in compared})
 
 
 def state(run: PlannedRun) -> str:
@@ -180,12 +179,9 @@ def check_same_place(run: PlannedRun, saved: Mapping[str, object]) -> None:
 
 
 def changes(run: PlannedRun, saved: Mapping[str, object]) -> str:
-    """In which settings the run differs from the one with the settings `saved`, "" for none. Runs of older versions,
-    which do not name their encoders, have the default ones."""
-    encoders = {name: value for name, value in run.defaults.items() if name.endswith("_encoder")}
-    before = {**encoders, **with_added_flags(saved)}
-    return "; ".join(f"{name} {before[name]}, now {value}" for name, value in run.settings.items()
-                     if name not in NOT_COMPARED and before.get(name, value) != value)
+    """In which settings the run differs from the one with the settings `saved`, "" for none."""
+    return "; ".join(f"{name} {saved[name]}, now {value}" for name, value in run.compared.items()
+                     if saved.get(name, value) != value)
 
 
 def command(run: PlannedRun) -> list[str]:

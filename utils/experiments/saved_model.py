@@ -61,7 +61,9 @@ def load(folder: Path, device: str = "auto", amp: str | None = None) -> SavedMod
     if not hasattr(script, "make_network"):
         raise InputError(f"{folder} was made by {name}, which cannot make its network without its data: only models "
                          "of scripts that can, such as main_CD.py, can be asked about videos")
-    args = options.over(script.get_args_parser(), ["--amp", amp] if amp else [], settings, path)
+    parser = script.get_args_parser()
+    args = options.over(parser, parser.defaults(), settings, {"amp": amp} if amp else {}, path)
+    args.script, args.command = name, settings.get("command")
     chosen = distributed.choose_device(device, [], 0)
     model, compute = script.make_network(args, len(facts["classes"]), chosen)
     checkpoint.load_model(model, content, path)

@@ -8,63 +8,27 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from models.balancing import METHOD_FLAGS, METHODS, Method
-from utils.training.modalities import ENSEMBLE, JOINT, is_joint
+from utils.training import flags
+from utils.training.modalities import ENSEMBLE
 
-# The settings in which a comparison's runs differ most often, in the order in which names and tables give them.
-CORE = ("fusion_method", "mmcosine", "scaling", "modulation", *METHOD_FLAGS, "modality", "lam")
-RECORDED = ("dataset", *CORE, "learning_rate", "batch_size", "epochs", "random_seed", "demo")  # in every result
-# What may differ between a run and its resumption: where and how long it runs, not what it computes.
-FREE_ON_RESUME = frozenset({"resume", "train", "epochs", "data_root", "num_workers", "device", "gpu_ids",
-                            "use_tensorboard", "tensorboard_path", "ckpt_path", "run_name"})
-NOT_COMPARED = (FREE_ON_RESUME - {"epochs"}) | {"command"}  # settings that say where a run ran, not what it computed
+SHARED = flags.parser_of(()).actions
+# what names and tables always tell apart, in their order
+CORE = tuple(name for name, flag in SHARED.items() if flag.meaning.named == "run")
+RECORDED = tuple(name for name, flag in SHARED.items() if flag.meaning.named)  # in every result
+# settings that say where a run ran, not what it computed
+NOT_COMPARED = frozenset({name for name, flag in SHARED.items() if not flag.meaning.is_compared()} | {"command"})
+IN_WORDS = ("fusion_method", "mmcosine", "scaling", "modulation", "modality")  # what `run_name` gives without its name
 CHECKPOINTS = ("_pretrain", "_teacher")  # ends of the flags that name one for a modality's encoder
-# What an evaluation does not take over from the checkpoint's run.
-NOT_FROM_CHECKPOINT = frozenset({"train", "ckpt_path", "resume", "run_name", "num_workers", "device", "gpu_ids",
-                                 "compile", "command", "allow_overlap", "cache", "cache_size"})
-# What an evaluation has no use for.
-OF_TRAINING = frozenset({"accumulate", "lam", "modulation", *METHOD_FLAGS, "freeze_encoders", "imagenet", "epochs",
-                         "optimizer", "learning_rate", "weight_decay", "lr_decay_step", "lr_decay_ratio",
-                         "val_fraction", "val_by_speaker", "test_every_epoch", "random_seed", "crop_area",
-                         "crop_ratio", "flip"})
-# What an evaluation may do otherwise than the training did without a note.
-FREE_IN_EVALUATION = FREE_ON_RESUME | {"allow_overlap", "batch_size", "skip_missing", "demo", "dataset", "trials",
-                                       "score", "cache", "cache_size"}
-
-
-def free_on_resume(saved: Mapping[str, object], cache: object, epochs: int) -> frozenset[str]:
-    """FREE_ON_RESUME, and with a --cache before and now its kind: all kinds give the same batches; before the first
-    epoch whatever is about the cache, unless the method trains before it (Gradient-Blending's trials). saved: the run's
-    settings, epochs: that it has behind it."""
-    if not epochs and METHODS[saved["modulation"]].prepare is Method.prepare:
-        return FREE_ON_RESUME | {"cache", "cache_size"}
-    return FREE_ON_RESUME | (frozenset() if "off" in (saved.get("cache", "off"), cache) else {"cache"})
 
 
 def without_meaning(settings: Mapping[str, object]) -> set[str]:
-    """The settings that do nothing beside the others, so that runs which differ in them alone are the same."""
-    alone = not is_joint(settings["modality"])
-    idle = {"fusion_method", "modulation", "lam"} if alone else set()
-    if settings["modality"] not in JOINT:
-        idle |= {name for name in settings if name.endswith(("_encoder", *CHECKPOINTS))
-                 and name.rpartition("_")[0] not in settings["modality"].split("+")}
-    if not settings["mmcosine"]:
-        idle.add("scaling")
-    if settings.get("cache", "off") == "off":
-        idle.add("cache_size")
-    if alone or not METHODS[settings["modulation"]].needs_teachers:
-        idle |= {name for name in settings if name.endswith("_teacher")}
-    return idle | {flag for flag in METHOD_FLAGS if alone or flag not in METHODS[settings["modulation"]].uses()}
-
-
-def with_added_flags(settings: Mapping[str, object]) -> dict[str, object]:
-    """The settings of a run that may be older than a flag of its method, with what the flag stands for in it."""
-    flags = METHODS.get(str(settings.get("modulation")), Method).flags
-    return {**{flag.name: flag.before for flag in flags if flag.before is not None}, **settings}
+    """The settings that have no effect beside the others, so that runs which differ in them alone are the same."""
+    return flags.parser_for(settings).idle(settings)
 
 
 def meaningful(settings: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in settings.items() if name not in without_meaning(settings)}
+    idle = without_meaning(settings)
+    return {name: value for name, value in settings.items() if name not in idle}
 
 
 def run_name(settings: Mapping[str, object], axes: Mapping[str, object] | None = None,
@@ -80,7 +44,7 @@ def run_name(settings: Mapping[str, object], axes: Mapping[str, object] | None =
              *parts, f"mmcosine{short(meant['scaling'])}" if settings["mmcosine"] else "plain"]
     if meant.get("modulation", "none") != "none":
         words.append(meant["modulation"])
-    defaults = {**{name: flag.default for name, flag in METHOD_FLAGS.items()}, "lam": 0, **(axes or {})}
+    defaults = {**{name: SHARED[name].default for name in CORE if name not in IN_WORDS}, **(axes or {})}
     words += [f"{name}{short(meant[name])}" for name, default in defaults.items()
               if name in meant and meant[name] != default]
     return "-".join([*words, f"seed{settings['random_seed']}"])

@@ -4,45 +4,58 @@ Nothing here imports torchvision or other packages that are slow to import: --he
 """
 
 import argparse
-import difflib
 import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from dataset.crops import Crop
 from dataset.errors import InputError, readable
 from dataset.lists import NOT_A_NAME
-from models.balancing import METHOD_FLAGS, METHODS
+from models.balancing import METHOD_FLAGS, METHODS, Method
 from models.fusion import FUSIONS
-from utils.cli import HelpFormatter, add_boolean, argparse_type, boolean, number
+from utils import cli
+from utils.cli import add_boolean, argparse_type, boolean, number
+from utils.spelling import invalid_choice
 from utils.training import modalities
-from utils.training.modalities import Modality
+from utils.training.modalities import JOINT, Modality, is_joint
+from utils.training.roles import (
+    DATA,
+    INPUT,
+    MACHINE,
+    NETWORK,
+    OUTPUT,
+    TRAINING,
+    Group,
+    RoleParser,
+    Settings,
+    always,
+)
 
 CACHES = ("auto", "ram", "device")  # kinds of --cache beside a folder
 OPTIMIZERS = ("sgd", "adam", "adamw")
 PRECISIONS = ("off", "bf16", "fp16")
 
 
-class Parser(ArgumentParser):
-    """Defaults in the help, no abbreviations; a misspelt flag is answered with the flag that is probably meant."""
+NOT_GIVEN = object()
+
+
+class Parser(RoleParser):
+    """Of an entry script: the modalities that it declares, and defaults in the help."""
 
     def __init__(self, prog: str, description: str, declared: Sequence[Modality]):
-        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=HelpFormatter,
+        super().__init__(prog=prog, description=description, formatter_class=cli.HelpFormatter,
                          usage="%(prog)s --train | --resume RUN | --ckpt_path FILE [--FLAG VALUE ...]")
         self.declared = declared
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Namespace | None = None) -> Namespace:
-        found, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            flags = [flag for flag in unknown if flag.startswith("--")]
-            meant = did_you_mean(flags[0], self.flags()) if flags else ""
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
-        return found
+    def given(self, argv: Sequence[str]) -> dict[str, object]:
+        """{flag: value} of what stands in argv. Exits with status 2 on a wrong flag."""
+        found = self.parse_args(argv, Namespace(**dict.fromkeys(self.actions, NOT_GIVEN)))
+        return {name: value for name, value in vars(found).items() if value is not NOT_GIVEN}
 
-    def flags(self) -> list[str]:
-        """`--name` of every flag."""
-        return [text for action in self._actions for text in action.option_strings]
+    def defaults(self) -> dict[str, object]:
+        return {name: action.default for name, action in self.actions.items()}
 
     def can_have(self, action: argparse.Action, value: object) -> bool:
         """Whether a flag can have a value that args.json or a checkpoint has for it."""
@@ -61,12 +74,6 @@ class Parser(ArgumentParser):
         except (ArgumentTypeError, ValueError):
             return False
         return read == parts
-
-
-def did_you_mean(flag: str, known: Sequence[str]) -> str:
-    """` (did you mean --scaling?)` for a misspelt flag, "" when no known one is similar."""
-    near = difflib.get_close_matches(flag.split("=")[0], known, 1, 0.5)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def gpu_list(text: str) -> list[int]:
@@ -111,62 +118,98 @@ def checked(kind: Callable[[str], object], text: str, flag: str) -> object:
 
 
 def shared_parser(prog: str, description: str, declared: Sequence[Modality]) -> Parser:
-    """A parser with the flags of every entry script; defaults are set by the script with `set_defaults`."""
+    """A parser with the flags of every entry script; defaults are set by the script with `set_defaults`.
+
+    The order of declaration is the order in names of runs, in sweeps and in tables.
+    """
     parser = Parser(prog, description, declared)
     add_run_flags(parser)
     add_data_flags(parser)
-    add_method_flags(parser)
-    add_modality_flags(parser)
+    add_head_flags(parser)
     add_balancing_flags(parser)
+    add_modality_flags(parser)
     add_optimisation_flags(parser)
     add_machine_flags(parser)
     return parser
 
 
-def add_run_flags(parser: ArgumentParser) -> None:
+@cache
+def parser_of(names: tuple[str, ...]) -> Parser:
+    """The shared flags for an entry script with these modalities."""
+    return shared_parser("", "", [Modality(name, ("",), in_channels=None, imagenet=True) for name in names])
+
+
+def parser_for(settings: Settings) -> Parser:
+    """The shared flags of the entry script whose run has these settings."""
+    return parser_of(tuple(name.removesuffix("_encoder") for name in settings if name.endswith("_encoder")))
+
+
+def add_run_flags(parser: Parser) -> None:
     group = parser.add_argument_group("what to do")
-    add_boolean(group, "--train", False, "train; without it --ckpt_path FILE is evaluated")
-    group.add_argument("--ckpt_path", type=Path, default=Path("runs"),
+    add_boolean(group, "--train", False, "train; without it --ckpt_path FILE is evaluated", role=OUTPUT, of_sweep=True)
+    group.add_argument("--ckpt_path", type=Path, default=Path("runs"), role=OUTPUT, private=True, of_sweep=True,
                        help="with --train: where the run's folder is made; without: the checkpoint to evaluate")
-    group.add_argument("--run_name", type=folder_name, help="name of the run's folder; default: settings and time")
-    group.add_argument("--resume", type=Path, metavar="RUN", help="continue the interrupted run in this folder")
-    add_boolean(group, "--use_tensorboard", True, "write TensorBoard events")
-    group.add_argument("--tensorboard_path", type=Path, help="folder for them; default: the run's own folder")
+    group.add_argument("--run_name", type=folder_name, role=OUTPUT, private=True, of_sweep=True,
+                       help="name of the run's folder; default: settings and time")
+    group.add_argument("--resume", type=Path, metavar="RUN", role=OUTPUT, private=True, of_sweep=True,
+                       help="continue the interrupted run in this folder")
+    add_boolean(group, "--use_tensorboard", True, "write TensorBoard events", role=OUTPUT)
+    group.add_argument("--tensorboard_path", type=Path, role=OUTPUT, private=True,
+                       help="folder for them; default: the run's own folder")
 
 
-def add_data_flags(parser: ArgumentParser) -> None:
+def add_data_flags(parser: Parser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", type=folder_name, help="name in the results, and of the folder under data/")
-    group.add_argument("--data_root", type=Path, help="folder of the data; default: data/<dataset>")
-    add_boolean(group, "--demo", False, "generate a small synthetic data set and use it, with suitable defaults")
-    group.add_argument("--val_fraction", type=number(float, 0, 0.9), default=0.0,
+    group.add_argument("--dataset", type=folder_name, role=DATA, named="result",
+                       help="name in the results, and of the folder under data/")
+    group.add_argument("--data_root", type=Path, role=MACHINE, from_checkpoint=True, private=True,
+                       help="folder of the data; default: data/<dataset>")
+    add_boolean(group, "--demo", False, "generate a small synthetic data set and use it, with suitable defaults",
+                role=DATA, named="result")
+    group.add_argument("--val_fraction", type=number(float, 0, 0.9), default=0.0, role=TRAINING,
                        help="part of the training clips (main_Vox.py: identities) held out to choose the epoch; 0: "
                             "the paper's protocol, the best test epoch is reported")
     add_boolean(group, "--test_every_epoch", False, "with --val_fraction: evaluate the test set after every epoch as "
-                "well, to tell how much better its best epoch looks; it chooses nothing")
-    group.add_argument("--cache", type=cache_place, default="off", metavar="WHERE",
+                "well, to tell how much better its best epoch looks; it chooses nothing", role=TRAINING,
+                needs="val_fraction")
+    # images may be stored smaller than in their files, so that runs with and without a cache may differ
+    group.add_argument("--cache", type=cache_place, default="off", metavar="WHERE", role=MACHINE, compared=True,
+                       may_change=gives_the_same_batches, private=True,
                        help="off, or where clips that are decoded once are kept: device (the GPU), ram, auto (one of "
                        "both), or a folder, which later runs use too")
-    group.add_argument("--cache_size", type=number(int, 64, 4096), default=256,
+    group.add_argument("--cache_size", type=number(int, 64, 4096), default=256, role=MACHINE, compared=True,
+                       may_change=is_before_training, needs="cache",
                        help="shorter side of images in the --cache, in pixels; all are stored in the size that is "
                             "usual among them, or in this one if it is less")
-    add_boolean(group, "--skip_missing", False, "go on without the clips whose files are missing, empty or damaged")
+    add_boolean(group, "--skip_missing", False, "go on without the clips whose files are missing, empty or damaged",
+                role=DATA)
 
 
-def add_overlap_flag(group: _ArgumentGroup) -> None:
+def is_before_training(before: Settings, now: Settings, epochs: int) -> bool:
+    """Whether no step was made yet; Gradient-Blending's trials train before the first epoch."""
+    return not epochs and METHODS[str(before["modulation"])].prepare is Method.prepare
+
+
+def gives_the_same_batches(before: Settings, now: Settings, epochs: int) -> bool:
+    """Whether --cache may change in a run: all kinds of cache give the same batches."""
+    return is_before_training(before, now, epochs) or "off" not in (before["cache"], now["cache"])
+
+
+def add_overlap_flag(group: Group) -> None:
     """For scripts that classify."""
     add_boolean(group, "--allow_overlap", False, "allow evaluation on test clips that the checkpoint, or a pretrained "
-                "encoder, was trained on")
+                "encoder, was trained on", role=DATA, from_checkpoint=False)
 
 
-def add_crop_flags(group: _ArgumentGroup, usual: Crop) -> None:
+def add_crop_flags(group: Group, usual: Crop) -> None:
     """Of training images. usual: the defaults of the script's data."""
-    group.add_argument("--crop_area", type=area, nargs=2, action=RangeAction,
+    group.add_argument("--crop_area", type=area, nargs=2, action=RangeAction, role=TRAINING,
                        default=list(usual.area), metavar=("LOW", "HIGH"),
                        help="area of training crops, relative to the image's; 1 1 takes the whole image")
     group.add_argument("--crop_ratio", type=number(float, 0, exclusive=True), nargs=2, action=RangeAction,
-                       default=list(usual.ratio), metavar=("LOW", "HIGH"), help="width over height of training crops")
-    add_boolean(group, "--flip", usual.flip, "mirror half of the training images")
+                       role=TRAINING, default=list(usual.ratio), metavar=("LOW", "HIGH"),
+                       help="width over height of training crops")
+    add_boolean(group, "--flip", usual.flip, "mirror half of the training images", role=TRAINING)
 
 
 def area(text: str) -> float:
@@ -188,33 +231,65 @@ class RangeAction(argparse.Action):
         setattr(namespace, self.dest, list(values))
 
 
-def add_method_flags(parser: Parser) -> None:
-    group = parser.add_argument_group("method")
-    group.add_argument("--fusion_method", choices=list(FUSIONS), default="concat", help="fusion of modality features")
-    add_boolean(group, "--mmcosine", False, "cosine logits per modality: features and class weights are normalised")
-    group.add_argument("--scaling", type=number(float, 0, exclusive=True), default=10.0, help="scale s of MMCosine")
-    group.add_argument("--lam", type=number(float, 0), default=0.0, help="weight of the contrastive loss, 0: none")
+def is_of_single_modality(settings: Settings) -> bool:
+    return not is_joint(str(settings["modality"]))
+
+
+def add_head_flags(parser: Parser) -> None:
+    group = parser.add_argument_group("fusion and head")
+    group.add_argument("--fusion_method", choices=list(FUSIONS), default="concat", role=NETWORK, named="run",
+                       idle=is_of_single_modality, help="fusion of modality features")
+    add_boolean(group, "--mmcosine", False, "cosine logits per modality: features and class weights are normalised",
+                role=NETWORK, named="run")
+    group.add_argument("--scaling", type=number(float, 0, exclusive=True), default=10.0, role=NETWORK, named="run",
+                       idle=lambda settings: not settings["mmcosine"], help="scale s of MMCosine")
 
 
 def add_modality_flags(parser: Parser) -> None:
     group = parser.add_argument_group("modalities")
     words = modalities.choices(parser.declared)
-    group.add_argument("--modality", nargs="+", action=ModalityAction, default=words[0], metavar="NAME",
-                       help=f"{words[0]}, or one or several of {', '.join(words[1:])}: which encoders are trained")
+    group.add_argument("--modality", nargs="+", action=ModalityAction, default=next(iter(words), None), metavar="NAME",
+                       role=NETWORK, named="run",
+                       help=f"{', '.join(words[:1])}, or one or several of {', '.join(words[1:])}: which encoders are "
+                            "trained")
     for modality in parser.declared:
         group.add_argument(f"--{modality.name}_encoder", choices=modality.encoders, default=modality.encoders[0],
-                           help=f"network of the {modality.name} encoder")
+                           role=NETWORK, idle=is_without(modality), help=f"network of the {modality.name} encoder")
     for modality in parser.declared:
-        group.add_argument(f"--{modality.name}_pretrain", type=Path, metavar="FILE",
-                           help=f"checkpoint that the {modality.name} encoder starts from")
+        group.add_argument(f"--{modality.name}_pretrain", type=Path, metavar="FILE", role=TRAINING, private=True,
+                           idle=is_without(modality), help=f"checkpoint that the {modality.name} encoder starts from")
     for modality in parser.declared:
-        group.add_argument(f"--{modality.name}_teacher", type=Path, metavar="FILE",
+        group.add_argument(f"--{modality.name}_teacher", type=Path, metavar="FILE", role=TRAINING, private=True,
+                           idle=has_no_teacher(modality),
                            help=f"checkpoint of the {modality.name} encoder trained alone, for --modulation umt")
-    add_boolean(group, "--freeze_encoders", False, "train fusion and classifier only; encoders stay as they start")
+    add_boolean(group, "--freeze_encoders", False, "train fusion and classifier only; encoders stay as they start",
+                role=TRAINING)
     usual = " and ".join(modality.name for modality in parser.declared if modality.imagenet)
-    group.add_argument("--imagenet", action=ImagenetAction, nargs="?", default=False, metavar="NAMES",
+    group.add_argument("--imagenet", action=ImagenetAction, nargs="?", default=False, metavar="NAMES", role=TRAINING,
+                       idle=lambda settings: not from_imagenet(settings, parser.declared),
                        help=f"start encoders from torchvision's ImageNet weights: {usual}, or the named ones, "
                             f"such as {'+'.join(modality.name for modality in parser.declared[:2])}")
+
+
+def is_without(modality: Modality) -> Callable[[Settings], bool]:
+    """Whether the network of these settings has no encoder of the modality."""
+    return lambda settings: (settings["modality"] not in JOINT
+                             and modality.name not in str(settings["modality"]).split("+"))
+
+
+def has_no_teacher(modality: Modality) -> Callable[[Settings], bool]:
+    return lambda settings: (is_of_single_modality(settings) or is_without(modality)(settings)
+                             or not METHODS[str(settings["modulation"])].needs_teachers)
+
+
+def from_imagenet(settings: Settings, declared: Sequence[Modality]) -> list[str]:
+    """Modalities whose encoders start from ImageNet weights; for a bare --imagenet the usual ones that start from no
+    checkpoint."""
+    named = settings.get("imagenet")
+    if isinstance(named, str):
+        return named.split("+")
+    return [modality.name for modality in modalities.chosen(declared, settings["modality"])
+            if named and modality.imagenet and not settings.get(f"{modality.name}_pretrain")]
 
 
 class ModalityAction(argparse.Action):
@@ -238,43 +313,63 @@ class ImagenetAction(argparse.Action):
             known = [modality.name for modality in parser.declared]
             unknown = [name for name in value.split("+") if name not in known]
             if unknown:
-                parser.error(f"argument --imagenet: invalid choice: {unknown[0]!r} (choose from {', '.join(known)})")
+                parser.error(f"argument --imagenet: {invalid_choice(unknown[0], known)}")
             names = [name for name in known if name in value.split("+")]
             namespace.imagenet = True if names == usual else "+".join(names)
 
 
-def add_balancing_flags(parser: ArgumentParser) -> None:
+def add_balancing_flags(parser: Parser) -> None:
     group = parser.add_argument_group("balancing methods, with or without MMCosine")
-    group.add_argument("--modulation", choices=list(METHODS), default="none",
+    group.add_argument("--modulation", choices=list(METHODS), default="none", role=TRAINING, named="run",
+                       idle=is_of_single_modality,
                        help="; ".join(f"{name}: {method.title}" for name, method in METHODS.items()))
     for flag in METHOD_FLAGS.values():
-        group.add_argument(f"--{flag.name}", type=argparse_type(flag.kind), default=flag.default, help=flag.help)
+        group.add_argument(f"--{flag.name}", type=argparse_type(flag.kind), default=flag.default, role=TRAINING,
+                           named="run", idle=is_unused(flag.name), help=flag.help)
 
 
-def add_optimisation_flags(parser: ArgumentParser) -> None:
+def is_unused(name: str) -> Callable[[Settings], bool]:
+    """Whether the balancing method of these settings does not use its flag `name`."""
+    return lambda settings: (is_of_single_modality(settings)
+                             or name not in METHODS[str(settings["modulation"])].uses())
+
+
+def add_optimisation_flags(parser: Parser) -> None:
     group = parser.add_argument_group("optimisation")
-    group.add_argument("--batch_size", type=number(int, 1, 100_000), default=32,
-                       help="clips, over all processes together")
-    group.add_argument("--accumulate", type=number(int, 1, 100_000), default=1,
+    group.add_argument("--lam", type=number(float, 0), default=0.0, role=TRAINING, named="run",
+                       idle=is_of_single_modality, help="weight of the contrastive loss, 0: none")
+    group.add_argument("--batch_size", type=number(int, 1, 100_000), default=32, role=TRAINING, evaluated=True,
+                       named="result", help="clips, over all processes together")
+    group.add_argument("--accumulate", type=number(int, 1, 100_000), default=1, role=TRAINING,
                        help="parts that each batch is computed in, one after the other, to need less memory; "
                             "BatchNorm's statistics are those of a part")
-    group.add_argument("--epochs", type=number(int, 1, 1_000_000), default=200, help="passes over the training clips")
-    group.add_argument("--optimizer", choices=list(OPTIMIZERS), default="sgd", help="sgd has momentum 0.9")
-    group.add_argument("--learning_rate", type=number(float, 0, exclusive=True), default=1e-3,
-                       help="initial learning rate")
-    group.add_argument("--weight_decay", type=number(float, 0), default=1e-4, help="L2 (adamw: decoupled)")
-    group.add_argument("--lr_decay_step", type=number(int, 1), default=100, help="epochs between two decays")
-    group.add_argument("--lr_decay_ratio", type=number(float, 0, 1), default=0.1, help="factor of a decay")
-    group.add_argument("--random_seed", type=number(int, 0, 2**63 - 1), default=0,
+    group.add_argument("--epochs", type=number(int, 1, 1_000_000), default=200, role=TRAINING, may_change=always,
+                       named="result", help="passes over the training clips")
+    group.add_argument("--optimizer", choices=list(OPTIMIZERS), default="sgd", role=TRAINING,
+                       help="sgd has momentum 0.9")
+    group.add_argument("--learning_rate", type=number(float, 0, exclusive=True), default=1e-3, role=TRAINING,
+                       named="result", help="initial learning rate")
+    group.add_argument("--weight_decay", type=number(float, 0), default=1e-4, role=TRAINING,
+                       help="L2 (adamw: decoupled)")
+    group.add_argument("--lr_decay_step", type=number(int, 1), default=100, role=TRAINING,
+                       help="epochs between two decays")
+    group.add_argument("--lr_decay_ratio", type=number(float, 0, 1), default=0.1, role=TRAINING,
+                       help="factor of a decay")
+    group.add_argument("--random_seed", type=number(int, 0, 2**63 - 1), default=0, role=TRAINING, named="result",
                        help="of initialisation, order, augmentation")
 
 
-def add_machine_flags(parser: ArgumentParser) -> None:
+def add_machine_flags(parser: Parser) -> None:
     group = parser.add_argument_group("machine")
-    group.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:<index>")
-    group.add_argument("--gpu_ids", type=gpu_list, default=[], metavar="0,1",
+    group.add_argument("--device", default="auto", role=MACHINE, private=True,
+                       help="auto (a GPU if there is one), cpu, cuda or cuda:<index>")
+    group.add_argument("--gpu_ids", type=gpu_list, default=[], metavar="0,1", role=MACHINE, private=True,
                        help="GPUs to use, one process per GPU (evaluation uses the first)")
-    group.add_argument("--amp", choices=["auto", *PRECISIONS], default="auto",
+    # an evaluation in another precision than the training's is told, as with other input
+    group.add_argument("--amp", choices=["auto", *PRECISIONS], default="auto", role=INPUT,
                        help="precision of the encoders; auto: bf16 where the device computes it natively, else off")
-    add_boolean(group, "--compile", False, "torch.compile the network (minutes at the start, faster steps)")
-    group.add_argument("--num_workers", type=number(int, 0, 1024), default=2, help="loader processes per process")
+    # a compiled network rounds otherwise
+    add_boolean(group, "--compile", False, "torch.compile the network (minutes at the start, faster steps)",
+                role=MACHINE, compared=True)
+    group.add_argument("--num_workers", type=number(int, 0, 1024), default=2, role=MACHINE,
+                       help="loader processes per process")

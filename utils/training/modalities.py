@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.spelling import invalid_choice
+
 JOINT = ("both", "all")  # what --modality says for all of two, of more modalities
 ENSEMBLE = "ensemble"  # of runs of one modality each: scripts/ensemble.py, and --modality of sweeps
 
@@ -65,7 +67,7 @@ def setting_of(modalities: Sequence[Modality], words: Sequence[str]) -> str:
         if name in JOINT[len(modalities) > 2:]:
             raise ValueError(f"{name!r} stands for every modality: leave out the others")
         if name not in known:
-            raise ValueError(f"invalid choice: {name!r} (choose from {', '.join(choices(modalities))})")
+            raise ValueError(invalid_choice(name, choices(modalities)))
         if names.count(name) > 1:
             raise ValueError(f"{name!r} is given twice")
     kept = [name for name in known if name in names]

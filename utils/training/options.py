@@ -15,52 +15,56 @@ from models.fusion import FUSIONS
 from utils import distributed
 from utils.distributed import print_once
 from utils.training import checkpoint, experiment, modalities
-from utils.training.flags import Parser
+from utils.training.flags import Parser, from_imagenet
 from utils.training.modalities import Modality, Start
+from utils.training.roles import INPUT, NETWORK, TRAINING
 from utils.training.run_folder import check_resumable
 
-NETWORK_SETTINGS = ("fusion_method", "mmcosine", "scaling", "modality")  # an evaluation cannot change these
 
-
-def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, object],
-          per_evaluation: Sequence[str] = (), fixed: Sequence[str] = ()) -> Namespace:
+def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, object]) -> Namespace:
     """Flags from argv; those not given come from the run that is resumed, from the checkpoint that is evaluated, from
-    `demo_defaults` under --demo, else from the parser. Raises InputError, or exits with status 2 on a wrong flag.
-
-    per_evaluation: flags that an evaluation does not take over from the checkpoint's run. fixed: that it cannot change.
-    """
-    first = parser.parse_known_args(argv)[0]
-    if first.demo:
-        parser.set_defaults(**demo_defaults)
-    args = given = parser.parse_args(argv)  # a wrong flag is told before a missing file
-    if first.resume:
-        args = resumed(parser, argv, first.resume)
-    elif not first.train:
-        if first.ckpt_path == parser.get_default("ckpt_path"):
-            parser.error("nothing to do: give --train, or --ckpt_path FILE to evaluate a checkpoint")
-        args = evaluated(parser, argv, first.ckpt_path, per_evaluation, fixed)
-    loaded = any(files(args, parser.declared, end) for end in experiment.CHECKPOINTS)
-    if args.train and getattr(args, "allow_overlap", False) and not loaded:
-        parser.error("--allow_overlap is for checkpoints that are evaluated, start encoders or teach: leave it out")
-    if args.test_every_epoch and not args.val_fraction:
-        parser.error("--test_every_epoch has no effect without --val_fraction: leave it out")
-    if first.cache_size != parser.get_default("cache_size") and args.cache == "off":
-        parser.error("--cache_size has no effect without --cache: leave it out")
-    check_method(parser, args, given)
-    for check in (check_teachers, check_encoders, check_frozen):
+    `demo_defaults` under --demo, else from the parser. Raises InputError, or exits with status 2 on a wrong flag."""
+    given = parser.given(argv)  # a wrong flag is told before a missing file
+    defaults = {**parser.defaults(), **(demo_defaults if given.get("demo") else {})}
+    command = f"python {parser.prog} {shlex.join(argv)}"
+    if given.get("resume"):
+        args, command = resumed(parser, defaults, given)
+    elif given.get("train"):
+        args = Namespace(**{**defaults, **given})
+    elif given.get("ckpt_path", defaults["ckpt_path"]) == defaults["ckpt_path"]:
+        parser.error("nothing to do: give --train, or --ckpt_path FILE to evaluate a checkpoint")
+    else:
+        args = evaluated(parser, defaults, given)
+    changed = {name for name, value in given.items() if value != defaults[name]}
+    check_needs(parser, args, changed)
+    check_method(parser, args, changed)
+    for check in (check_overlap, check_teachers, check_encoders, check_frozen):
         check(parser, args)
     args.data_root = args.data_root or Path("data") / args.dataset
-    args.script = parser.prog
-    args.command = getattr(args, "command", f"python {parser.prog} {shlex.join(argv)}")
+    args.script, args.command = parser.prog, command
     return args
 
 
-def check_method(parser: Parser, args: Namespace, given: Namespace) -> None:
-    """Flags of a method that is not used are mistakes on the command line, which alone is `given`; in an earlier run's
-    settings they may be the defaults of its --demo. Flags of several modalities where there is one always are."""
+def check_needs(parser: Parser, args: Namespace, changed: set[str]) -> None:
+    """Flags without the flag that they need are mistakes on the command line, whose flags are `changed`."""
+    for name, meaning in parser.meanings().items():
+        if name in changed and meaning.lacks_need(vars(args)):
+            parser.error(f"--{name} has no effect without --{meaning.needs}: leave it out, or give --{meaning.needs} "
+                         "as well")
+
+
+def check_overlap(parser: Parser, args: Namespace) -> None:
+    loaded = any(files(args, parser.declared, end) for end in experiment.CHECKPOINTS)
+    if args.train and getattr(args, "allow_overlap", False) and not loaded:
+        parser.error("--allow_overlap is for checkpoints that are evaluated, start encoders or teach: leave it out")
+
+
+def check_method(parser: Parser, args: Namespace, changed: set[str]) -> None:
+    """Flags of a method that is not used are mistakes on the command line, whose flags are `changed`; in an earlier
+    run's settings they may be the defaults of its --demo. Flags of several modalities where there is one always are."""
     method = METHODS[args.modulation]
     for flag in METHOD_FLAGS:
-        if flag not in method.uses() and getattr(given, flag) != parser.get_default(flag):
+        if flag in changed and flag not in method.uses():
             parser.error(f"--{flag} has no effect with --modulation {args.modulation}: leave it out")
     for flag, off in (("lam", 0), ("modulation", "none")):
         if not modalities.is_joint(args.modality) and getattr(args, flag) != off:
@@ -105,7 +109,7 @@ def check_encoders(parser: Parser, args: Namespace) -> None:
             raise InputError(f"--{name}_pretrain {start.path}: --modality {args.modality} has no such encoder")
     usual = [modality.name for modality in parser.declared if modality.imagenet]
     for name in args.imagenet.split("+") if isinstance(args.imagenet, str) else usual * args.imagenet:
-        if args.imagenet is True and from_imagenet(args, parser.declared):
+        if args.imagenet is True and from_imagenet(vars(args), parser.declared):
             break  # a bare flag starts those of the usual encoders that can be started
         if name not in names or getattr(args, f"{name}_pretrain"):
             parser.error(f"--imagenet starts the {name} encoder: leave it out with --{name}_pretrain or --modality "
@@ -116,8 +120,9 @@ def check_frozen(parser: Parser, args: Namespace) -> None:
     """Encoders that are not trained must come from somewhere, and cannot be balanced."""
     if args.freeze_encoders and args.modulation != "none":
         parser.error("--freeze_encoders leaves no encoder to balance: leave --modulation out")
+    started = {*files(args, parser.declared, "_pretrain"), *from_imagenet(vars(args), parser.declared)}
     for modality in modalities.chosen(parser.declared, args.modality) if args.freeze_encoders else ():
-        if not getattr(args, f"{modality.name}_pretrain") and modality.name not in from_imagenet(args, parser.declared):
+        if modality.name not in started:
             parser.error(f"--freeze_encoders keeps the {modality.name} encoder as it starts: give it a trained one "
                          f"with --{modality.name}_pretrain FILE")
 
@@ -127,46 +132,39 @@ def method_settings(args: Namespace) -> dict[str, object]:
     return {flag: getattr(args, flag) for flag in METHODS[args.modulation].uses()}
 
 
-def from_imagenet(args: Namespace, declared: Sequence[Modality]) -> list[str]:
-    """Modalities whose encoders start from ImageNet weights; for a bare --imagenet the usual ones without others."""
-    if isinstance(args.imagenet, str):
-        return args.imagenet.split("+")
-    return [modality.name for modality in modalities.chosen(declared, args.modality)
-            if args.imagenet and modality.imagenet and not getattr(args, f"{modality.name}_pretrain")]
-
-
-def over(parser: Parser, argv: Sequence[str], settings: Mapping[str, object], path: Path) -> Namespace:
-    """argv's flags over `settings` of the file `path`, over the defaults. Raises InputError: not flags' values."""
-    wrong = [f"--{action.dest} {settings[action.dest]}" for action in parser._actions
-             if action.dest in settings and not parser.can_have(action, settings[action.dest])]
+def over(parser: Parser, defaults: Mapping[str, object], saved: Mapping[str, object], given: Mapping[str, object],
+         path: Path) -> Namespace:
+    """`given` flags over the `saved` settings of the file `path` over `defaults`. Raises InputError: what is saved are
+    not flags' values."""
+    wrong = [f"--{name} {saved[name]}" for name, action in parser.actions.items()
+             if name in saved and not parser.can_have(action, saved[name])]
     if wrong:
         raise InputError(f"{path} is damaged, or was written by another program: among its settings are "
                          f"{first_few(wrong)}")
-    paths = {action.dest for action in parser._actions if action.type is Path}
-    restored = {name: Path(value) if name in paths and value else value for name, value in settings.items()}
-    return parser.parse_args(argv, namespace=Namespace(**restored))
+    restored = {name: Path(saved[name]) if action.type is Path and saved[name] else saved[name]
+                for name, action in parser.actions.items() if name in saved}
+    return Namespace(**{**defaults, **restored, **given})
 
 
-def evaluated(parser: Parser, argv: Sequence[str], path: Path, per_evaluation: Sequence[str],
-              fixed: Sequence[str]) -> Namespace:
-    """argv over the settings of the checkpoint; inputs that differ from those it was trained on are noted. Raises
-    InputError: of another script, or argv describes another network or training."""
-    saved = evaluation_settings(path, per_evaluation)
+def evaluated(parser: Parser, defaults: Mapping[str, object], given: Mapping[str, object]) -> Namespace:
+    """The given flags over the settings of the checkpoint; inputs that differ from those it was trained on are noted.
+    Raises InputError: of another script, or another network or training is asked for."""
+    path = given["ckpt_path"]
+    meanings, saved = parser.meanings(), checkpoint.load_own(path).get("args", {})
     check_script(parser, saved, path)
-    args = over(parser, argv, saved, path)
-    network = (*NETWORK_SETTINGS, *(f"{modality.name}_encoder" for modality in parser.declared), *fixed)
-    if saved:  # runs of older versions had the default encoders
-        saved = {**{name: parser.get_default(name) for name in network if name.endswith("_encoder")}, **saved}
-    others = [name for name in network if saved.get(name, getattr(args, name)) != getattr(args, name)]
+    kept = {name: saved[name] for name, meaning in meanings.items() if meaning.is_from_checkpoint() and name in saved}
+    args = over(parser, defaults, kept, given, path)
+    now = settings(args)
+    changed = {name: meanings[name] for name in kept if kept[name] != now[name]}
+    others = [name for name, meaning in changed.items() if meaning.role == NETWORK]
     if others:
         trained = ", ".join(f"--{name} {saved[name]}" for name in others)
         raise InputError(f"{path} was trained with {trained}: leave that out")
-    changed = [name for name, value in settings(args).items() if saved.get(name, value) != value]
-    idle = [name for name in changed if name in experiment.OF_TRAINING or name.endswith(experiment.CHECKPOINTS)]
+    idle = [name for name, meaning in changed.items() if meaning.role == TRAINING and not meaning.evaluated]
     if idle:
         raise InputError(f"{path} was trained with another --{', --'.join(idle)}, which has no effect on its "
                          "evaluation: leave it out")
-    inputs = ", ".join(f"--{name} {saved[name]}" for name in changed if name not in experiment.FREE_IN_EVALUATION)
+    inputs = ", ".join(f"--{name} {saved[name]}" for name, meaning in changed.items() if meaning.role == INPUT)
     if inputs and distributed.is_first_here():
         print_once(f"note: {path} was trained with {inputs}: it is evaluated with what the command gives instead")
     return args
@@ -178,34 +176,32 @@ def check_script(parser: Parser, saved: Mapping[str, object], path: Path) -> Non
         raise InputError(f"{path} was made by {saved['script']}: use that script instead of {parser.prog}")
 
 
-def evaluation_settings(path: Path, per_evaluation: Sequence[str] = ()) -> dict:
-    """The settings a checkpoint of ours was trained with; {} for the release's, which hold none."""
-    saved = checkpoint.load_own(path).get("args", {})
-    left_out = {*experiment.NOT_FROM_CHECKPOINT, *per_evaluation}
-    return {name: value for name, value in saved.items() if name not in left_out}
-
-
-def resumed(parser: Parser, argv: Sequence[str], folder: Path) -> Namespace:
-    """The run's own settings, as its last.pt has them; of argv only what experiment.free_on_resume gives may differ."""
+def resumed(parser: Parser, defaults: Mapping[str, object], given: Mapping[str, object]) -> tuple[Namespace, str]:
+    """The flags of the run, as its last.pt has them, and the command that started it; of the given flags only those
+    that may change in a run may differ."""
+    folder, path = given["resume"], given["resume"] / "last.pt"
     check_resumable(folder)
-    content = checkpoint.load_own(folder / "last.pt", ["args", "epoch"])
-    saved = experiment.with_added_flags(content["args"])
-    check_script(parser, saved, folder / "last.pt")
-    added = {"cache", *(f"{modality.name}_encoder" for modality in parser.declared)}  # flags that older runs lack
-    saved = {**{name: parser.get_default(name) for name in added}, **saved}
-    args = over(parser, argv, saved, folder / "last.pt")
-    changed = [name for name, value in settings(args).items() if saved.get(name, value) != value]
-    fixed = [name for name in changed if name not in experiment.free_on_resume(saved, args.cache, content["epoch"])]
+    content = checkpoint.load_own(path, ["args", "epoch"])
+    saved, meanings = content["args"], parser.meanings()
+    check_script(parser, saved, path)
+    added = [name for name, meaning in meanings.items() if meaning.is_compared() and name not in saved]
+    if added:
+        raise InputError(f"{path} is of an older version of this code, which had no --{', --'.join(added)}: continue "
+                         "the run with that version, or start a new run with --train")
+    args = over(parser, defaults, saved, given, path)
+    now = settings(args)
+    fixed = [name for name, meaning in meanings.items() if name in saved and now[name] != saved[name]
+             and not meaning.can_change(saved, now, content["epoch"])]
     if fixed:
         raise InputError(f"--resume continues a run as it was started: leave out --{', --'.join(fixed)}, or start a "
                          "new run with --train")
-    named = parser.parse_args(argv, Namespace(ckpt_path=folder.parent, run_name=folder.name))
-    if (named.ckpt_path / named.run_name).resolve() != folder.resolve():
+    named = given.get("ckpt_path", folder.parent) / given.get("run_name", folder.name)
+    if named.resolve() != folder.resolve():
         raise InputError(f"--resume {folder} names the folder of the run: leave out --ckpt_path and --run_name")
     if args.epochs < content["epoch"]:
         raise InputError(f"{folder} has {content['epoch']} epochs behind it: --epochs {args.epochs} is less")
     args.train = True
-    return args
+    return args, str(saved.get("command"))
 
 
 def settings(args: Namespace) -> dict[str, object]:
@@ -235,7 +231,7 @@ def crop(args: Namespace) -> Crop:
 def starts(args: Namespace, declared: Sequence[Modality]) -> dict[str, Start]:
     """{modality: what its encoder starts from}; the others start from scratch."""
     imagenet = {modality.name: Start(None, modality.input_settings, modality.colours) for modality in declared
-                if modality.name in from_imagenet(args, declared)}
+                if modality.name in from_imagenet(vars(args), declared)}
     return {**files(args, declared, "_pretrain"), **imagenet}
 
 
