@@ -269,7 +269,9 @@ def item(data) -> str:
     """The last clip as a network would get it, drawn so often that one of the draws is mirrored."""
     torch.manual_seed(0)
     items = [data[len(data) - 1] for _ in range(6)]
-    return digest({f"{name}{i}": value for i, one in enumerate(items) for name, value in one.items() if name != "label"})
+    items = [data[len(data) - 1] for _ in range(6)]
+    return digest({f"{name} {i}": value for i, item in enumerate(items)
+                   for name, value in item.items() if name != "label"})
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:

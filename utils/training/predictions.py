@@ -64,7 +64,7 @@ def read(folder: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is missing: only runs that classify write it, at their end. Train the run again, or "
                          "continue it with --resume")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         shape = (len(arrays["modalities"]), len(arrays["test_labels"]), len(arrays["classes"]))
         whole = arrays["test_logits"].shape == shape and len(arrays["test_names"]) == shape[1]
