@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,9 +43,11 @@ from utils.training import report
 from utils.training.engine import Learner, outputs, train_one_epoch
 from utils.training.flags import Parser
 from utils.training.loading import Loaders, check_batch
-from utils.training.precision import PRECISIONS, choose_precision
+from utils.training.precision import PRECISIONS, choice, choose_precision
 from utils.training.roles import TRAINING
 from utils.training.train import Task, place
+
+CLEARLY_FASTER = 1.05  # a ratio of speeds that is more than noise
 
 
 class Setting(NamedTuple):
@@ -96,7 +98,8 @@ def get_args_parser() -> argparse.ArgumentParser:
                         help="epochs of each kind; medians are shown")
     parser.add_argument("--num_workers", type=cli.number(int, 0, 1024), default=2, help="loader processes")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<index>")
-    parser.add_argument("--amp", choices=["auto", *PRECISIONS], nargs="+", default=["off", "auto"], help="precisions")
+    parser.add_argument("--amp", choices=["auto", *PRECISIONS], nargs="+", default=["off", "bf16"],
+                        help="precisions; those that are given again are measured again")
     parser.add_argument("--compile", type=cli.boolean, nargs="+", default=[False], metavar="True|False",
                         help="without and with torch.compile")
     parser.add_argument("--cache", nargs="+", default=["off", "ram"], metavar="WHERE", help="off, ram, device, ...")
@@ -219,6 +222,23 @@ def show(row: dict[str, object]) -> None:
         print(f"  {what:24}{text}{over}", flush=True)
 
 
+def verdict(rows: Sequence[Mapping[str, object]], device: torch.device) -> str:
+    """Whether --amp auto chooses the faster precision here; "" where not both were measured."""
+    steps: dict[str, list[float]] = {}
+    for row in rows:
+        steps.setdefault(f"torch.{row['setting']}", []).append(row["bare step"])
+    if not {str(torch.float32), str(torch.bfloat16)} <= steps.keys():
+        return ""
+    ratio = statistics.median(steps[str(torch.bfloat16)]) / statistics.median(steps[str(torch.float32)])
+    chosen = choice("auto", device)
+    told = f"steps in bfloat16 are {ratio:.2f} times as fast as in float32; {chosen.reason}"
+    gain = ratio if chosen.precision == torch.float32 else 1 / ratio
+    if gain < CLEARLY_FASTER:
+        return told
+    better = "off" if chosen.precision == torch.bfloat16 else "bf16"
+    return f"{told}. That is WRONG on this machine: give --amp {better}, {gain:.2f} times as fast"
+
+
 def main(argv: list[str]) -> list[dict[str, object]]:
     """The rows, which are printed."""
     end = argv.index("--") if "--" in argv else len(argv)
@@ -244,6 +264,8 @@ def main(argv: list[str]) -> list[dict[str, object]]:
             found.append({**facts, **row})
             if args.csv:
                 write_csv(args.csv, found)
+    if judged := verdict(found, device):
+        print(f"\n{judged}")
     return found
 
 

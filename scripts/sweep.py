@@ -96,6 +96,7 @@ def main(argv: Sequence[str]) -> list[FinishedRun]:
     if args.report_only:
         return report(args.output, axes.get("random_seed", ()))
     runs = grid.plan(script, axes, [*["--demo"] * args.demo, *rest], args.output)
+    runs = grid.in_one_precision(runs, here=args.launcher != "slurm")
     if args.workers > 1 and any(run.settings["gpu_ids"] or ":" in run.settings["device"] for run in runs):
         raise InputError("--gpu_ids, or --device with an index, gives every run the same GPUs: leave it out, or leave "
                          "out --workers")

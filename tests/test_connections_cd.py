@@ -18,13 +18,13 @@ import scipy.signal
 import soundfile
 import torch
 import torch.nn.functional as F
-from borders import (
+from harness import Pass, Started, State, cloned, content_of, redrawn, start, weights_of
+from marked_cremad import (
     CLASSES,
     MEAN,
     STD,
     TEST,
     TRAIN,
-    Pass,
     clip_name,
     heard_clips,
     is_cropped_or_mirrored,
@@ -35,12 +35,12 @@ from borders import (
     tone,
 )
 from PIL import Image
-from started import Started, State, content_of, copies, naive_contrastive, start, weights_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_encoders import TinyAVClassifier
-from torch import Tensor
+from torch import Tensor, nn
 
 from main_CD import main
+from models import ClassifierOutput
 
 SIZE, SECONDS = 64, 0.6
 # the class of each clip; so unequally many that a network which always says the same is told by its accuracy
@@ -94,32 +94,75 @@ def begin(data, tmp_path_factory, tiny_encoders) -> Callable[..., Started]:
                 "False", "--batch_size", 5, "--epochs", 3, "--image_size", SIZE, "--audio_seconds", SECONDS,
                 "--num_frames", 2, "--learning_rate", RATE, "--weight_decay", DECAY, "--lr_decay_step", STEP,
                 "--lr_decay_ratio", RATIO, *flags]
-        seen = start(main, argv, **watch)
-        assert not seen.refused, seen.refused
-        return seen
+        return start(main, argv, **watch)
 
     return begin
 
 
-# Seeds are chosen so that wrong choices give other figures; tests hold the runs to that. plain: the first of epochs
-# that are equally good, one of which is better by sight. heard: the best epoch is in the middle. validated: the first
-# of two equal ones, of which the second is better on the test clips.
+# Class weights are redrawn after the last update of each epoch, so that wrong choices give other figures.
+
+
+def as_needed(data: Path, *wanted: Callable[..., bool], frames: Sequence[int] = (0, 2),
+              modalities: Sequence[str] = BOTH) -> list[Callable]:
+    """What redraws the class weights of each epoch until wanted(test, held out) holds: {accuracy, accuracy_<modality>}
+    of the test clips, and of the training clips that no epoch trains on."""
+
+    def inputs(run: Started) -> list[Tensor]:
+        clips = clips_to_know(run)
+        return [naive_audio(clips) if name == "audio" else naive_visual(data, clips, frames) for name in modalities]
+
+    def clips_to_know(run: Started) -> list[int]:
+        return [*TEST, *sorted({*TRAIN} - {*numbers_of(run.borders.training)})]
+
+    def steer(fits: Callable[..., bool]) -> Callable:
+        def apply(network: nn.Module, run: Started) -> None:
+            labels = torch.tensor(LABELS)[clips_to_know(run)]
+
+            def holds(output: ClassifierOutput) -> bool:
+                right = {"accuracy": output.logits.argmax(1) == labels}
+                for name, logits in zip(modalities, output.modality_logits, strict=True):
+                    right[f"accuracy_{name}"] = logits.argmax(1) == labels
+                clips = [{name: value[part].float().mean().item() for name, value in right.items()}
+                         for part in (slice(len(TEST)), slice(len(TEST), None))]
+                return fits(*clips)
+
+            redrawn(inputs, holds)(network, run)
+
+        return apply
+
+    return [steer(fits) for fits in wanted]
 
 
 @pytest.fixture(scope="module")
-def plain(begin) -> Started:
-    return begin("--random_seed", 15, "--epochs", 2, "--use_tensorboard", "True", steps=4)
+def plain(begin, data) -> Started:
+    """Two equally good epochs, of which the second is better by sight."""
+    first, second = as_needed(
+        data, lambda test, _: test["accuracy"] == 0.5 and test["accuracy_visual"] < 0.5,
+        lambda test, _: test["accuracy"] == 0.5 and test["accuracy_visual"] >= 0.5 > test["accuracy_audio"])
+    return begin("--epochs", 2, "--use_tensorboard", "True", "--random_seed", 15, steps=3, steer={3: first, 6: second})
 
 
 @pytest.fixture(scope="module")
-def validated(begin) -> Started:
-    return begin("--random_seed", 6, "--val_fraction", 0.3, "--num_frames", 1, "--epochs", 2)
+def validated(begin, data) -> Started:
+    """Two epochs equally good on the validation clips, of which the second is better on the test clips."""
+    first, second = as_needed(
+        data, lambda test, val: val["accuracy"] == 0.5 and test["accuracy"] < 0.3,
+        lambda test, val: val["accuracy"] == 0.5 and test["accuracy"] > 0.3, frames=(1,))
+    return begin("--val_fraction", 0.3, "--num_frames", 1, "--epochs", 2, steer={2: first, 4: second})
 
 
 @pytest.fixture(scope="module")
-def heard(begin) -> Started:
+def epochs_of_heard(data) -> list[Callable]:
+    """The second of three epochs is the best."""
+    return as_needed(data, *(lambda test, _, n=n: round(6 * test["accuracy"]) == n for n in (2, 3, 1)),
+                     modalities=("audio",))
+
+
+@pytest.fixture(scope="module")
+def heard(begin, epochs_of_heard) -> Started:
     """The audio encoder alone."""
-    return begin("--random_seed", 23, "--modality", "audio", "--use_tensorboard", "True")
+    return begin("--modality", "audio", "--use_tensorboard", "True",
+                 steer=dict(zip((3, 6, 9), epochs_of_heard, strict=True)))
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +262,7 @@ def network(state: State, *how: object, **named: object) -> TinyAVClassifier:
     """Of these weights; drawing others first would take a quarter of a second."""
     with torch.device("meta"):
         model = TinyAVClassifier(3, *how, **named)
-    model.load_state_dict(copies(state), assign=True)
+    model.load_state_dict(cloned(state), assign=True)
     return model
 
 
@@ -246,16 +289,6 @@ def numbers_of(passes: Iterable[Pass]) -> list[int]:
 def logits_of(passes: Iterable[Pass]) -> Tensor:
     """(M, B, C)."""
     return torch.cat([one.output.modality_logits.detach() for one in passes], 1)
-
-
-def epochs_of(seen: Started) -> list[tuple[list[Pass], list[Pass]]]:
-    """(training passes, evaluation passes until the next one) of each epoch."""
-    epochs: list[tuple[list[Pass], list[Pass]]] = []
-    for one in (entry for entry in seen.borders.log if isinstance(entry, Pass)):
-        if one.training and (not epochs or epochs[-1][1]):
-            epochs.append(([], []))
-        epochs[-1][not one.training].append(one)
-    return epochs
 
 
 def chosen(values: Sequence[float]) -> int:
@@ -290,7 +323,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_training_passes_hold_every_training_clip_once_an_epoch_and_evaluation_passes_the_test_clips(plain, heard):
     for seen, number in ((plain, 2), (heard, 3)):
-        epochs = epochs_of(seen)
+        epochs = seen.epochs()
         assert len(epochs) == number
         for training, evaluation in epochs:
             assert sorted(numbers_of(training)) == list(TRAIN)
@@ -308,10 +341,10 @@ def test_what_is_heard_and_what_is_seen_are_of_one_clip(plain, validated):
 def test_evaluation_sees_whole_pictures_in_rgb_of_the_middle_of_each_segment_every_time_the_same(plain, data):
     """Two segments of three frames have their middles in the first and the last frame."""
     expected = naive_visual(data, TEST, (0, 2))
-    for _, evaluation in epochs_of(plain):
+    for _, evaluation in plain.epochs():
         got = torch.cat([one.inputs["visual"] for one in evaluation])
         assert got.shape == expected.shape and (got - expected).abs().max() < 0.02
-        assert torch.equal(got, torch.cat([one.inputs["visual"] for one in epochs_of(plain)[0][1]]))
+        assert torch.equal(got, torch.cat([one.inputs["visual"] for one in plain.epochs()[0][1]]))
 
 
 def test_one_frame_of_three_is_the_middle_one(validated):
@@ -347,7 +380,7 @@ def test_sound_is_repeated_or_cut_from_its_beginning_and_normalised_in_training_
 def test_by_default_a_clip_is_one_picture_of_224_pixels_and_three_seconds_of_the_papers_spectrogram(
         data, tmp_path, tiny_encoders):
     seen = start(main, ["--train", "--data_root", data, "--ckpt_path", tmp_path, "--num_workers", 0, "--device", "cpu",
-                        "--use_tensorboard", "False", "--batch_size", 2], inputs=1,
+                        "--use_tensorboard", "False", "--batch_size", 2], passes=1,
                  saves="none")
     got = seen.entered[0]
     assert (got["audio"].shape, got["visual"].shape) == ((2, 1, 257, 299), (2, 3, 1, 224, 224))
@@ -355,7 +388,7 @@ def test_by_default_a_clip_is_one_picture_of_224_pixels_and_three_seconds_of_the
 
 
 def test_the_other_front_end_hears_22050_hz_and_makes_its_own_spectrogram(begin):
-    got = begin("--audio_frontend", "ogm_ge", "--epochs", 1, inputs=1, saves="none").entered[0]
+    got = begin("--audio_frontend", "ogm_ge", "--epochs", 1, passes=1, saves="none").entered[0]
     window = np.hanning(513)[:512]
     for number, spectrum in zip(seen_clips(got["visual"]), got["audio"][:, 0].numpy(), strict=True):
         wave = scipy.signal.resample_poly(sound_of(number), 441, 320)  # 16000 -> 22050
@@ -402,6 +435,19 @@ class Descent:
         return after
 
 
+def naive_contrastive(audio: Tensor, visual: Tensor, labels: Tensor) -> Tensor:
+    """The supplement's, row by row."""
+    rows = []
+    for number, label in enumerate(labels):
+        alike = torch.stack([F.cosine_similarity(audio[number], other, dim=0) for other in visual]) / 0.1
+        share = alike.exp() / alike.exp().sum()
+        row = -torch.log(share[labels == label] + 1e-10).mean()
+        if (labels != label).any():
+            row = row - torch.log(1 - share[labels != label] + 1e-10).mean()
+        rows.append(row)
+    return torch.stack(rows).mean()
+
+
 def labels_of(one: Pass) -> Tensor:
     return torch.tensor(LABELS)[numbers_of([one])]
 
@@ -423,11 +469,12 @@ def cosine_loss(head: State, features: list[Tensor], labels: Tensor) -> Tensor:
 def test_every_update_is_that_of_sgd_by_hand_also_of_a_last_batch_that_is_not_full(request, name, fusion, loss, clips):
     seen = request.getfixturevalue(name)
     descent, losses = Descent(fusion), []
-    ends = seen.states[1:] if name == "plain" else [*seen.states[1:], weights_of(seen.folder / "last.pt")]
+    ends = [*seen.states[1:], weights_of(seen.folder / "last.pt") if name == "cosine" else None]
     passes = seen.borders.training[:len(clips)]
-    for number, (one, before, after) in enumerate(zip(passes, seen.states[:len(clips)], ends, strict=True), 1):
+    for number, (one, before, after) in enumerate(zip(passes, seen.states, ends, strict=True), 1):
         gradients = descent.gradients(before, one, loss)
-        assert_moved(before, after, descent.step(gradients, RATE), f"{name}, update {number}")
+        if after:  # the class weights of `plain` are redrawn after its epoch
+            assert_moved(before, after, descent.step(gradients, RATE), f"{name}, update {number}")
         losses += [descent.value.item()] * len(labels_of(one))
     assert [len(labels_of(one)) for one in passes] == clips
     assert seen.records()[0]["train_loss"] == pytest.approx(np.mean(losses), rel=1e-3)
@@ -458,7 +505,7 @@ def test_every_epoch_has_its_learning_rate_and_the_optimizer_its_momentum_and_de
 def expected_records(seen: Started, split: str, held_out: Sequence[int], modalities: Sequence[str]) -> list[Figures]:
     """Each epoch's, from the outputs of its passes. lam is 0."""
     records = []
-    for training, evaluation in epochs_of(seen):
+    for training, evaluation in seen.epochs():
         evaluation = [one for one in evaluation if set(numbers_of([one])) <= set(held_out)]
         assert sorted(numbers_of(evaluation)) == sorted(held_out)
         records.append({
@@ -469,7 +516,7 @@ def expected_records(seen: Started, split: str, held_out: Sequence[int], modalit
 
 def held_out_of(seen: Started) -> list[int]:
     """The validation clips: those of the first evaluation."""
-    return numbers_of(epochs_of(seen)[0][1])
+    return numbers_of(seen.epochs()[0][1])
 
 
 def test_metrics_jsonl_holds_the_figures_of_the_passes(plain, validated, heard):
@@ -484,7 +531,7 @@ def test_metrics_jsonl_holds_the_figures_of_the_passes(plain, validated, heard):
             weights = {f"train_weight_norm_{name}": norm for name, norm in
                        zip(modalities, norms[number].mean(1), strict=True)}
             assert part(record, weights) == close(weights)
-            clips = len(numbers_of(epochs_of(seen)[number][0]))
+            clips = len(numbers_of(seen.epochs()[number][0]))
             assert record["train_clips_per_second"] == pytest.approx(clips / record["train_seconds"])
             other = {"test": "val", "val": "test"}[split]
             assert {name.split("_")[0] for name in record} == {"epoch", "train", split} and other not in record
@@ -509,15 +556,15 @@ def test_best_pt_holds_the_first_of_the_best_epochs_by_joint_accuracy_and_last_p
                                                       (heard, "test", (0, 2), ("audio",), 2)):
         records, clips = seen.records(), tuple(held_out_of(seen))
         accuracies = [record[f"{split}_accuracy"] for record in records]
-        assert chosen(accuracies) == expected == seen.result["best_epoch"], f"or another seed is needed: {accuracies}"
+        assert chosen(accuracies) == expected == seen.result["best_epoch"]
         for name, epoch in (("best", expected), ("last", len(records))):
             assert content_of(seen.folder / f"{name}.pt")["epoch"] == epoch
             figures = named(split, evaluated(seen.folder / f"{name}.pt", data, clips, frames, modalities))
             assert part(records[epoch - 1], figures) == close(figures, 3e-3)
-        assert abs(records[expected - 1][f"{split}_loss"] - records[-1][f"{split}_loss"]) > 0.01, "another seed"
-    assert plain.records()[0]["test_accuracy"] == plain.records()[1]["test_accuracy"], "another seed is needed"
-    assert chosen([record["test_accuracy_visual"] for record in plain.records()]) != 1, "another seed is needed"
-    assert validated.records()[0]["val_accuracy"] == validated.records()[1]["val_accuracy"], "another seed is needed"
+        assert abs(records[expected - 1][f"{split}_loss"] - records[-1][f"{split}_loss"]) > 0.01
+    assert plain.records()[0]["test_accuracy"] == plain.records()[1]["test_accuracy"]
+    assert chosen([record["test_accuracy_visual"] for record in plain.records()]) != 1
+    assert validated.records()[0]["val_accuracy"] == validated.records()[1]["val_accuracy"]
 
 
 def test_the_result_is_of_best_pt_on_the_test_clips_and_the_last_epochs_stands_beside_it(plain, heard, data):
@@ -538,7 +585,7 @@ def test_the_result_is_of_best_pt_on_the_test_clips_and_the_last_epochs_stands_b
 
 
 def test_with_validation_the_test_set_is_looked_at_once_at_the_end_with_the_best_weights(validated, data):
-    epochs = epochs_of(validated)
+    epochs = validated.epochs()
     held_out = held_out_of(validated)
     for number, (training, evaluation) in enumerate(epochs, 1):
         assert sorted(numbers_of(training) + held_out) == list(TRAIN)
@@ -548,7 +595,7 @@ def test_with_validation_the_test_set_is_looked_at_once_at_the_end_with_the_best
     best, last = (evaluated(validated.folder / f"{name}.pt", data, frames=(1,)) for name in ("best", "last"))
     of_last_epoch = evaluated(validated.folder / "last.pt", data, tuple(held_out), (1,))
     assert part(validated.result, best) == close(best, 3e-3)
-    assert best["accuracy"] < last["accuracy"], "another seed is needed: the test set must prefer another epoch"
+    assert best["accuracy"] < last["accuracy"], "the test set prefers another epoch"
     assert part(validated.result, named("last_val", of_last_epoch)) == close(named("last_val", of_last_epoch), 3e-3)
     assert not [name for name in validated.result if name.startswith("last_test")]
     assert part(validated.result, ("n_train", "n_val", "n_test")) == {"n_train": 8, "n_val": 4, "n_test": 6}
@@ -556,7 +603,7 @@ def test_with_validation_the_test_set_is_looked_at_once_at_the_end_with_the_best
 
 
 def test_held_out_speakers_are_not_trained_on(looked, data):
-    (training, evaluation), = epochs_of(looked)
+    (training, evaluation), = looked.epochs()
     held_out = held_out_of(looked)[:3]
     assert numbers_of(evaluation) == [*held_out, *TEST] and sorted(numbers_of(training) + held_out) == list(TRAIN)
     assert len({number % 4 for number in held_out}) == 1, "a quarter of the four speakers"
@@ -631,15 +678,16 @@ def test_printed_lines_and_the_closing_table_carry_these_figures(plain, validate
             assert line.startswith(kind) and figures_in(line) == pytest.approx([best, last], abs=0.0051)
         assert f"chosen by: {seen.result['selection']}" in table
         assert f"run:       {seen.folder}" in table
-    assert plain.records()[1]["test_accuracy_audio"] != plain.records()[1]["test_accuracy_visual"], "another seed"
+    assert plain.records()[1]["test_accuracy_audio"] != plain.records()[1]["test_accuracy_visual"]
     for seen, last in ((heard, "last_test_accuracy"), (validated, "last_val_accuracy")):
-        assert seen.result["accuracy"] != seen.result[last], "another seed is needed"
+        assert seen.result["accuracy"] != seen.result[last]
 
 
 def test_curves_png_is_drawn_from_the_records(plain, validated, heard):
     for seen, split, modalities in ((plain, "test", BOTH), (validated, "val", BOTH), (heard, "test", ("audio",))):
-        records, (drawn,) = seen.records(), seen.drawn
-        accuracies, losses, logits, norms = drawn.values()
+        records, (figure,) = seen.records(), seen.figures
+        accuracies, losses, logits, norms = (
+            {line.get_label(): line.get_xydata() for line in axes.get_lines()} for axes in figure.axes)
         assert (accuracies.pop("chance")[:, 1] == 1 / 3).all()
 
         def column(name: str, records: list[dict] = records) -> np.ndarray:
@@ -647,7 +695,7 @@ def test_curves_png_is_drawn_from_the_records(plain, validated, heard):
 
         joint = {"joint": f"{split}_accuracy"} if len(modalities) > 1 else {}
         expected = {**joint, **{name: f"{split}_accuracy_{name}" for name in modalities}}
-        assert next(iter(drawn)).startswith(f"{split} accuracy")
+        assert figure.axes[0].get_title().startswith(f"{split} accuracy")
         for lines, names in ((accuracies, expected), (losses, {"train": "train_loss", split: f"{split}_loss"}),
                              (logits, {f"{name}, {part}": f"{part}_logit_{name}" for name in modalities
                                        for part in ("train", split)}),
@@ -663,9 +711,9 @@ def test_an_evaluated_checkpoint_is_taken_with_its_settings_on_the_test_clips(pl
     for seen, modalities in ((plain, BOTH), (heard, ("audio",))):
         path = seen.folder / "last.pt"
         again = start(main, ["--ckpt_path", path, "--num_workers", 0, "--device", "cpu"])
-        assert not again.refused and not again.borders.training and not again.borders.updates
+        assert not again.borders.training and not again.borders.updates
         assert numbers_of(again.borders.evaluation) == list(TEST)
-        for one, before in zip(again.borders.evaluation, epochs_of(seen)[-1][1], strict=True):
+        for one, before in zip(again.borders.evaluation, seen.epochs()[-1][1], strict=True):
             assert one.inputs.keys() == before.inputs.keys() == set(modalities)
             assert all(torch.equal(one.inputs[name], before.inputs[name]) for name in modalities)
         figures = {name.removeprefix("test_"): value for name, value in seen.records()[-1].items() if "test_" in name}
@@ -678,23 +726,24 @@ def test_an_evaluated_checkpoint_is_taken_with_its_settings_on_the_test_clips(pl
 
 
 @pytest.fixture(scope="module")
-def resumed(begin) -> tuple[Started, Started, float]:
+def resumed(begin, epochs_of_heard) -> tuple[Started, Started, float]:
     """The `heard` run in two parts, and how long the second took; its clock was put forward by a thousand seconds."""
-    first = begin("--random_seed", 23, "--modality", "audio", "--use_tensorboard", "True", "--epochs", 2)
+    first = begin("--modality", "audio", "--use_tensorboard", "True", "--epochs", 2,
+                  steer=dict(zip((3, 6), epochs_of_heard, strict=False)))
     path = first.folder / "last.pt"
     content = torch.load(path, weights_only=True)
     torch.save({**content, "wall_seconds": 1000.0}, path)
     began = time.time()
-    second = start(main, ["--resume", first.folder, "--epochs", 3, "--num_workers", 0])
-    assert not second.refused, second.refused
+    second = start(main, ["--resume", first.folder, "--epochs", 3, "--num_workers", 0],
+                   steer={3: epochs_of_heard[2]})
     return first, second, time.time() - began
 
 
 def test_a_resumed_run_goes_on_where_it_was_and_ends_as_the_uninterrupted_one(resumed, heard):
     first, second, seconds = resumed
     assert second.borders.learning_rates() == pytest.approx([rates(3)[2]] * 3) and rates(3)[2] != RATE
-    (training, evaluation), = epochs_of(second)
-    whole_training, whole_evaluation = epochs_of(heard)[2]
+    (training, evaluation), = second.epochs()
+    whole_training, whole_evaluation = heard.epochs()[2]
     for one, whole in zip((*training, *evaluation), (*whole_training, *whole_evaluation), strict=True):
         assert torch.equal(one.inputs["audio"], whole.inputs["audio"])
     timeless = [[{name: value for name, value in record.items() if "second" not in name} for record in seen.records()]
@@ -725,7 +774,7 @@ def test_events_of_a_resumed_run_go_on_at_their_step(resumed, heard):
 @pytest.mark.parametrize("modality", BOTH)
 def test_a_pretrained_encoder_goes_to_its_modality_and_the_rest_starts_as_it_would(begin, plain, looked, modality):
     path = {"audio": plain.folder / "last.pt", "visual": looked.folder / "best.pt"}[modality]
-    seen = begin("--random_seed", 15, f"--{modality}_pretrain", path, steps=1, inputs=1, saves="none")
+    seen = begin("--random_seed", 15, f"--{modality}_pretrain", path, steps=1, passes=1, saves="none")
     pretrained, usual = weights_of(path), plain.states[0]
     for name, value in seen.states[0].items():
         assert torch.equal(value, (pretrained if name.startswith(f"{modality}_net.") else usual)[name]), name
@@ -768,7 +817,8 @@ def test_ogm_ge_slows_the_convolutions_of_the_leading_encoder_from_its_first_to_
 
 def test_pmr_draws_the_weak_modality_to_the_prototypes_of_the_epoch_before_and_slows_the_other(begin, few):
     seen = begin("--modulation", "pmr", "--alpha", 2, "--pmr_entropy", 3, "--batch_size", 6, "--num_frames", 1,
-                 "--epochs", 2, "--fusion_method", "gated", of=few, steps=2, gradients=2, saves="none")
+                 "--epochs", 2, "--fusion_method", "gated", of=few, steps=2, gradients=2, saves="none",
+                 steer={1: lambda network, _: network.audio_net.projection.weight.data.mul_(4)})  # one leads
     first, second = seen.borders.training
     features, labels = first.output.features, labels_of(first)
     prototypes = torch.stack([torch.stack([one[labels == label].mean(0) for label in range(3)]) for one in features])
@@ -788,7 +838,7 @@ def test_pmr_draws_the_weak_modality_to_the_prototypes_of_the_epoch_before_and_s
     descent = Descent("gated")
     expected = descent.gradients(seen.states[1], second, loss)
     assert seen.records()[1]["train_loss"] == pytest.approx(descent.value.item(), rel=1e-3)
-    assert abs(descent.value.item() - plain_losses[0].item()) > 0.01, "another seed is needed: no modality is behind"
+    assert abs(descent.value.item() - plain_losses[0].item()) > 0.01
     assert_moved(dict.fromkeys(expected, torch.zeros(())), seen.gradients[1], expected, "pmr")
     usual = naive_figures(first.output.modality_logits, numbers_of([first]))["loss"]
     assert seen.records()[0]["train_loss"] == pytest.approx(usual, rel=1e-3), "without prototypes"
@@ -807,7 +857,7 @@ def test_gradient_blending_weighs_the_joint_loss_and_heads_on_the_encoders_by_it
     for place in (2, 5):
         assert sorted(numbers_of([passes[place]])) == sorted(parts[0]), "a trial does not train on what it holds out"
         assert [numbers_of([one]) for one in passes[place + 1:place + 3]] == parts
-    heads = [[value for value, _ in others] for others in seen.others]  # before each update: weight, bias of both
+    heads = [[value for value, _ in beside] for beside in seen.beside]  # before each update: weight, bias of both
     assert [tuple(value.shape) for value in heads[0]] == [(3, 512), (3,)] * 2
     for mine, before in zip((*heads[2], *seen.states[2].values()), (*heads[0], *seen.states[0].values()), strict=True):
         assert torch.equal(mine, before), "the run starts where the trials started"
@@ -819,7 +869,7 @@ def test_gradient_blending_weighs_the_joint_loss_and_heads_on_the_encoders_by_it
         return [-each.log_softmax(1)[range(len(labels)), labels].mean().item() for each in logits]
 
     def behind(update: int) -> list[Tensor]:
-        return [value - rate * (gradient + DECAY * value) for value, gradient in seen.others[update]]
+        return [value - rate * (gradient + DECAY * value) for value, gradient in seen.beside[update]]
 
     before = np.array([losses(one, heads[0]) for one in passes[:2]])  # (trained on or held out, joint audio visual)
     joint, apart = (np.array([losses(one, behind(update)) for one in passes[place:place + 2]])
@@ -830,7 +880,7 @@ def test_gradient_blending_weighs_the_joint_loss_and_heads_on_the_encoders_by_it
     weights /= weights.sum()
     got = [seen.result[f"blend_weight_{name}"] for name in ("joint", *BOTH)]
     assert got == pytest.approx(list(weights), rel=1e-2, abs=1e-4)
-    assert min(weights) > 0.02 and len(set(weights.round(2))) == 3, f"another seed is needed: {weights}"
+    assert len(set(weights.round(3))) > 1
 
     def loss(head: State, features: list[Tensor], labels: Tensor) -> Tensor:
         alone = [-(x @ weight.T + bias).log_softmax(1)[range(len(labels)), labels].mean()

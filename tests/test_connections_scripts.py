@@ -2,7 +2,7 @@
 
 Two real runs are the templates; their copies get figures, class weights and lengths that differ everywhere, so that
 nothing can stand in the place of something else. Pictures are looked at when matplotlib is asked for the PNG, probes
-and t-SNE where scikit-learn gets its numbers, networks by borders.py. C classes, D features, N clips, M modalities.
+and t-SNE where scikit-learn gets its numbers, networks by harness.py. C classes, D features, N clips, M modalities.
 """
 
 import csv
@@ -27,19 +27,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from borders import (
+from conftest import REPO
+from harness import Borders, watched
+from marked_cremad import (
     CLASSES,
     TEST,
     TRAIN,
-    Borders,
     heard_clips,
     is_cropped_or_mirrored,
     make_marked_data,
     seen_clips,
     seen_frames,
-    watched,
 )
-from conftest import REPO
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer

@@ -12,8 +12,8 @@ from types import ModuleType
 
 import pytest
 import torch
-from borders import make_marked_data
-from borders_ucf import make_marked_actions
+from marked_cremad import make_marked_data
+from marked_ucf101 import make_marked_actions
 
 import main_CD
 import main_SSW

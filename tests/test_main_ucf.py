@@ -7,14 +7,14 @@ from functools import partial
 from pathlib import Path
 
 import av
-import borders_ucf as marked
 import cv2
+import marked_ucf101 as marked
 import numpy as np
 import pytest
 import torch
-from borders import watched
-from borders_ucf import CLASSES, clip_name, make_marked_actions
 from conftest import REAL_DATA, needs_real_data
+from harness import watched
+from marked_ucf101 import CLASSES, clip_name, make_marked_actions
 from torchvision.models import resnet18
 
 import main_UCF

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from borders_ucf import make_marked_actions
+from marked_ucf101 import make_marked_actions
 from scipy.stats import ks_2samp
 from test_disk import largest_file
 from torch.utils.data import Subset

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPO, SMALL
 from processes import start_command, status_at_end
 from scipy import stats
@@ -20,12 +21,13 @@ from scipy import stats
 from dataset.errors import InputError
 from models.balancing import METHOD_FLAGS, METHODS
 from scripts.sweep import main
-from utils.experiments import comparison, jobs, run_rows
+from utils.experiments import comparison, entry_script, grid, jobs, run_rows, table_notes
 from utils.experiments.jobs import Job, alone_in, run_jobs
 from utils.experiments.paper_results import paper_result
 from utils.experiments.run_rows import RunRow
 from utils.experiments.tables import holm, mean_and_std, paired_difference
 from utils.training.experiment import without_meaning
+from utils.training.precision import Choice
 
 FAKE = str(REPO / "tests" / "fake_entry.py")
 GRID = ["--mmcosine", "False", "True", "--random_seed", "0", "1"]
@@ -72,6 +74,67 @@ def rows_of(text: str) -> dict[str, list[str]]:
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {first: others for first, *others in cells}
+
+
+# ---- the precision
+
+
+def leave_run(folder: Path, settings: dict, result: dict | None) -> None:
+    """A run of a sweep as it stands in its folder; without a result it has begun."""
+    folder.mkdir(parents=True)
+    (folder / "args.json").write_text(json.dumps(settings))
+    (folder / "last.pt").touch()
+    if result:
+        (folder / "result.json").write_text(json.dumps(result))
+
+
+def planned_runs(out: Path, *argv: str) -> list[grid.PlannedRun]:
+    script = entry_script.load(Path(FAKE))
+    return grid.plan(script, {"random_seed": ["0", "1"]}, argv, out)
+
+
+@pytest.mark.parametrize("before, here, amp", [("bfloat16", "float32", "bf16"), ("float32", "bfloat16", "off"),
+                                               ("bfloat16", "bfloat16", None)])
+def test_new_runs_get_the_precision_of_those_that_are_there(before, here, amp, capsys, sweep, out, monkeypatch):
+    """A sweep that goes on on another machine, whose --amp auto would choose `here`."""
+    monkeypatch.setattr(grid, "choice", lambda *_: Choice(getattr(torch, here), "because"))
+    first, second = planned_runs(out)
+    leave_run(first.folder, dict(first.settings), {"precision": before})
+    done, new = commands(capsys, sweep, "--random_seed", "0", "1")[-2:]
+    assert done == ["#", first.name, "is", "done"]
+    assert ("--amp" in new) == bool(amp) and (not amp or new[new.index("--amp") + 1] == amp)
+    if amp:  # the next start finds a run with that flag in place of auto
+        leave_run(second.folder, {**second.settings, "amp": amp}, {"precision": before})
+        assert commands(capsys, sweep, "--random_seed", "0", "1")[-1] == ["#", second.name, "is", "done"]
+
+
+def test_a_run_in_the_precision_of_an_explicit_flag_is_the_same_run_and_one_in_another_is_not(sweep, out, capsys):
+    first = planned_runs(out)[0]
+    leave_run(first.folder, dict(first.settings), {"precision": "bfloat16"})
+    assert commands(capsys, sweep, "--random_seed", "0", "--", "--amp", "bf16") == [["#", first.name, "is", "done"]]
+    with pytest.raises(InputError, match=r"other settings \(amp auto, now off\)"):
+        sweep("--dry_run", "--random_seed", "0", "--", "--amp", "off")
+
+
+def test_jobs_that_may_run_on_different_machines_are_told_of_the_precision(sweep, out, capsys):
+    slurm = ["--dry_run", "--launcher", "slurm", "--random_seed", "0", "1"]
+    sweep(*slurm)
+    assert capsys.readouterr().out.startswith("note: --amp auto leaves the precision to each job's machine")
+    sweep(*slurm, "--", "--amp", "bf16")
+    assert "note" not in capsys.readouterr().out
+    first = planned_runs(out)[0]
+    leave_run(first.folder, dict(first.settings), {"precision": "bfloat16"})
+    sweep(*slurm)
+    assert "--amp bf16" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("precisions, said", [
+    (["bfloat16", "float32", "float32"], "Of several precisions (--amp): bfloat16 (1 runs); float32 (2 runs)."),
+    (["bfloat16", "bfloat16"], ""), (["bfloat16", None], "")])
+def test_a_table_of_runs_in_several_precisions_says_so(precisions, said):
+    runs = [RunRow(str(number), {}, {"precision": precision} if precision else {}, ["audio"])
+            for number, precision in enumerate(precisions)]
+    assert table_notes.several_precisions(runs) == said
 
 
 # ---- the grid

@@ -5,12 +5,12 @@ import json
 import shutil
 from pathlib import Path
 
-import borders_ucf as marked
 import cv2
+import marked_ucf101 as marked
 import numpy as np
 import pytest
 import torch
-from borders_ucf import CLASSES, clip_name, make_marked_actions
+from marked_ucf101 import CLASSES, clip_name, make_marked_actions
 from torch import Tensor
 
 from dataset import ucf101

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dataset.errors import InputError
 from models.number import Number
-from utils.failures import machine_error
+from utils.failures import file_error, machine_error
 from utils.spelling import did_you_mean, invalid_choice
 
 TRUE, FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -112,10 +112,17 @@ def output(number: int) -> TextIOWrapper:
                          errors="backslashreplace", line_buffering=by_line)
 
 
+def stop(*_: object) -> None:
+    """After SIGTERM. From now on the end of a child is expected: a signal to a group of processes ends the loader
+    processes too, and torch's handler of SIGCHLD would raise that as an error of its own."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    sys.exit(143)
+
+
 def run(main: Callable[[list[str]], object]) -> None:
-    """Calls `main(sys.argv[1:])`. The exit status is 2, with a message, after an InputError, an OSError or an error of
-    the machine (utils/failures.py); 130 after Ctrl-C, 143 after SIGTERM."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Calls `main(sys.argv[1:])`. The exit status is 2, with a message, after an InputError, an OSError about a file or
+    an error of the machine (utils/failures.py); 130 after Ctrl-C, 143 after SIGTERM."""
+    signal.signal(signal.SIGTERM, stop)
     if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__:  # nobody has put others in their place
         sys.stdout, sys.stderr = output(1), output(2)
     try:
@@ -125,8 +132,8 @@ def run(main: Callable[[list[str]], object]) -> None:
     except Exception as error:
         said = machine_error(error) or error
         if isinstance(said, OSError):
-            said = f"{said.filename or 'a file'} cannot be read or written: {said.strerror or said}"
-        elif not isinstance(said, InputError):
+            said = file_error(said) or said
+        if not isinstance(said, InputError):
             raise
         print(f"{Path(sys.argv[0]).name}: error: {said}", file=sys.stderr)
         sys.exit(2)

@@ -7,6 +7,7 @@ import itertools
 import shlex
 import shutil
 from argparse import Action
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,10 +15,12 @@ from typing import NamedTuple
 
 from dataset.errors import InputError, first_few
 from dataset.whole_files import read_json
+from utils.distributed import choose_device, print_once
 from utils.spelling import did_you_mean
-from utils.training import options, run_folder
+from utils.training import checkpoint, options, run_folder
 from utils.training.experiment import CORE, run_name
 from utils.training.modalities import ENSEMBLE, is_joint
+from utils.training.precision import PRECISIONS, choice
 from utils.training.roles import Meaning
 
 # The first one outermost: an interrupted sweep has all of the first seed before any of the second. Others come last.
@@ -152,7 +155,7 @@ def state(run: PlannedRun) -> str:
     if not run.folder.exists():
         return NEW
     if (run.folder / "args.json").is_file():
-        saved = read_json(run.folder / "args.json")
+        saved = with_agreeing_precision(run, read_json(run.folder / "args.json"))
         different = changes(run, saved)
         if different:
             raise InputError(f"{run.folder} holds a run with other settings ({different}): choose another --output, or "
@@ -166,6 +169,53 @@ def state(run: PlannedRun) -> str:
         raise InputError(f"{run.folder} holds no result.json and no last.pt but {first_few(others, 3)}: no run of a "
                          "sweep. Move it away, or choose another --output")
     return NEW
+
+
+def with_agreeing_precision(run: PlannedRun, saved: Mapping[str, object]) -> Mapping[str, object]:
+    """The settings `saved` of the run's folder, with --amp as it is planned where both mean the
+    same: a planned `auto` is what the sweep's runs are computed in, a saved `auto` what this run is."""
+    planned = run.settings["amp"]
+    agrees = planned == "auto" or str(PRECISIONS[planned]) == f"torch.{precision_of(run.folder)}"
+    return {**saved, "amp": planned} if agrees else saved
+
+
+def precision_of(folder: Path) -> str | None:
+    """What a run is computed in, such as `bfloat16`; None where nothing says so."""
+    try:
+        if (folder / "result.json").is_file():
+            return read_json(folder / "result.json").get("precision")
+        if (folder / "last.pt").is_file():
+            return checkpoint.load_own(folder / "last.pt", ["facts"])["facts"].get("precision")
+    except InputError:  # is told when the run is continued, or read for the table
+        pass
+    return None
+
+
+def in_one_precision(runs: Sequence[PlannedRun], here: bool) -> list[PlannedRun]:
+    """The runs, where those of --amp auto that are new get the precision of those that are there,
+    which this machine might not choose. here: whether all run on this machine."""
+    auto = [run for run in runs if run.settings["amp"] == "auto"]
+    there = Counter(filter(None, (precision_of(run.folder) for run in auto)))
+    if not there:
+        if auto and not here:
+            print_once("note: --amp auto leaves the precision to each job's machine; where these differ, "
+                       "give -- --amp bf16, or off, so that all runs are computed alike")
+        return list(runs)
+    before = there.most_common(1)[0][0]
+    if here:
+        device = choose_device(auto[0].settings["device"], auto[0].settings["gpu_ids"], 0)
+        chosen = choice("auto", device)
+        if str(chosen.precision) == f"torch.{before}":
+            return list(runs)
+        print_once(f"note: runs of this sweep are in {before}, so the new ones are as well; alone they "
+                   f"would choose {str(chosen.precision).removeprefix('torch.')} here ({chosen.reason})")
+    amp = next(name for name, dtype in PRECISIONS.items() if str(dtype) == f"torch.{before}")
+    return [with_precision(run, amp) if run in auto and state(run) == NEW else run for run in runs]
+
+
+def with_precision(run: PlannedRun, amp: str) -> PlannedRun:
+    argv = (*run.argv[:-2], "--amp", amp, *run.argv[-2:])  # the last two name the run
+    return run._replace(argv=argv, settings={**run.settings, "amp": amp}, compared={**run.compared, "amp": amp})
 
 
 def check_same_place(run: PlannedRun, saved: Mapping[str, object]) -> None:

@@ -34,7 +34,8 @@ def notes(runs: Sequence[FinishedRun | RunRow], measure: str, counts: Mapping[st
     more = " ".join(filter(None, [noise_of_test_data(runs, measure), fewer_clips(runs), bonus, fewer_runs(counts),
                                   of_seeds(missing, "Without a result for seeds that were asked for"),
                                   of_seeds(unpaired, "NOT PAIRED, as these seeds have other test clips than in the row "
-                                                     "that they are compared with"), several_variants(runs)]))
+                                                     "that they are compared with"), several_variants(runs),
+                                  several_precisions(runs)]))
     return NOTES.format(level=LEVEL, more=more, chosen="; or ".join(chosen),
                         commits=", ".join(f"{name} ({count} runs)" for name, count in commits.items()))
 
@@ -79,3 +80,10 @@ def several_variants(runs: Sequence[FinishedRun | RunRow]) -> str:
     found = Counter(str(run.result["variant"]) for run in runs if "variant" in run.result)
     told = "; ".join(f"{name} ({count} runs)" for name, count in found.items())
     return f"NOT COMPARABLE, of several variants of the data: {told}." if len(found) > 1 else ""
+
+
+def several_precisions(runs: Sequence[FinishedRun | RunRow]) -> str:
+    """A sentence: the runs were computed in different precisions, as --amp auto may choose on different machines."""
+    found = Counter(str(run.result["precision"]) for run in runs if run.result.get("precision"))
+    told = "; ".join(f"{name} ({count} runs)" for name, count in found.items())
+    return f"Of several precisions (--amp): {told}." if len(found) > 1 else ""

@@ -367,7 +367,8 @@ def add_machine_flags(parser: Parser) -> None:
                        help="GPUs to use, one process per GPU (evaluation uses the first)")
     # an evaluation in another precision than the training's is told, as with other input
     group.add_argument("--amp", choices=["auto", *PRECISIONS], default="auto", role=INPUT,
-                       help="precision of the encoders; auto: bf16 where the device computes it natively, else off")
+                       help="precision of the encoders; auto: bf16 where it is faster (GPUs from Ampere on, CPUs with "
+                       "AMX, AMD's with avx512_bf16), else off; a resumed run keeps its own")
     # a compiled network rounds otherwise
     add_boolean(group, "--compile", False, "torch.compile the network (minutes at the start, faster steps)",
                 role=MACHINE, compared=True)

@@ -11,7 +11,8 @@ from models import MultimodalClassifier
 from utils import distributed
 from utils.distributed import print_once
 from utils.training import checkpoint
-from utils.training.engine import PARTS, Learner
+from utils.training.engine import PARTS, Compute, Learner
+from utils.training.precision import choice, dtype_named
 from utils.training.report import described
 from utils.training.same_data import Clips, check_same_data, note_other_order
 
@@ -34,6 +35,19 @@ def restore(path: Path, learner: Learner, facts: Mapping[str, object], clips: Cl
                          "damaged, or was written by another program")
     learner.load_state_dict(saved)
     return saved
+
+
+def in_own_precision(compute: Compute, path: Path) -> Compute:
+    """For a run with --amp auto: `compute` in the precision that the run of the last.pt `path` was
+    started in, also where this machine would choose another."""
+    before = checkpoint.load_own(path, ["facts"])["facts"].get("precision")
+    precision = dtype_named(before)
+    if precision in (None, compute.precision):
+        return compute
+    now = choice("auto", compute.device)
+    print_once(f"note: {path} is of a run in {before} and goes on so; a new run would choose "
+               f"{str(now.precision).removeprefix('torch.')} here ({now.reason})")
+    return compute._replace(precision=precision)
 
 
 def note_other_processes(facts: Mapping[str, object], path: Path) -> None:

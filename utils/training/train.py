@@ -16,12 +16,14 @@ from models.balancing.method import MethodError
 from models.fusion import FUSIONS
 from utils import distributed
 from utils.distributed import print_once
+from utils.failures import stops_first
 from utils.training import checkpoint, report, run_folder
 from utils.training.engine import Compute, Learner, train_one_epoch
 from utils.training.loading import Loaders, mixed_seed
 from utils.training.modalities import Start
+from utils.training.precision import choice
 from utils.training.pretraining import Origin, load_pretrained
-from utils.training.restore import restore
+from utils.training.restore import in_own_precision, restore
 from utils.training.run import Run
 from utils.training.same_data import Clips
 from utils.training.trial import Trial, hold_out
@@ -67,6 +69,8 @@ def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None,
     teacher}, for a method that needs them. settings: all flags, kept with the run. method_settings: of the balancing
     method `modulation`. Other arguments are named as the flags.
     """
+    if resume and settings["amp"] == "auto":
+        task.compute = in_own_precision(task.compute, folder / "last.pt")
     model, compute = task.model, task.compute
     warn_about_settings(model, lam, accumulate)
     encoders = {name: model.encoder(name) for name in model.modalities}
@@ -89,13 +93,15 @@ def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None,
 def carry_out(task: Task, learner: Learner, run: Run, resume: bool, epochs: int, seed: int, lam: float) -> dict:
     """From the opened run to what its result.json holds; what ends it earlier says how to continue."""
     try:
-        if not resume:
-            run.save_last(learner.state_dict())
-        if not run.history:
-            learner.method.prepare(learner, epochs, Trial(learner, task.train, task.loaders, seed, lam, run))
-        run.facts.update(learner.method.facts())
-        fit(task, learner, run, epochs, seed, lam)
-        return run.finish(task.final(run))
+        with stops_first():
+            if not resume:
+                run.save_last(learner.state_dict())
+            if not run.history:
+                trial = Trial(learner, task.train, task.loaders, seed, lam, run)
+                learner.method.prepare(learner, epochs, trial)
+            run.facts.update(learner.method.facts())
+            fit(task, learner, run, epochs, seed, lam)
+            return run.finish(task.final(run))
     except (KeyboardInterrupt, SystemExit):
         if (run.folder / "last.pt").is_file():
             print_once(f"\nstopped after {report.whole_epochs(len(run.history))}; continue with --resume {run.folder}")
@@ -156,7 +162,11 @@ def open_run(task: Task, learner: Learner, folder: Path, resume: bool, events_fo
     if saved:
         origins = {"pretrained": {}, **{name: saved["facts"][name] for name in ORIGINS if name in saved["facts"]}}
     facts = {**task.facts, "modalities": list(learner.model.modalities), **origins,
-             **report.described(task.compute.device, task.compute.precision), "processes": distributed.size()}
+             **report.described(task.compute.device, task.compute.precision),
+             "precision_reason": choice(str(settings["amp"]), task.compute.device).reason,
+             "processes": distributed.size()}
+    if saved:
+        facts["precision_reason"] = saved["facts"].get("precision_reason", "as the run was started")
     run = Run(folder, settings, facts, learner.model.modalities, task.split, task.shown, task.higher_is_better,
               events_folder, task.clips, saved)
     told = ", ".join(f"{name} {value}" for name, value in run.facts.items()

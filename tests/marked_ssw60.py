@@ -15,8 +15,7 @@ import pytest
 import scipy.signal
 import soundfile
 import torch
-from borders import pixels
-from observed import picture
+from marked_cremad import picture, pixels
 from torch import Tensor
 from torchvision.models import ResNet18_Weights, resnet18
 

@@ -1,92 +1,20 @@
-"""What crosses the borders of a run that is really started: network inputs, updates, files. For tests of connections.
-
-The tests look here and at the run's folder, not inside, so that they survive a rebuild. The data is marked: from what
-the network receives one can read which clip it is, which frame, whether it was cropped or mirrored. B clips, T frames.
+"""Marked data in the CREMA-D layout: from what the network receives one can read which clip it is, which frame, whether
+it was cropped or mirrored. B clips, T frames.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import soundfile
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
-from torch.optim.optimizer import register_optimizer_step_post_hook
-
-from models import ClassifierOutput, MultimodalClassifier
+from PIL import Image
+from torch import Tensor
 
 CLASSES = ("angry", "calm", "happy")
 TRAIN, TEST = range(12), range(12, 18)  # numbers of clips; clip k has class k % 3 and speaker k % 4
 FRAMES = 3  # of a clip
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])  # ImageNet's
-
-
-class Pass(NamedTuple):
-    """A forward pass. inputs: {modality: what its encoder got}."""
-
-    training: bool
-    inputs: dict[str, Tensor]
-    output: ClassifierOutput
-
-
-class Update(NamedTuple):
-    """A step of the optimiser: its class, and lr, momentum, weight_decay ... of each parameter group."""
-
-    kind: str
-    groups: list[dict]
-
-
-class Borders:
-    """Everything in the order in which it happened."""
-
-    def __init__(self):
-        self.log: list[Pass | Update] = []
-
-    @property
-    def updates(self) -> list[Update]:
-        return [entry for entry in self.log if isinstance(entry, Update)]
-
-    @property
-    def training(self) -> list[Pass]:
-        return [entry for entry in self.log if isinstance(entry, Pass) and entry.training]
-
-    @property
-    def evaluation(self) -> list[Pass]:
-        return [entry for entry in self.log if isinstance(entry, Pass) and not entry.training]
-
-    def learning_rates(self) -> list[float]:
-        """Of every update, of its only parameter group."""
-        return [update.groups[0]["lr"] for update in self.updates]
-
-
-@contextmanager
-def watched() -> Iterator[Borders]:
-    """Records every pass of a MultimodalClassifier and every update, in this process."""
-    borders = Borders()
-
-    def after_pass(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:
-        if isinstance(module, MultimodalClassifier):
-            named = {name: x.detach().float().cpu() for name, x in zip(module.modalities, inputs, strict=True)}
-            borders.log.append(Pass(module.training, named, ClassifierOutput(*(x.detach().float() for x in output))))
-
-    def after_update(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        groups = [{name: value for name, value in group.items() if name != "params"}
-                  for group in optimizer.param_groups]
-        borders.log.append(Update(type(optimizer).__name__, groups))
-
-    handles = [register_module_forward_hook(after_pass), register_optimizer_step_post_hook(after_update)]
-    try:
-        yield borders
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-# ---- marked data in the CREMA-D layout
 
 
 def clip_name(number: int) -> str:
@@ -151,3 +79,9 @@ def is_cropped_or_mirrored(visual: Tensor) -> list[bool]:
     """Of each clip: red does not rise from 40 at the left to 215 at the right."""
     red = pixels(visual)[:, 0].mean((1, 2))  # (B, W)
     return [bool(abs(one[0] - 40) > 6 or abs(one[-1] - 215) > 6) for one in red]
+
+
+def picture(rgb: np.ndarray, size: int) -> Tensor:
+    """(H, W, 3) uint8 -> the network's input (3, size, size) in evaluation: resized by PIL, ImageNet's statistics."""
+    small = torch.from_numpy(np.array(Image.fromarray(rgb).resize((size, size), Image.Resampling.BILINEAR)))
+    return (small.permute(2, 0, 1) / 255 - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1)

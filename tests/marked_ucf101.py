@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from borders import pixels
+from marked_cremad import pixels
 from torch import Tensor
 
 CLASSES = ("Walking", "HandstandPushups", "Archery")  # in the order of their numbers, which is not that of the names

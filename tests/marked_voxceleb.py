@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 import soundfile
 import torch
-from borders import pixels
-from observed import picture
+from marked_cremad import picture, pixels
 from torch import Tensor
 
 RATE, SIZE, FACE = 16000, 64, 96  # Hz, pixels a side as the network gets it and in the file
