@@ -45,7 +45,7 @@ def run_name(settings: Mapping[str, object], axes: Mapping[str, object] | None =
     if meant.get("modulation", "none") != "none":
         words.append(meant["modulation"])
     defaults = {**{name: SHARED[name].default for name in CORE if name not in IN_WORDS}, **(axes or {})}
-    words += [f"{name}{short(meant[name])}" for name, default in defaults.items()
+    words += [f"{'' if name == 'preset' else name}{short(meant[name])}" for name, default in defaults.items()
               if name in meant and meant[name] != default]
     return "-".join([*words, f"seed{settings['random_seed']}"])
 

@@ -20,6 +20,7 @@ from utils.cli import add_boolean, argparse_type, boolean, number
 from utils.spelling import invalid_choice
 from utils.training import modalities
 from utils.training.modalities import JOINT, Modality, is_joint
+from utils.training.presets import presets_of
 from utils.training.roles import (
     DATA,
     INPUT,
@@ -336,6 +337,9 @@ def is_unused(name: str) -> Callable[[Settings], bool]:
 
 def add_optimisation_flags(parser: Parser) -> None:
     group = parser.add_argument_group("optimisation")
+    group.add_argument("--preset", choices=list(presets_of(parser.prog)), role=TRAINING, named="result", metavar="NAME",
+                       help="settings as a paper or a method's authors have them, below the flags that are given; "
+                            "names: python scripts/reproduce.py --list")
     group.add_argument("--lam", type=number(float, 0), default=0.0, role=TRAINING, named="run",
                        idle=is_of_single_modality, help="weight of the contrastive loss, 0: none")
     group.add_argument("--batch_size", type=number(int, 1, 100_000), default=32, role=TRAINING, evaluated=True,

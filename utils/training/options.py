@@ -17,15 +17,18 @@ from utils.distributed import print_once
 from utils.training import checkpoint, experiment, modalities
 from utils.training.flags import Parser, from_imagenet
 from utils.training.modalities import Modality, Start
+from utils.training.presets import changes, presets_of
 from utils.training.roles import INPUT, NETWORK, TRAINING
 from utils.training.run_folder import check_resumable
 
 
 def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, object]) -> Namespace:
     """Flags from argv; those not given come from the run that is resumed, from the checkpoint that is evaluated, from
-    `demo_defaults` under --demo, else from the parser. Raises InputError, or exits with status 2 on a wrong flag."""
+    `demo_defaults` under --demo, from the --preset, else from the parser. Raises InputError, or exits with status 2 on
+    a wrong flag."""
     given = parser.given(argv)  # a wrong flag is told before a missing file
-    defaults = {**parser.defaults(), **(demo_defaults if given.get("demo") else {})}
+    preset = parser.given(presets_of(parser.prog)[given["preset"]].argv) if given.get("preset") else {}
+    defaults = {**parser.defaults(), **preset, **(demo_defaults if given.get("demo") else {})}
     command = f"python {parser.prog} {shlex.join(argv)}"
     if given.get("resume"):
         args, command = resumed(parser, defaults, given)
@@ -42,6 +45,8 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
         check(parser, args)
     args.data_root = args.data_root or Path("data") / args.dataset
     args.script, args.command = parser.prog, command
+    if preset and not args.resume:
+        args.preset_changes = changes(preset, settings(args))
     return args
 
 

@@ -59,7 +59,9 @@ def result(settings: Mapping[str, object], last: Mapping[str, float], best_epoch
     at_the_end = {f"last_{part}_{name}": last[f"{part}_{name}"] for part in dict.fromkeys((split, "test"))
                   for name in scores if f"{part}_{name}" in last}
     weights = {name.replace("train", "last"): value for name, value in last.items() if "weight_norm" in name}
-    return {**{name: settings[name] for name in same}, **named, "best_epoch": best_epoch, **scores, **at_the_end,
+    departures = {"preset_changes": settings["preset_changes"]} if settings.get("preset_changes") else {}
+    return {**{name: settings[name] for name in same}, **named, **departures, "best_epoch": best_epoch, **scores,
+            **at_the_end,
             **weights, "selection": WATCHED if settings.get("test_every_epoch") else SELECTION[split],
             "command": settings["command"]}
 

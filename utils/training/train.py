@@ -17,7 +17,7 @@ from models.fusion import FUSIONS
 from utils import distributed
 from utils.distributed import print_once
 from utils.failures import stops_first
-from utils.training import checkpoint, report, run_folder
+from utils.training import checkpoint, presets, report, run_folder
 from utils.training.engine import Compute, Learner, train_one_epoch
 from utils.training.loading import Loaders, mixed_seed
 from utils.training.modalities import Start
@@ -72,6 +72,8 @@ def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None,
     if resume and settings["amp"] == "auto":
         task.compute = in_own_precision(task.compute, folder / "last.pt")
     model, compute = task.model, task.compute
+    if told := presets.note(settings):
+        print_once(told)
     warn_about_settings(model, lam, accumulate)
     encoders = {name: model.encoder(name) for name in model.modalities}
     origins = {} if resume else {"pretrained": load_pretrained(encoders, starts, settings, task.clips)}

@@ -1,0 +1,226 @@
+"""The paper's tables: checks the data, trains every cell with several seeds, and puts the results beside the paper's.
+
+    python scripts/reproduce.py --list                                    # operating points (--preset NAME)
+    python scripts/reproduce.py --dry_run                                 # CREMA-D: commands, hours, gigabytes
+    python scripts/reproduce.py --random_seed 0 1 2 --workers 2           # start it again to continue
+    python scripts/reproduce.py --script main_SSW.py --dry_run -- --audio_pretrain runs/audio/best.pt \\
+        --visual_pretrain runs/visual/best.pt                             # flags after -- go to every run
+    python scripts/reproduce.py --cells mmcosine-concat --random_seed 0 --demo    # a cell on synthetic data
+    python scripts/reproduce.py --report_only                             # the table again, from the runs
+
+A cell is a preset of the entry script. Without --cells: those of Table 1 (main_UCF.py: of the supplement).
+
+Hours follow from earlier runs in --output, else from an epoch of the first cell on this machine, on a few clips of the
+data set's sizes. Gigabytes are those of the checkpoints.
+
+Writes   <output>/<run>/, runs.csv, table.md     as scripts/sweep.py
+         <output>/reproduction.md                paper | ours | seeds | difference
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from dataset.errors import InputError
+from utils import cli
+from utils.experiments import entry_script
+from utils.training.presets import Preset, presets_of
+
+TRAINING_CLIPS = {"main_CD.py": 6698, "main_SSW.py": 3462, "main_UCF.py": 9537, "main_Vox.py": 1_092_009}
+MEASURED_CLIPS = 128  # of an epoch whose speed is measured
+AROUND_EPOCHS = 1.1  # evaluation of the test clips
+TENSORS = 3  # best.pt holds the weights, last.pt the weights and their momentum
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, usage="%(prog)s [options] [-- FLAGS]",
+                                     formatter_class=cli.DocstringHelpFormatter)
+    parser.add_argument("--script", type=Path, default=Path("main_CD.py"), help="entry script")
+    parser.add_argument("--cells", nargs="+", metavar="PRESET", help="default: those of the paper's table")
+    parser.add_argument("--random_seed", type=cli.number(int, 0), nargs="+", default=[0, 1, 2],
+                        help="seeds of every cell")
+    parser.add_argument("--output", type=Path, help="folder of all runs; default: runs/reproduce_<script>")
+    parser.add_argument("--workers", type=cli.number(int, 1, 1024), default=1, help="runs at a time")
+    cli.add_boolean(parser, "--demo", False, "synthetic data, and its short runs")
+    cli.add_boolean(parser, "--dry_run", False, "print what would run and stop")
+    cli.add_boolean(parser, "--report_only", False, "make the table of --output and stop")
+    cli.add_boolean(parser, "--list", False, "print the presets of all entry scripts and stop")
+    return parser
+
+
+def list_presets() -> str:
+    lines = []
+    for script in TRAINING_CLIPS:
+        for preset in presets_of(script).values():
+            chosen = f" Not published, chosen here: {preset.chosen}." if preset.chosen else ""
+            lines += [f"python {script} --train --preset {preset.name}", f"    {preset.source}.{chosen}",
+                      f"    {' '.join(preset.argv)}"]
+    return "\n".join(lines)
+
+
+def chosen_cells(script: str, names: Sequence[str] | None) -> list[Preset]:
+    """Raises InputError: no such preset."""
+    known = presets_of(script)
+    if not known:
+        raise InputError(f"{script} has no presets: choose --script from {', '.join(TRAINING_CLIPS)}")
+    for name in names or ():
+        if name not in known:
+            raise InputError(f"{script} has no preset {name}: choose from {', '.join(known)}")
+    table = [name for name in known if name.startswith(("plain-", "mmcosine-")) and "contrastive" not in name]
+    return [known[name] for name in names or table]
+
+
+# ---- before the runs
+
+
+def check_data(script: ModuleType, argv: Sequence[str]) -> int | None:
+    """The number of usable training clips; notes of what is not as the paper's are printed. None where the data is not
+    there, which is printed too."""
+    try:
+        args = script.parse(argv)
+        data = script.load_data(args) if hasattr(script, "load_data") else script.load_splits(args)
+    except InputError as error:
+        print(f"data: {error}")
+        return None
+    return len(data.train)
+
+
+def measured_speed(script: ModuleType, path: Path, argv: Sequence[str]) -> tuple[float, int]:
+    """(clips/s of a plain training epoch on this machine, bytes of a run's checkpoints)"""
+    from utils import distributed
+    from utils.experiments import benchmark_data
+    from utils.experiments.machine_speed import seconds
+    from utils.training.engine import Learner, train_one_epoch
+    from utils.training.train import place
+
+    with tempfile.TemporaryDirectory() as folder:
+        args = script.parse([*argv, *benchmark_data.make_data(path.name, Path(folder), MEASURED_CLIPS)])
+        with distributed.session(args.device, args.gpu_ids) as device:
+            task = script.build(args, device)
+            model = place(task.model, task.compute, args.compile)
+            learner = Learner(model, task.compute, "sgd", 1e-3, 1e-4, 100, 0.1)
+            loader = task.loaders.training(task.train)
+            _, time = (seconds(lambda: train_one_epoch(learner, loader, lam=0), device) for _ in range(2))
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    return len(task.train) / time, TENSORS * size
+
+
+class Cost(NamedTuple):
+    hours: float
+    gigabytes: float
+    source: str
+
+
+def cost(script: ModuleType, path: Path, argv: Sequence[str], clips: int, epochs: int, runs: int,
+         output: Path) -> Cost:
+    """Of so many runs."""
+    speed, size = measured_speed(script, path, argv)
+    gigabytes, earlier = runs * size / 1e9, finished_seconds(output)
+    if earlier:
+        return Cost(statistics.median(earlier) * runs / 3600, gigabytes, "the median of earlier runs")
+    return Cost(clips / speed * epochs * AROUND_EPOCHS * runs / 3600, gigabytes, f"{speed:.1f} clips/s measured here")
+
+
+def finished_seconds(output: Path) -> list[float]:
+    from dataset.whole_files import read_json
+
+    results = [read_json(path) for path in sorted(output.glob("*/result.json"))]
+    return [result["wall_seconds"] for result in results if "wall_seconds" in result]
+
+
+# ---- after them
+
+
+def reproduction(output: Path, cells: Sequence[Preset]) -> str:
+    """Markdown: paper | ours | seeds | difference, a row for each cell and test list that has results."""
+    from utils.experiments import comparison
+    from utils.experiments.paper_results import SIZES, paper_result, published
+    from utils.experiments.tables import markdown, percent
+
+    runs = comparison.read_runs(output)
+    rows, notes = [], []
+    for preset in cells:
+        group = [run for run in runs if run.settings.get("preset") == preset.name]
+        if not group:
+            rows.append([preset.name, "", "", "0", ""])
+            continue
+        first = group[0]
+        size = comparison.test_size(first.result)
+        paper = paper_result(first.settings, size) or published(first.settings)
+        ours = [run.result[first.measure] for run in group]
+        comparable = paper_result(first.settings, size) is not None and not first.result.get("preset_changes")
+        difference = f"{100 * statistics.fmean(ours) - paper:+.2f}" if paper and comparable else ""
+        rows.append([preset.name, f"{paper:.2f}" if paper else "", percent(ours), str(len(group)), difference])
+        if not comparable:
+            notes.append(f"{preset.name}: not comparable with the paper's: " + why(first, size, SIZES))
+    measure = "top-1 %" if runs[0].measure == "accuracy" else "equal error rate %"
+    text = markdown(["cell", f"paper, {measure}", "ours", "seeds", "difference"], rows)
+    return "\n".join([text, "", *notes, ""])
+
+
+def why(run: object, size: int | None, sizes: dict[str, int]) -> str:
+    """Why a run has no published result to be compared with."""
+    reasons = [f"--{name} {value}" for name, value in (run.result.get("preset_changes") or {}).items()]
+    dataset = run.settings["dataset"]
+    if dataset not in sizes:
+        reasons.append(f"the data set is {dataset}")
+    elif size != sizes[dataset]:
+        reasons.append(f"{size} test clips or trials, the paper has {sizes[dataset]}")
+    return ", ".join(reasons) or "other settings than the paper's"
+
+
+def main(argv: Sequence[str]) -> str:
+    """The table, or what --dry_run prints. Raises InputError."""
+    own, rest = (list(argv[:argv.index("--")]), list(argv[argv.index("--") + 1:])) if "--" in argv else (argv, [])
+    args = get_args_parser().parse_args(own)
+    if args.list:
+        print(list_presets())
+        return ""
+    cells = chosen_cells(args.script.name, args.cells)
+    output = args.output or Path("runs") / f"reproduce_{args.script.stem}{'_demo' if args.demo else ''}"
+    if not args.report_only:
+        run_cells(args, cells, output, rest)
+    if args.dry_run:
+        return ""
+    from dataset.whole_files import write_whole
+
+    text = reproduction(output, cells)
+    write_whole(output / "reproduction.md", text)
+    print(f"\n{text}\n{output / 'reproduction.md'}")
+    return text
+
+
+def run_cells(args: argparse.Namespace, cells: Sequence[Preset], output: Path, rest: Sequence[str]) -> None:
+    from scripts import sweep
+
+    script = entry_script.load(args.script, ("parse", "build", "MODALITIES"))
+    flags = [*["--demo"] * args.demo, *rest]
+    first = ["--train", "--preset", cells[0].name, *flags]
+    clips = None if args.demo else check_data(script, first)
+    grid = ["--script", str(args.script), "--output", str(output), "--workers", str(args.workers),
+            "--preset", *(cell.name for cell in cells), "--random_seed", *map(str, args.random_seed)]
+    if args.dry_run:
+        sweep.main([*grid, "--dry_run", *(["--", *flags] if flags else [])])
+    if not args.demo:
+        count = len(cells) * len(args.random_seed)
+        epochs = script.parse(first).epochs
+        found = cost(script, args.script, first, clips or TRAINING_CLIPS[args.script.name], epochs, count, output)
+        print(f"{count} runs of {epochs} epochs: some {found.hours / args.workers:,.0f} h with --workers "
+              f"{args.workers} ({found.source}), {found.gigabytes:.1f} GB of checkpoints", flush=True)
+    if args.dry_run:
+        return
+    if clips is None and not args.demo:
+        raise InputError("the data cannot be used: see above. Prepare it, name it with -- --data_root DIR, "
+                         "or try --demo")
+    sweep.main([*grid, *(["--", *flags] if flags else [])])
+
+
+if __name__ == "__main__":
+    cli.run(main)

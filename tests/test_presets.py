@@ -1,0 +1,106 @@
+"""--preset: operating points lie below the flags that are given, and every one of them can be run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import main_CD
+import main_SSW
+import main_UCF
+import main_Vox
+from dataset.errors import InputError
+from scripts import reproduce
+from utils.experiments.paper_results import paper_result, published
+from utils.training import report
+from utils.training.presets import note, presets_of
+
+SCRIPTS = {"main_CD.py": main_CD, "main_SSW.py": main_SSW, "main_UCF.py": main_UCF, "main_Vox.py": main_Vox}
+EVERY = [(script, name) for script in SCRIPTS for name in presets_of(script)]
+# the paper's Table 1 and its supplement, percent, typed from SPEC's sections 2 to 5
+TABLE = {
+    "main_CD.py": {"plain-concat": 60.08, "plain-film": 59.68, "plain-gated": 60.48, "mmcosine-concat": 63.44,
+                   "mmcosine-film": 61.42, "mmcosine-gated": 66.40, "contrastive-concat": 61.56,
+                   "mmcosine-contrastive-concat": 64.02},
+    "main_Vox.py": {"plain-concat": 6.81, "plain-film": 11.50, "plain-gated": 10.39, "mmcosine-concat": 4.26,
+                    "mmcosine-film": 8.03, "mmcosine-gated": 5.34},
+    "main_UCF.py": {"plain-rgb-flow": 81.15, "mmcosine-rgb-flow": 82.02, "plain-rgb-flow-difference": 82.29,
+                    "mmcosine-rgb-flow-difference": 83.22}}
+
+
+@pytest.mark.parametrize("script, name", EVERY)
+def test_every_preset_is_accepted_by_its_script_and_sets_its_flags(script, name):
+    args = SCRIPTS[script].parse(["--train", "--preset", name])
+    argv = presets_of(script)[name].argv
+    alone = SCRIPTS[script].parse(["--train", *argv])
+    same = {key for key in vars(args) if key not in ("preset", "preset_changes", "command")}
+    assert {key: vars(args)[key] for key in same} == {key: vars(alone)[key] for key in same}
+    assert args.preset == name and args.preset_changes == {}
+
+
+@pytest.mark.parametrize("script", TABLE)
+def test_a_cell_of_the_paper_is_compared_with_its_number(script):
+    for name, number in TABLE[script].items():
+        assert published(vars(SCRIPTS[script].parse(["--train", "--preset", name]))) == number, name
+
+
+def test_table_1_of_ssw60_needs_pretrained_encoders():
+    argv = ["--train", "--preset", "mmcosine-concat"]
+    assert published(vars(main_SSW.parse(argv))) is None
+    started = main_SSW.parse([*argv, "--audio_pretrain", "a.pt", "--visual_pretrain", "v.pt"])
+    assert paper_result(vars(started), 1938) == 75.95 and paper_result(vars(started), 60) is None
+
+
+@pytest.mark.parametrize("argv", [["--scaling", "7", "--preset", "mmcosine-concat"],
+                                  ["--preset", "mmcosine-concat", "--scaling", "7"]])
+def test_flags_win_wherever_they_stand_and_what_departs_is_recorded(argv):
+    args = main_CD.parse(["--train", *argv, "--num_workers", "0"])
+    assert (args.scaling, args.mmcosine, args.preset_changes) == (7, True, {"scaling": 7})
+    result = report.result({**vars(args), "command": ""}, {}, 1, "test", {})
+    assert result["preset"] == "mmcosine-concat" and result["preset_changes"] == {"scaling": 7}
+    assert "departs from it: --scaling 7" in note(vars(args))
+
+
+def test_a_demo_keeps_the_methods_own_parameters():
+    args = main_CD.parse(["--train", "--preset", "mmcosine-gated", "--demo"])
+    assert (args.fusion_method, args.scaling, args.dataset) == ("gated", 50, "demo")
+    assert set(args.preset_changes) <= {"epochs", "learning_rate", "lr_decay_step", "batch_size"}
+
+
+def test_an_unknown_preset_is_answered_with_a_similar_one(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main_CD.parse(["--train", "--preset", "mmcosine_concat"])
+    assert stopped.value.code == 2 and "mmcosine-concat" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"main_UCF\.py has no preset mmcosine-concat: choose from plain-rgb-flow"):
+        reproduce.chosen_cells("main_UCF.py", ["mmcosine-concat"])
+
+
+def test_cells_are_those_of_the_papers_table():
+    names = [cell.name for cell in reproduce.chosen_cells("main_CD.py", None)]
+    assert names == [f"{head}-{fusion}" for head in ("plain", "mmcosine") for fusion in ("concat", "film", "gated")]
+
+
+def write_run(folder: Path, preset: str, seed: int, accuracy: float, **changed: object) -> None:
+    settings = vars(main_CD.parse(["--train", "--preset", preset, "--random_seed", str(seed)]))
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+    settings.update(changed)
+    result = {**report.result({**settings, "command": "python main_CD.py"}, {}, 1, "test", {"accuracy": accuracy}),
+              "n_test": 744, "classes": ["a", "b"], "modalities": ["audio", "visual"],
+              "accuracy_audio": 0.5, "accuracy_visual": 0.3, "last_test_accuracy": accuracy}
+    folder.mkdir(parents=True)
+    for name, content in (("args.json", settings), ("result.json", result)):
+        (folder / name).write_text(json.dumps(content))
+
+
+def test_the_table_puts_ours_beside_the_papers(tmp_path):
+    for seed, accuracy in enumerate((0.60, 0.62, 0.64)):
+        write_run(tmp_path / f"a{seed}", "mmcosine-concat", seed, accuracy)
+    write_run(tmp_path / "b", "plain-concat", 0, 0.59, preset_changes={"epochs": 2})
+    text = reproduce.main(["--output", str(tmp_path), "--report_only", "--cells", "plain-concat", "mmcosine-concat",
+                           "mmcosine-film"])
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
+    assert rows[2:] == [["plain-concat", "60.08", "59.00", "1", ""],
+                        ["mmcosine-concat", "63.44", "62.00 +- 2.00", "3", "-1.44"],
+                        ["mmcosine-film", "", "", "0", ""]]
+    assert "plain-concat: not comparable with the paper's: --epochs 2" in text
+    assert (tmp_path / "reproduction.md").read_text() == text
