@@ -152,6 +152,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
 }
 # {flag: the test that sees its effect, or why none can}
 ELSEWHERE = {
+    "output": "test_evaluation.py: test_in_training_output_and_ckpt_path_are_the_same_flag",
     "train": "test_without_train_a_checkpoint_is_evaluated (below)",
     "resume": "test_connections_cd.py, test_connections_ssw.py, test_connections_vox.py",
     "demo": "test_demo_data_is_made_where_data_root_says (below)",

@@ -13,7 +13,7 @@ from dataset.lists import check_every_class_has_a_clip
 from models import MultimodalClassifier
 from utils import distributed
 from utils.distributed import print_once
-from utils.training import checkpoint, confusion, report
+from utils.training import checkpoint, confusion, evaluation, report
 from utils.training.damage import Found, without_damaged
 from utils.training.engine import Compute, evaluate
 from utils.training.loading import Loaders
@@ -114,9 +114,11 @@ class Classification:
             return self.evaluate_test()
         return {name.removeprefix("test_"): value for name, value in run.best().items() if name.startswith("test_")}
 
-    def evaluate_checkpoint(self, path: Path, compile: bool, allow_overlap: bool) -> dict:
-        """Evaluates the checkpoint on the test set -> its metrics. Raises InputError: of other classes, diverged, or
-        trained on some of the test clips without `allow_overlap`."""
+    def evaluate_checkpoint(self, path: Path, compile: bool, allow_overlap: bool, output: Path | None,
+                            settings: Mapping[str, object]) -> dict:
+        """Evaluates the checkpoint on the test set -> what evaluation.json holds, which is written into `output`, or
+        beside the checkpoint. settings: all flags. Raises InputError: of other classes, diverged, or trained on some of
+        the test clips without `allow_overlap`."""
         content = checkpoint.load_own(path)
         classes = content.get("facts", {}).get("classes", list(self.data.classes))
         if classes != list(self.data.classes):
@@ -132,6 +134,7 @@ class Classification:
         clips = f"{len(self.data.test)} test clips{' of ' + ', '.join(parts) if parts else ''}"
         print_once(report.evaluation(scores, self.shown, path, clips, precision))
         if self.confusions:
-            folder = path.with_name(f"{path.stem}_evaluated")
+            folder = output or path.with_name(f"{path.stem}_evaluated")
             print_once(confusion.report(self.model, self.test_loader, self.compute, self.data.classes, folder))
-        return {**scores, "n_test": len(self.data.test), "ckpt_path": str(path)}
+        scores |= {"n_test": len(self.data.test), "test_list": self.facts["test_list"]}
+        return evaluation.write(scores, content, path, output, self.compute, settings)
