@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> dict:
         if not args.train:
             return task.evaluate_checkpoint(args.ckpt_path, args.compile, args.allow_overlap,
                                             **options.evaluation(args))
-        return train(task, **options.training(args, MODALITIES))
+        return train(task, options.training(args, MODALITIES))
 
 
 def build(args: Namespace, device: torch.device) -> Classification:

@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> dict:
         if not args.train:
             return task.evaluate_checkpoint(args.ckpt_path, args.compile, args.allow_overlap,
                                             **options.evaluation(args))
-        return train(task, **options.training(args, MODALITIES, args.pretrain_on or []))
+        return train(task, options.training(args, MODALITIES, args.pretrain_on or []))
 
 
 def build(args: Namespace, device: torch.device) -> Classification:

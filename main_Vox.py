@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> dict:
         task = build(args, device)
         if not args.train:
             return task.evaluate_checkpoint(args.ckpt_path, args.compile, **options.evaluation(args))
-        return train(task, **options.training(args, MODALITIES))
+        return train(task, options.training(args, MODALITIES))
 
 
 def build(args: Namespace, device: torch.device) -> Verification:

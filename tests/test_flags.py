@@ -103,7 +103,7 @@ AUDIO_VISUAL: dict[str, Effect] = {
     "audio_teacher": (["{data}/some.pt"], taught("audio", "visual"), {"teachers"}),
     "visual_teacher": (["{data}/some.pt"], taught("audio", "visual"), {"teachers"}),
     "umt_weight": (["1"], taught("audio", "visual"), {"method_settings"}),
-    "freeze_encoders": ([], ["--modality", "visual", "--imagenet"], {"freeze_encoders"}),
+    "freeze_encoders": ([], ["--modality", "visual", "--imagenet"], {"frozen"}),
     "visual_encoder": (["resnet50"], [], {"encoders", "weights"}),
 }
 MODALITY_PARTS = {"encoders", "fusion layers", "weights", "front ends", "metrics", *ITEMS}
@@ -125,7 +125,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
             "num_frames": (["2"], [], ITEMS), "audio_seconds": (["0.7"], [], ITEMS),
             "reliable_audio_only": ([], [], {"training clips"})},
     "UCF": {**SHARED,
-            "freeze_encoders": ([], ["--modality", "rgb", "--imagenet"], {"freeze_encoders"}),
+            "freeze_encoders": ([], ["--modality", "rgb", "--imagenet"], {"frozen"}),
             "modality": (["flow"], [], {*MODALITY_PARTS}),
             "rgb_encoder": (["resnet34"], [], {"encoders", "weights"}),
             "flow_encoder": (["resnet34"], [], {"encoders", "weights"}),
@@ -220,8 +220,10 @@ def reached(script: ModuleType, argv: Sequence[str], monkeypatch) -> dict[str, o
     """What arrives where training would begin, by what it is called in EFFECTS."""
     found = {}
 
-    def arrive(task, **values) -> dict:
-        found.update(values, **of_task(task))
+    def arrive(task, plan) -> dict:
+        found.update(of_task(task), modulation=plan.balancing.modulation, method_settings=plan.balancing.settings)
+        for part in (plan.encoders, plan.optimisation, plan.output):
+            found.update(part._asdict())
         return {}
 
     monkeypatch.setattr(script, "train", arrive)

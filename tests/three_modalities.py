@@ -124,7 +124,7 @@ def main(argv: Sequence[str]) -> dict:
         if not args.train:
             return task.evaluate_checkpoint(args.ckpt_path, args.compile, allow_overlap=False,
                                             **options.evaluation(args))
-        return train(task, **options.training(args, MODALITIES))
+        return train(task, options.training(args, MODALITIES))
 
 
 def build(args: Namespace, device: torch.device) -> Classification:

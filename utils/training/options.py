@@ -16,6 +16,7 @@ from utils.distributed import print_once
 from utils.training import checkpoint, experiment, modalities
 from utils.training.flags import Parser, from_imagenet
 from utils.training.modalities import Modality, Start
+from utils.training.plan import Balancing, Encoders, Optimisation, Output, Plan
 from utils.training.roles import INPUT, NETWORK, TRAINING
 from utils.training.run_folder import check_resumable
 
@@ -272,12 +273,11 @@ def evaluation(args: Namespace) -> dict[str, object]:
     return {"output": args.output, "settings": settings(args)}
 
 
-def training(args: Namespace, declared: Sequence[Modality], parts: Sequence[str] = ()) -> dict[str, object]:
-    """What utils/training/train.py's `train` takes beside the task."""
+def training(args: Namespace, declared: Sequence[Modality], parts: Sequence[str] = ()) -> Plan:
+    """What `train` (utils/training/train.py) takes beside the task."""
     folder = run_folder(args, parts)
     events = experiment.events_folder(folder, args.tensorboard_path) if args.use_tensorboard else None
-    same = ("modulation", "optimizer", "learning_rate", "weight_decay", "lr_decay_step", "lr_decay_ratio", "epochs",
-            "random_seed", "lam", "compile", "accumulate", "freeze_encoders")
-    return {"folder": folder, "resume": bool(args.resume), "events_folder": events, "settings": settings(args),
-            "starts": starts(args, declared), "teachers": files(args, declared, "_teacher"),
-            "method_settings": method_settings(args), **{name: getattr(args, name) for name in same}}
+    return Plan(Encoders(starts(args, declared), files(args, declared, "_teacher"), args.freeze_encoders),
+                Optimisation(**{name: getattr(args, name) for name in Optimisation._fields}),
+                Balancing(args.modulation, method_settings(args)),
+                Output(folder, bool(args.resume), events, settings(args)))
