@@ -5,7 +5,7 @@
     python main_SSW.py --train --mmcosine True --scaling 20 --audio_pretrain RUN/best.pt --visual_pretrain RUN/best.pt
     python main_SSW.py --train --mmcosine True --scaling 20 --demo        # synthetic birds, minutes on two cores
     torchrun --nproc_per_node 4 main_SSW.py --train --mmcosine True       # four GPUs; or --gpu_ids 0,1,2,3
-    python main_SSW.py --ckpt_path runs/NAME/best.pt                      # evaluate
+    python main_SSW.py --ckpt_path runs/NAME                              # evaluate
 """
 
 from argparse import Namespace
@@ -105,8 +105,9 @@ def main(argv: Sequence[str]) -> dict:
         provide_demo(args)
         task = build(args, device)
         if not args.train:
-            return task.evaluate_checkpoint(args.ckpt_path, args.compile, args.allow_overlap)
-        return train(task, **options.training(args, MODALITIES, args.pretrain_on or []))
+            return task.evaluate_checkpoint(args.ckpt_path, args.compile, args.allow_overlap,
+                                            **options.evaluation(args))
+        return train(task, options.training(args, MODALITIES, args.pretrain_on or []))
 
 
 def build(args: Namespace, device: torch.device) -> Classification:

@@ -5,7 +5,7 @@
     python main_UCF.py --train --mmcosine True --scaling 10 --demo        # synthetic clips, minutes on two cores
     torchrun --nproc_per_node 4 main_UCF.py --train --mmcosine True       # four GPUs; or --gpu_ids 0,1,2,3
     python main_UCF.py --resume runs/NAME                                 # continue an interrupted run
-    python main_UCF.py --ckpt_path runs/NAME/best.pt                      # evaluate
+    python main_UCF.py --ckpt_path runs/NAME                              # evaluate
 """
 
 from argparse import Namespace
@@ -91,8 +91,9 @@ def main(argv: Sequence[str]) -> dict:
         provide_demo(args)
         task = build(args, device)
         if not args.train:
-            return task.evaluate_checkpoint(args.ckpt_path, args.compile, args.allow_overlap)
-        return train(task, **options.training(args, MODALITIES))
+            return task.evaluate_checkpoint(args.ckpt_path, args.compile, args.allow_overlap,
+                                            **options.evaluation(args))
+        return train(task, options.training(args, MODALITIES))
 
 
 def build(args: Namespace, device: torch.device) -> Classification:

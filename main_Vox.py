@@ -4,7 +4,7 @@
     python main_Vox.py --train --mmcosine True --scaling 10 --demo                          # synthetic data, minutes
     torchrun --nproc_per_node 4 main_Vox.py --train --mmcosine True                         # four GPUs
     python main_Vox.py --resume runs/NAME                                                   # continue
-    python main_Vox.py --ckpt_path runs/NAME/best.pt --trials vox1=vox1_o.txt vox2=vox2.txt # evaluate on two lists
+    python main_Vox.py --ckpt_path runs/NAME --trials vox1=vox1_o.txt vox2=vox2.txt         # evaluate on two lists
 """
 
 from argparse import Namespace
@@ -87,8 +87,8 @@ def main(argv: Sequence[str]) -> dict:
         provide_folders(args)
         task = build(args, device)
         if not args.train:
-            return task.evaluate_checkpoint(args.ckpt_path, args.compile)
-        return train(task, **options.training(args, MODALITIES))
+            return task.evaluate_checkpoint(args.ckpt_path, args.compile, **options.evaluation(args))
+        return train(task, options.training(args, MODALITIES))
 
 
 def build(args: Namespace, device: torch.device) -> Verification:

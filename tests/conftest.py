@@ -5,11 +5,15 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a test process a core: threads of their own would fight over the cores
 
 import pytest
+
+if TYPE_CHECKING:
+    from finished import Run
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would children
 
@@ -112,3 +116,20 @@ def copied_runs(finished_runs, tmp_path) -> dict[str, Path]:
     """The same in folders of their own, to be written into (their files by replacing them: they are hard links)."""
     return {name: Path(shutil.copytree(folder, tmp_path / "runs" / name, copy_function=os.link))
             for name, folder in finished_runs.items()}
+
+
+@pytest.fixture(scope="session")
+def varied_runs(tmp_path_factory) -> dict[str, "Run"]:
+    """The runs of finished.py, of small networks, which tests that open them need too. Not to be written into."""
+    from finished import make_runs
+    from tiny_encoders import tiny
+
+    with tiny():
+        return make_runs(tmp_path_factory.mktemp("varied"))
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory) -> dict[str, Path]:
+    from films import make_films
+
+    return make_films(tmp_path_factory.mktemp("films"))

@@ -26,108 +26,54 @@ class Mutant(NamedTuple):
 CD = ("connections_cd", "flags", "main_cd")  # tests/test_<name>.py
 CLASSIFIERS = ("connections_cd", "connections_ssw", "flags", "main_cd", "main_ssw")
 SPEAKERS = ("connections_vox", "flags", "main_vox")
-ACTIONS = ("main_ucf", "flags")
-RUNS = ("connections_cd", "connections_vox", "connections_ssw", "flags", "main_cd", "main_ssw", "main_vox")
-SCRIPTS = ("connections_scripts",)
+RUNS = ("connections_cd", "connections_vox", "connections_ssw", "flags", "main_cd", "main_ssw",
+        "main_vox")
+EXPERIMENTS = ("tables", "grid", "probe", "analyse", "sweep")
 
-# {file, or folder with what is below it: the tests that could see a change in it, cheap ones first}
+# {file, or folder with what is below it: the tests that could notice a change, beside those that are
+# named as the changed module is}
 TESTS = {
     "main_CD.py": ("same_data", *CD),
-    "main_SSW.py": ("connections_ssw", "flags", "main_ssw"),
-    "main_UCF.py": ACTIONS,
-    "main_Vox.py": SPEAKERS,
-    "models": ("classifier", "connections_cd", "connections_vox"),
-    "models/contrastive.py": ("contrastive",),
-    "models/encoders.py": ("encoders", "precision"),
-    "models/mmcosine.py": ("mmcosine", "precision", "classifier"),
-    "models/speaker.py": ("speaker", "precision"),
-    "dataset": RUNS,
-    "dataset/packed.py": ("packed",),
-    "dataset/whole_files.py": ("packed", "run_folder", "disk"),
-    "dataset/packing.py": ("packed",),
-    "dataset/crops.py": ("packed", "device_steps"),
-    "dataset/clips.py": ("cremad", "ssw60", "connections_cd", "connections_ssw", *SCRIPTS, "probe"),
-    "dataset/cremad.py": ("cremad", "same_data", *CD),
-    "dataset/files.py": ("files", "damage", "cremad", "voxceleb", "connections_cd", "connections_vox"),
-    "dataset/frames.py": ("cremad", "connections_cd", "connections_ssw"),
-    "dataset/frontends.py": ("frontends", "ucf101", "connections_cd", "connections_vox"),
-    "dataset/identities.py": ("identities", *SPEAKERS),
-    "dataset/trials.py": ("identities", *SPEAKERS),
-    "dataset/lists.py": ("lists", "prepare", *CD, *SCRIPTS),
-    "dataset/preparation": (*SCRIPTS, "prepare", "prepare_voxceleb"),
-    "dataset/ssw60.py": ("ssw60", "connections_ssw", "prepare_ssw60", "main_ssw"),
-    "dataset/streams.py": ("ucf101", "packed", *ACTIONS),
-    "dataset/ucf101.py": ("ucf101", *ACTIONS, "prepare_ucf101"),
-    "dataset/preparation/motion.py": ("prepare_ucf101",),
-    "dataset/preparation/parts.py": ("prepare_videos",),
-    "dataset/preparation/babble.py": ("babble",),
-    "dataset/preparation/lists.py": ("babble", *SCRIPTS, "prepare", "prepare_videos"),
-    "dataset/preparation/variants.py": ("babble",),
-    "dataset/preparation/videos.py": ("prepare_videos",),
-    "dataset/preparation/video_clips.py": ("prepare_videos",),
-    "dataset/preparation/official_lists.py": ("prepare_videos",),
-    "scripts/prepare_videos.py": ("prepare_videos",),
-    "utils/experiments/saved_model.py": ("predict",),
-    "utils/experiments/prediction.py": ("predict",),
-    "utils/experiments/prediction_figures.py": ("predict",),
-    "utils/experiments/pairs.py": ("pairs",),
-    "utils/experiments/level_figure.py": ("plot_levels",),
-    "scripts/plot_levels.py": ("plot_levels",),
-    "dataset/voxceleb.py": ("voxceleb", *SPEAKERS),
-    "utils/cli.py": ("one_message",),
-    "utils/distributed.py": ("distributed", "failures"),
-    "utils/failures.py": ("failures",),
-    "utils/memory.py": ("packed",),
-    "utils/run_log.py": ("disk",),
-    "utils/training": (*RUNS, *SCRIPTS),
-    "utils/training/cached.py": ("packed",),
-    "utils/training/checkpoint.py": ("checkpoint", "damage", "pretraining"),
-    "utils/training/classification.py": CLASSIFIERS,
-    "utils/training/confusion.py": ("confusion", *CLASSIFIERS, *SCRIPTS),
-    "utils/training/damage.py": ("damage",),
-    "utils/training/engine.py": ("engine", "damaged_runs", "balancing", "methods", "ensemble", "distributed", *RUNS),
-    "utils/training/experiment.py": ("sweep", *SCRIPTS, "flags", "main_cd", "packed"),
-    "utils/training/loading.py": ("loading", *RUNS),
-    "utils/training/metrics.py": ("metrics", "verification_metrics", *RUNS),
-    "utils/training/options.py": ("methods", "flags", *RUNS, "main_ucf", "umt", "packed"),
-    "utils/training/plots.py": ("verification", "connections_vox", "connections_cd", *SCRIPTS, "score"),
-    "utils/training/precision.py": ("precision", "engine"),
-    "utils/training/pretraining.py": ("pretraining", *CLASSIFIERS, "main_ucf", "umt"),
-    "utils/training/restore.py": ("damaged_runs",),
-    "utils/training/run_folder.py": ("run_folder",),
-    "utils/training/report.py": ("report", *RUNS, *SCRIPTS),
-    "utils/training/run.py": ("engine", "run_folder", *RUNS, *SCRIPTS, "sweep"),
-    "utils/training/same_data.py": ("same_data",),
-    "utils/training/tensorboard.py": ("tensorboard", *RUNS, *SCRIPTS),
-    "utils/training/train.py": ("umt", "disk", "balancing", *RUNS),
-    "utils/training/trial.py": ("methods", "balancing", *CD),
-    "utils/training/verification.py": ("verification", *SPEAKERS),
-    "models/balancing/umt.py": ("umt", "methods", "distributed"),
+    "main_SSW.py": ("connections_ssw", "flags"),
+    "main_UCF.py": ("flags",),
+    "main_Vox.py": ("connections_vox", "flags"),
+    "models": ("classifier", "precision", "connections_cd", "connections_vox"),
     "models/balancing": ("methods", "balancing", "distributed", "modalities", *RUNS),
-    "utils/experiments": (*SCRIPTS, "sweep", "probe", "analyse"),
-    "utils/experiments/paper_results.py": ("sweep", "splits", *SCRIPTS),
-    "utils/experiments/splits.py": ("splits",),
-    "scripts": SCRIPTS,
-    "scripts/analyse.py": (*SCRIPTS, "analyse"),
+    "dataset": ("cremad", "ssw60", "identities", "packed", "ucf101", *RUNS, "probe"),
+    "dataset/preparation": ("babble", "prepare_videos", "prepare", "prepare_ssw60",
+                            "prepare_ucf101", "prepare_voxceleb"),
+    "scripts": EXPERIMENTS,
     "scripts/best_settings.py": ("honest",),
     "scripts/ensemble.py": ("ensemble",),
     "scripts/honest.sh": ("honest",),
-    "scripts/prepare_cremad.py": (*SCRIPTS, "prepare"),
-    "scripts/prepare_grid.py": (*SCRIPTS, "prepare"),
-    "scripts/prepare_ssw60.py": (*SCRIPTS, "prepare_ssw60"),
-    "scripts/prepare_ucf101.py": ("prepare_ucf101",),
-    "scripts/prepare_voxceleb.py": (*SCRIPTS, "prepare_voxceleb"),
-    "scripts/probe.py": (*SCRIPTS, "probe"),
-    "scripts/score.py": (*SCRIPTS, "score"),
-    "scripts/sweep.py": (*SCRIPTS, "sweep"),
+    "scripts/prepare_cremad.py": ("prepare",),
+    "scripts/prepare_grid.py": ("prepare",),
+    "utils": ("distributed", "failures", "one_message"),
+    "utils/experiments": (*EXPERIMENTS, "splits", "predict", "plot_levels"),
+    "utils/training": (*RUNS, "probe", "analyse", "sweep"),
+    "utils/training/cached.py": ("packed",),
+    "utils/training/checkpoint.py": ("damage", "pretraining"),
+    "utils/training/classification.py": CLASSIFIERS,
+    "utils/training/damage.py": (),
+    "utils/training/engine.py": ("damaged_runs", "balancing", "methods", "ensemble", "distributed",
+                                 *RUNS),
+    "utils/training/options.py": ("methods", *RUNS, "main_ucf", "umt", "packed"),
+    "utils/training/pretraining.py": (*CLASSIFIERS, "main_ucf", "umt"),
+    "utils/training/restore.py": ("damaged_runs",),
+    "utils/training/run.py": ("engine", "run_folder", *RUNS, "probe", "sweep"),
+    "utils/training/same_data.py": (),
+    "utils/training/train.py": ("umt", "disk", "balancing", *RUNS),
+    "utils/training/trial.py": ("methods", "balancing", *CD),
+    "utils/training/verification.py": SPEAKERS,
 }
 
 
 def files_that_see(mutant: Mutant, repository: Path) -> list[str]:
-    """The test files that could notice it; of several entries of TESTS the longest path counts."""
+    """The test files that could notice it, the module's own first; of several entries of TESTS the longest path
+    counts."""
     fitting = [place for place in TESTS if mutant.file == place or mutant.file.startswith(f"{place}/")]
     names = TESTS[max(fitting, key=len)] if fitting else ()
-    files = [f"tests/test_{name}.py" for name in names]
+    files = [f"tests/test_{name}.py" for name in dict.fromkeys([Path(mutant.file).stem.lower(), *names])]
     return [file for file in files if (repository / file).is_file()]
 
 

@@ -106,7 +106,7 @@ AUDIO_VISUAL: dict[str, Effect] = {
     "audio_teacher": (["{data}/some.pt"], taught("audio", "visual"), {"teachers"}),
     "visual_teacher": (["{data}/some.pt"], taught("audio", "visual"), {"teachers"}),
     "umt_weight": (["1"], taught("audio", "visual"), {"method_settings"}),
-    "freeze_encoders": ([], ["--modality", "visual", "--imagenet"], {"freeze_encoders"}),
+    "freeze_encoders": ([], ["--modality", "visual", "--imagenet"], {"frozen"}),
     "visual_encoder": (["resnet50"], [], {"encoders", "weights"}),
 }
 MODALITY_PARTS = {"encoders", "fusion layers", "weights", "front ends", "metrics", *ITEMS}
@@ -128,7 +128,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
             "num_frames": (["2"], [], ITEMS), "audio_seconds": (["0.7"], [], ITEMS),
             "reliable_audio_only": ([], [], {"training clips"})},
     "UCF": {**SHARED,
-            "freeze_encoders": ([], ["--modality", "rgb", "--imagenet"], {"freeze_encoders"}),
+            "freeze_encoders": ([], ["--modality", "rgb", "--imagenet"], {"frozen"}),
             "modality": (["flow"], [], {*MODALITY_PARTS}),
             "rgb_encoder": (["resnet34"], [], {"encoders", "weights"}),
             "flow_encoder": (["resnet34"], [], {"encoders", "weights"}),
@@ -155,6 +155,7 @@ EFFECTS: dict[str, dict[str, Effect]] = {
 }
 # {flag: the test that sees its effect, or why none can}
 ELSEWHERE = {
+    "output": "test_evaluation.py: test_in_training_output_and_ckpt_path_are_the_same_flag",
     "train": "test_without_train_a_checkpoint_is_evaluated (below)",
     "resume": "test_connections_cd.py, test_connections_ssw.py, test_connections_vox.py",
     "demo": "test_demo_data_is_made_where_data_root_says (below)",
@@ -163,6 +164,7 @@ ELSEWHERE = {
     "gpu_ids": "test_main_cd.py: test_gpu_ids_start_a_process_each..., test_missing_cards_are_one_message",
     "device": "no second device here; test_main_cd.py: test_missing_cards_are_one_message",
     "test_every_epoch": "test_main_cd.py: test_the_test_set_is_watched...; test_main_vox.py: test_the_bonus_of...",
+    "preset": "test_presets.py",
     "help": "argparse's",
 }
 OVERLAP = {"allow_overlap": "test_same_data.py: test_test_clips_that_were_trained_on_are_refused..."}
@@ -222,8 +224,10 @@ def reached(script: ModuleType, argv: Sequence[str], monkeypatch) -> dict[str, o
     """What arrives where training would begin, by what it is called in EFFECTS."""
     found = {}
 
-    def arrive(task, **values) -> dict:
-        found.update(values, **of_task(task))
+    def arrive(task, plan) -> dict:
+        found.update(of_task(task), modulation=plan.balancing.modulation, method_settings=plan.balancing.settings)
+        for part in (plan.encoders, plan.optimisation, plan.output):
+            found.update(part._asdict())
         return {}
 
     monkeypatch.setattr(script, "train", arrive)

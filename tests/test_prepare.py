@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,8 +18,10 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import ODD, REAL_DATA, REPO, SHOWN, needs_real_data
+from films import HEIGHT, WIDTH, hear, is_upright, lists, look, next_command, two_tones
 from processes import start_command, status_at_end
 
+import main_CD
 from dataset.cremad import EMOTIONS, find_clips
 from dataset.errors import InputError
 from dataset.lists import read_lists
@@ -609,3 +612,81 @@ def test_frames_replace_a_linked_folder_of_damaged_ones_and_leave_what_it_points
     prep.write_frames(tmp_path / "clip", [np.zeros((20, 20, 3), np.uint8)], 95)
     assert os.listdir(tmp_path / "elsewhere") == ["mine.txt"]
     assert cv2.imread(str(tmp_path / "clip" / "frame_00001.jpg")).shape == (20, 20, 3)
+
+
+# ---- a film, from the flags to what the entry script reads
+
+
+def link_cremad(root: Path, flv: Path) -> list[str]:
+    names = [f"{1001 + actor}_DFA_{emotion}_XX" for actor in range(8) for emotion in ("SAD", "ANG", "FEA")]
+    for folder in ("AudioWAV", "VideoFlash"):
+        (root / folder).mkdir(parents=True)
+    soundfile.write(root / "a.wav", two_tones(16000), 16000)
+    for name in names:
+        (root / "VideoFlash" / f"{name}.flv").symlink_to(flv)
+        (root / "AudioWAV" / f"{name}.wav").symlink_to(root / "a.wav")
+    return names
+
+
+def test_prepare_cremad_takes_the_middle_frames_at_its_fps_and_splits_as_it_is_told(tmp_path, films, capsys):
+    names = link_cremad(tmp_path, films["flv"])
+    argv = ["--data_root", str(tmp_path), "--fps", "2", "--test_fraction", "0.25", "--workers", "2"]
+    assert prepare_cremad.main(argv) == {"clips": 24, "failed": 0, "train": 18, "test": 6}
+    command = next_command(capsys.readouterr().out)
+    args = main_CD.get_args_parser().parse_args(command[1:])
+    assert (command[0], args.data_root, args.fps, args.train) == ("main_CD.py", tmp_path, 2, True)
+    for name in names[:2]:
+        seen = [look(path) for path in sorted((tmp_path / "Image-02-FPS" / name).iterdir())]
+        assert [one.frame for one in seen] == [6, 18, 31, 43]  # at 0.25, 0.75, 1.25, 1.75 s
+        assert all(map(is_upright, seen)) and seen[0].shape == (HEIGHT, WIDTH, 3)
+    assert (tmp_path / "stat.csv").read_text().split() == ["ANG", "FEA", "SAD"]
+    first = lists(tmp_path)
+    assert {**first["train"], **first["test"]} == {name: name.split("_")[2] for name in names}
+    assert Counter(first["test"].values()) == {"ANG": 2, "FEA": 2, "SAD": 2}
+    assert len({name[:4] for name in first["test"]} & {name[:4] for name in first["train"]}) > 0
+    found = {}
+    for flags in (["--seed", "0"], ["--seed", "1"], ["--split", "speaker"], ["--split", "speaker", "--seed", "1"]):
+        for name in ("train.csv", "test.csv", "stat.csv"):
+            (tmp_path / name).unlink()
+        prepare_cremad.main([*argv, *flags])
+        found[tuple(flags)] = lists(tmp_path)
+    capsys.readouterr()
+    assert found["--seed", "0"] == first != found["--seed", "1"]
+    for flags in (("--split", "speaker"), ("--split", "speaker", "--seed", "1")):
+        actors = {side: {name[:4] for name in clips} for side, clips in found[flags].items()}
+        assert (len(actors["train"]), len(actors["test"])) == (6, 2) and not actors["train"] & actors["test"]
+    assert found["--split", "speaker"] != found["--split", "speaker", "--seed", "1"]
+
+
+def test_prepare_grid_cuts_the_asked_word_of_the_asked_speaker_out_of_sound_and_picture(tmp_path, films, capsys):
+    grid, words = tmp_path / "grid", ["two", "two", "six", "six", "two", "six"]
+    for number, word in enumerate(words):
+        for speaker, end in (("s3", ".mpg"), ("s1", ".mpg"), ("align", ".align")):
+            (grid / speaker).mkdir(parents=True, exist_ok=True)
+            path = grid / speaker / f"{'other' if speaker == 's1' else 'clip'}{number}{end}"
+            if end == ".mpg":
+                path.symlink_to(films["mpg"])
+            else:  # the letter from 0.2 to 0.6 s, the digit from 1.2 to 1.8
+                path.write_text("0 1000 sil\n1000 2000 bin\n2000 3000 blue\n3000 5000 at\n5000 15000 f\n"
+                                f"15000 30000 sp\n30000 45000 {word}\n45000 47000 now\n47000 50000 sil\n")
+    box = ["--rows", "64", "128", "--columns", "48", "192", "--workers", "2"]
+    for column, seconds, tone, frames in (("digit", 0.72, 1320, [33, 37, 41]), ("letter", 0.52, 440, [7, 10, 12])):
+        root = tmp_path / column
+        argv = ["--grid_root", str(grid), "--data_root", str(root), "--speaker", "s3", "--column", column,
+                "--test_fraction", "0.34", *box]
+        prepare_grid.main(argv)
+        command = next_command(capsys.readouterr().out)
+        args = main_CD.get_args_parser().parse_args(command[1:])
+        assert (command[0], args.data_root, args.dataset) == ("main_CD.py", root, column)
+        rate, loudest, height, length = hear(root / "AudioWAV/clip0.wav")
+        assert (rate, loudest) == (16000, [tone, tone]) and length == pytest.approx(seconds, abs=0.001)
+        assert height == pytest.approx(0.25, abs=0.03), "the mean of a tone and silence"
+        seen = [look(path) for path in sorted((root / "Image-01-FPS/clip0").iterdir())]
+        assert [one.frame for one in seen] == frames, "at 1/4, 1/2 and 3/4 of the word"
+        assert seen[0].shape == (64, 144, 3)
+        at = [40 + 175 * 48 / 191, 215, 40 + 175 * 64 / 127, 215]
+        assert np.abs(np.array(seen[0][2:]) - at).max() < 14
+        found = lists(root)
+        expected = {f"clip{i}": "F" if column == "letter" else word.upper() for i, word in enumerate(words)}
+        assert {**found["train"], **found["test"]} == expected
+        assert len(found["test"]) == 2

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import REAL_DATA, needs_real_data
+from films import SECONDS, hear, is_upright, look, next_command, two_tones
 from processes import start_command, status_at_end
 from test_prepare import failures, levels, run_command, write_video, write_wav
 
+import main_SSW
 from dataset.errors import InputError
 from dataset.files import read_audio
 from dataset.whole_files import machine
@@ -251,3 +253,36 @@ def test_everything_is_prepared_from_linked_folders(root, tmp_path_factory):
         (root / name).rename(disk / name)
         (root / name).symlink_to(disk / name)
     assert prepare(root)["failed"] == 0
+
+
+def test_prepare_ssw60_makes_what_main_ssw_reads_at_the_asked_rates_and_sizes(tmp_path, films, capsys):
+    (tmp_path / "taxa.csv").write_text("label,common_name\n0,Snow Goose\n1,Wood Duck\n")
+    for table in ("video_ml", "audio_ml", "images_inat", "images_nabirds"):
+        rows = [f"{split}{label},{label},{split}" for split in ("train", "test") for label in (0, 1)]
+        (tmp_path / f"{table}.csv").write_text("\n".join(["asset_id,label,split", *rows]) + "\n")
+        (tmp_path / table).mkdir()
+        for row in rows:
+            path = tmp_path / table / row.split(",")[0]
+            if table == "video_ml":
+                path.with_suffix(".mp4").symlink_to(films["mp4"])
+            elif table == "audio_ml":
+                stereo = np.stack([two_tones(32000, 700, 300), np.zeros(SECONDS * 32000)], 1)
+                soundfile.write(path.with_suffix(".wav"), stereo, 32000)
+            else:
+                cv2.imwrite(str(path.with_suffix(".jpg")), np.full((70, 80, 3), 99, np.uint8))
+    found = prepare_ssw60.main(["--data_root", str(tmp_path), "--fps", "3", "--sample_rate", "22050", "--short_side",
+                                "64", "--workers", "2"])
+    assert found == {"listed": 16, "failed": 0, "without_sound": 0}
+    command = next_command(capsys.readouterr().out)
+    args = main_SSW.get_args_parser().parse_args(command[1:])
+    assert (command[0], args.data_root, args.fps, args.audio_frontend) == ("main_SSW.py", tmp_path, 3, "ogm_ge")
+    for split in ("train", "test"):
+        seen = [look(path) for path in sorted((tmp_path / f"video_ml-3fps/{split}1").iterdir())]
+        assert [one.frame for one in seen] == [4, 12, 20, 29, 37, 45]  # (i + 1/2) / 3 seconds
+        assert all(map(is_upright, seen)) and seen[0].shape == (64, 96, 3)
+        rate, loudest, height, length = hear(tmp_path / f"video_ml-22050Hz/{split}1.wav")
+        assert (rate, loudest) == (22050, [440, 1320]) and height == pytest.approx(0.25, abs=0.02)
+        assert length == pytest.approx(SECONDS, abs=0.1)
+        rate, loudest, height, length = hear(tmp_path / f"audio_ml-22050Hz/{split}1.wav")
+        assert (rate, loudest) == (22050, [700, 300]) and length == pytest.approx(SECONDS, abs=0.01)
+        assert height == pytest.approx(0.25, abs=0.02)

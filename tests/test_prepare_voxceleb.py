@@ -3,6 +3,7 @@
 import csv
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import av
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import ODD, REAL_DATA, SHOWN, needs_real_data
+from films import hear, look, next_command, two_tones
 
+import main_Vox
 from dataset.errors import InputError
 from dataset.identities import read_train_list
 from dataset.preparation import clips as prep
@@ -258,3 +261,38 @@ def test_an_utterance_whose_name_is_not_utf_8_is_named_and_the_others_prepared(v
         [_, (name, reason)] = csv.reader(file)
     assert name.endswith(f"/{SHOWN}") and "is not UTF-8" in reason
     assert ODD not in (tmp_path / "out" / "train.csv").read_text()
+
+
+def test_prepare_voxceleb_makes_each_sides_own_list_with_the_voices_of_the_audio_folder(tmp_path, films, capsys):
+    names = [f"id{person}/v{video}/{utterance:05d}" for person in (1, 2, 3) for video in (1, 2) for utterance in (1, 2)]
+    (tmp_path / "tone.wav").parent.mkdir(exist_ok=True)
+    soundfile.write(tmp_path / "tone.wav", np.stack([two_tones(44100, 880, 220), np.zeros(2 * 44100)], 1), 44100)
+    for name in names:
+        for folder, source in (("video", films["mp4"]), ("audio", tmp_path / "tone.wav")):
+            path = tmp_path / folder / f"{name}{source.suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(source)
+    argv = ["--video", str(tmp_path / "video"), "--data_root", str(tmp_path / "out"), "--workers", "2"]
+    sides = {"train": ["--fps", "1.5", "--audio", str(tmp_path / "audio")], "test": ["--fps", "1"]}
+    commands = {}
+    for split, flags in sides.items():
+        prepare_voxceleb.main([*argv, "--split", split, *flags])
+        commands[split] = main_Vox.get_args_parser().parse_args(next_command(capsys.readouterr().out)[1:])
+        assert commands[split].data_root == tmp_path / "out"
+    assert commands["train"].train and not commands["test"].train
+    for split, tones, frames in (("train", [880, 220], [8, 25, 41]), ("test", [440, 1320], [12, 37])):
+        rate, loudest, height, _ = hear(tmp_path / "out" / split / "wav" / f"{names[5]}.wav")
+        assert (rate, loudest) == (16000, tones) and height == pytest.approx(0.25, abs=0.02)
+        seen = [look(path) for path in sorted((tmp_path / "out" / split / "faces" / names[5]).iterdir())]
+        assert [one.frame for one in seen] == frames and seen[0].shape == (224, 224, 3)
+        middle = [40 + 175 * 32 / 191, 40 + 175 * 159 / 191, 40, 215]  # the square in the middle
+        assert np.abs(np.array(seen[0][2:]) - middle).max() < 14
+    rows = (tmp_path / "out/train.csv").read_text().splitlines()
+    assert sorted(rows) == sorted(f"{name}.wav,{name},{name.split('/')[0]},3" for name in names)
+    pairs = [row.split(",") for row in (tmp_path / "out/test_pairs.csv").read_text().splitlines()]
+    assert all(label == str(int(a.split("/")[0] == b.split("/")[0])) for label, a, b in pairs)
+    assert Counter(label for label, *_ in pairs) == {"1": 18, "0": 18}  # all pairs of four utterances, as many others
+    assert {name.removesuffix(".wav") for _, *both in pairs for name in both} == set(names)
+    (tmp_path / "out/test_pairs.csv").unlink()
+    prepare_voxceleb.main([*argv, "--split", "test", "--fps", "1", "--seed", "1"])
+    assert [row.split(",") for row in (tmp_path / "out/test_pairs.csv").read_text().splitlines()] != pairs

@@ -1,25 +1,26 @@
 """Linear probes against a fit done otherwise; finished runs opened again, and what cannot be opened."""
 
 import json
-import math
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import REPO, SMALL
+from finished import BEST, LABELS, Run, copy_of, invented, percent, rewrite, save, seen_clips_of, whole
+from harness import Borders, watched
+from marked_cremad import TEST, TRAIN, is_cropped_or_mirrored, seen_frames
+from sklearn.linear_model import LogisticRegression
 
-from dataset.clips import ClipDataset
-from dataset.cremad import find_clips
 from dataset.errors import InputError
-from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
-from dataset.lists import read_lists
-from models import MultimodalClassifier, make_encoders
-from scripts.probe import by_method, main, probe_accuracy, probe_features, table
+from scripts.probe import main, probe_accuracy, probe_features
 from utils.experiments.features import Features
 from utils.experiments.finished_run import FinishedRun, labels
 from utils.experiments.flags import Machine
@@ -65,72 +66,13 @@ def test_a_probe_is_a_penalised_logistic_regression_on_standardised_features(inv
     assert probe_accuracy(train, test, inverse_penalty) == pytest.approx(expected, abs=1 / 400)
 
 
-def test_the_gap_is_what_the_first_modality_tells_more_and_both_together_tell_all():
-    y_train, y_test = np.repeat(range(4), 8), np.repeat(range(4), [5, 3, 3, 1])
-    told, silent = np.eye(4, dtype=np.float32), np.zeros((4, 4), dtype=np.float32)
-    train, test = (Features(y, np.stack([told[y], silent[y]]), None, None) for y in (y_train, y_test))
-    scores = probe_features(train, test, ["audio", "visual"], 1.0)
-    guessed = scores.pop("visual")
-    assert guessed in {5 / 12, 3 / 12, 1 / 12}, "one and the same class for every clip"
-    assert scores == {"audio": 1.0, "concatenated": 1.0, "gap": 1.0 - guessed}
-
-
 def test_one_modality_alone_has_no_gap():
     y = np.repeat(range(3), 4)
     features = Features(y, np.eye(3, dtype=np.float32)[y][None], None, None)
     assert probe_features(features, features, ["visual"], 1.0) == {"visual": 1.0}
 
 
-def test_an_opened_run_gives_the_best_weights_features_of_unaugmented_clips(finished_runs, tiny_data):
-    run = FinishedRun(finished_runs["mmcosine"], HERE)
-    lists = read_lists(tiny_data, "")
-    clips, _ = find_clips(tiny_data, lists.train, fps=1, modalities=("audio", "visual"))
-    data = ClipDataset(clips, lists.classes, train=False, image_size=64, audio_seconds=0.6)
-    encoders = make_encoders({"audio": ("resnet18", 1), "visual": ("resnet18", 3)})
-    model = MultimodalClassifier(encoders, 6, "concat", True, 10.0).eval()
-    model.load_state_dict(torch.load(finished_runs["mmcosine"] / "best.pt", weights_only=True)["model"])
-    assert run.train_features.labels.tolist() == data.labels
-    for place in (0, 7, 23):
-        item = data[place]
-        with torch.inference_mode():
-            output = model(AUDIO_FRONTENDS["mmcosine"]()(item["audio"][None]), NormaliseFrames()(item["visual"][None]))
-        for mine, theirs in zip(run.train_features[1:], (output.features, output.fused, output.modality_logits),
-                                strict=True):
-            np.testing.assert_allclose(mine[:, place], theirs[:, 0].numpy(), rtol=1e-3, atol=1e-4)
-    right = (run.test_features.modality_logits.sum(0).argmax(1) == run.test_features.labels).mean()
-    assert right == pytest.approx(run.result["accuracy"])
-
-
-def test_probes_of_a_run_are_written_beside_it_and_told(copied_runs, capsys):
-    folder = copied_runs["plain"]
-    probes = main([str(folder), *MACHINE])[folder]
-    assert json.loads((folder / "probes.json").read_text()) == probes
-    assert (probes["n_train"], probes["n_test"]) == (24, 12)
-    assert probes["gap"] == pytest.approx(probes["audio"] - probes["visual"])
-    assert all(math.isclose(12 * probes[name], round(12 * probes[name])) for name in ("audio", "concatenated"))
-    row = capsys.readouterr().out.splitlines()[-1]
-    assert row.startswith(f"| {folder} | {100 * probes['audio']:.2f} | {100 * probes['visual']:.2f} |")
-
-
 # ---- several runs
-
-
-def test_runs_that_differ_in_the_seed_alone_have_a_row_of_their_means(copied_runs):
-    again = copied_runs["plain"].with_name("again")
-    shutil.copytree(copied_runs["plain"], again)
-    settings = json.loads((again / "args.json").read_text())
-    (again / "args.json").write_text(json.dumps({**settings, "random_seed": 1, "run_name": "again"}))
-    runs = [FinishedRun(folder, HERE) for folder in (*copied_runs.values(), again)]
-    assert by_method(runs) == {"concat, plain: 2 seeds": [runs[0], runs[2]]}
-
-
-def test_the_table_gives_percent_and_the_deviation_over_n_minus_1():
-    metrics = [{"gap": 0.1, "accuracy": 0.5}, {"gap": 0.3, "accuracy": 0.5}]
-    columns = {"audio": "audio probe", "gap": "probes' gap", "accuracy": "network"}
-    lines = table({"a": metrics[:1], "only gap": [{"gap": -0.25}], "mean": metrics}, columns).splitlines()
-    deviation = 100 * math.sqrt((0.1**2 + 0.1**2) / 1)
-    assert lines == ["| run | probes' gap | network |", "| --- | --- | --- |", "| a | 10.00 | 50.00 |",
-                     "| only gap | -25.00 |  |", f"| mean | 20.00 +- {deviation:.2f} | 50.00 +- 0.00 |"]
 
 
 def test_the_recipe_probes_the_finished_runs_of_its_sweep(tmp_path):
@@ -229,3 +171,132 @@ def test_a_run_of_birds_is_opened_by_its_own_entry_script(tmp_path):
     probes = main([str(tmp_path / "run"), *MACHINE])[tmp_path / "run"]
     assert "gap" not in probes and 0 <= probes["audio"] <= 1
     assert (probes["n_train"], probes["n_test"]) == (8, 4)
+
+
+# ---- what is fitted and what is told, on the runs of finished.py
+
+
+class Probed(NamedTuple):
+    """fits: (C, X, y) of every probe. asked: the X that each was tested on. printed: the table's rows, cell by cell."""
+
+    borders: Borders
+    fits: list[tuple[float, np.ndarray, np.ndarray]]
+    asked: list[np.ndarray]
+    answers: dict[Path, dict]
+    table: list[list[str]]
+    again: Path
+
+
+@pytest.fixture(scope="module")
+def probed(varied_runs, tmp_path_factory) -> Probed:
+    """Of both runs and one that differs from "plain" in seed, weights and figures. What probes say is invented as
+    well: of the n-th, the last n % 5 + 1 of six test clips are taken for the next class."""
+    again = copy_of(varied_runs["plain"].folder, tmp_path_factory.mktemp("again") / "again")
+    settings = json.loads((again / "args.json").read_text())
+    rewrite(again / "args.json", {**settings, "random_seed": 1, "run_name": "again"})
+    rewrite(again / "result.json", {**varied_runs["plain"].result, "seed": 1, **invented(
+        np.random.default_rng(8), ["accuracy", "accuracy_audio", "accuracy_visual"])})
+    content = torch.load(again / "last.pt", weights_only=True)
+    content["args"]["random_seed"] = 1
+    parts = {name: content[name] for name in ("model", "args", "facts")}
+    save(again / "best.pt", {**parts, "epoch": varied_runs["plain"].result["best_epoch"]})
+    fits, asked = [], []
+    original = LogisticRegression.fit
+
+    def fit(self: LogisticRegression, x: np.ndarray, y: np.ndarray, *more: object) -> LogisticRegression:
+        fits.append((self.C, np.asarray(x), np.asarray(y)))
+        return original(self, x, y, *more)
+
+    def predict(self: LogisticRegression, x: np.ndarray) -> np.ndarray:
+        asked.append(np.asarray(x))
+        wrong = (len(asked) - 1) % 5 + 1
+        return np.where(np.arange(len(x)) < len(x) - wrong, LABELS, (LABELS + 1) % 3)
+
+    folders = [varied_runs["plain"].folder, varied_runs["cosine"].folder, again]
+    printed: list[str] = []
+    with (patch.object(LogisticRegression, "fit", fit), patch.object(LogisticRegression, "predict", predict),
+          watched() as borders, patch("builtins.print", lambda *parts, **_: printed.extend(map(str, parts)))):
+        answers = main([*map(str, folders), "--inverse_penalty", "0.25", *MACHINE])
+    lines = [line for text in printed for line in text.splitlines() if line.startswith("|")]
+    return Probed(borders, fits, asked, answers, [[cell.strip() for cell in line[1:-1].split("|")] for line in lines],
+                  again)
+
+
+def of_probes(varied_runs, probed) -> list[tuple[Path, Run, list, list]]:
+    """(folder, run, passes over training clips, over test clips) in the order in which they were probed."""
+    log, found = list(probed.borders.log), []
+    plain, cosine = varied_runs["plain"], varied_runs["cosine"]
+    for folder, run in ((plain.folder, plain), (cosine.folder, cosine),
+                        (probed.again, plain._replace(folder=probed.again))):
+        train_clips = 9 if run.split == "val" else 12
+        parts = []
+        for clips in (train_clips, len(TEST)):
+            parts.append(log[:clips // 3])
+            del log[:clips // 3]
+        found.append((folder, run, *parts))
+    assert not log
+    return found
+
+
+def test_probes_see_the_runs_own_training_and_test_clips_without_augmentation(varied_runs, probed):
+    for _, run, train_passes, test_passes in of_probes(varied_runs, probed):
+        trained = {number for one in run.borders.training for number in seen_clips_of(one.inputs)}
+        assert trained == set(TRAIN) or (run.split == "val" and len(trained) == 9)
+        clips = [[number for one in part for number in seen_clips_of(one.inputs)] for part in (train_passes,
+                                                                                               test_passes)]
+        assert sorted(clips[0]) == sorted(trained) and clips[1] == list(TEST)
+        for passes in (train_passes, test_passes):
+            assert not any(one.training for one in passes) and not any(is_cropped_or_mirrored(whole(passes)[1]))
+            assert {*map(tuple, seen_frames(whole(passes)[1]))} == {(0, 2) if run.split == "val" else (1,)}
+
+
+def test_probes_are_fitted_on_standardised_encoder_features_of_the_training_clips(varied_runs, probed):
+    fits, asked = iter(probed.fits), iter(probed.asked)
+    for _, run, train_passes, test_passes in of_probes(varied_runs, probed):
+        clips = [whole(passes) for passes in (train_passes, test_passes)]
+        both = run.outputs([torch.cat(pair) for pair in zip(*clips, strict=True)])["features"]
+        train_features, test_features = both[:, :len(clips[0][0])], both[:, len(clips[0][0]):]
+        labels = [number % 3 for one in train_passes for number in seen_clips_of(one.inputs)]
+        for chosen in ([0], [1], [0, 1]):
+            x, x_test = (np.hstack([part[m] for m in chosen]) for part in (train_features, test_features))
+            mean, std = x.mean(0), x.std(0)
+            assert np.abs(x_test.mean(0) - mean).max() > 1e-3, "standardising by the test clips is something else"
+            penalty, given, y = next(fits)
+            usual = std > 1e-4  # what is nearly the same for every clip is rounding noise, standardised
+            assert usual.mean() > 0.5 and penalty == 0.25 and y.tolist() == labels
+            np.testing.assert_allclose(given[:, usual], ((x - mean) / std)[:, usual], atol=0.02)
+            np.testing.assert_allclose(next(asked)[:, usual], ((x_test - mean) / std)[:, usual], rtol=0.01, atol=0.05)
+    assert next(fits, None) is None and next(asked, None) is None
+
+
+def said(number: int) -> float:
+    """The accuracy of the n-th probe, as it was invented."""
+    return 1 - (number % 5 + 1) / 6
+
+
+def test_probes_json_names_each_probe_and_the_gap_is_audio_minus_visual(varied_runs, probed):
+    for place, (folder, run, *_) in enumerate(of_probes(varied_runs, probed)):
+        told = json.loads((folder / "probes.json").read_text())
+        audio, visual, both = (said(3 * place + number) for number in range(3))
+        assert len({audio, visual, both}) == 3
+        expected = {"audio": audio, "visual": visual, "concatenated": both, "gap": audio - visual,
+                    "best_epoch": BEST, "inverse_penalty": 0.25, "n_train": 9 if run.split == "val" else 12,
+                    "n_test": 6}
+        assert told == pytest.approx(expected) and probed.answers[folder] == told
+
+
+def test_the_printed_table_has_probes_and_logits_of_each_run_and_means_over_seeds(varied_runs, probed):
+    head, _, *rows = probed.table
+    assert head == ["run", "audio probe", "visual probe", "probe of both", "probes' gap", "network",
+                    "its audio logits", "its visual logits"]
+    figures = {}
+    for place, (folder, *_) in enumerate(of_probes(varied_runs, probed)):
+        audio, visual, both = (said(3 * place + number) for number in range(3))
+        result = json.loads((folder / "result.json").read_text())
+        figures[str(folder)] = [audio, visual, both, audio - visual, result["accuracy"], result["accuracy_audio"],
+                                result["accuracy_visual"]]
+    assert {row[0]: row[1:] for row in rows[:-1]} == {name: [percent([value]) for value in values]
+                                                      for name, values in figures.items()}
+    first, _, again = figures.values()
+    assert re.fullmatch("concat, plain.*: 2 seeds", rows[-1][0])
+    assert rows[-1][1:] == [percent(pair) for pair in zip(first, again, strict=True)]

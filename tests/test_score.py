@@ -1,11 +1,16 @@
 """scripts/score.py: anybody's scores against a trial list."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import REAL_DATA, needs_real_data
+from finished import pictures
+from scipy import stats
 
 from dataset.errors import InputError
+from scripts import score
 from scripts.score import main
 from utils.training.metrics import equal_error_rate, min_dcf
 
@@ -42,16 +47,6 @@ def test_names_may_be_numbers_and_pairs_in_either_order(tmp_path):
     assert main(["--trials", str(trials), "--scores", str(path)])[str(path)]["eer"] == 0
 
 
-def test_costs_are_passed_on_and_curves_of_all_systems_drawn(tmp_path, trials):
-    files = [write_scores(tmp_path / name, [f"{sign * score} {a} {b}" for score, (a, b) in
-                                            zip(SCORES, PAIRS, strict=True)]) for name, sign in (("x", 1), ("y", -1))]
-    found = main(["--trials", str(trials), "--scores", *map(str, files), "--p_target", "0.2", "--c_miss", "3",
-                  "--c_fa", "2", "--det", str(tmp_path / "det.png")])
-    assert found[str(files[0])]["min_dcf_0.2"] == min_dcf(SCORES, LABELS, 0.2, 3, 2)
-    assert found[str(files[1])]["eer"] == pytest.approx(1 - found[str(files[0])]["eer"])
-    assert (tmp_path / "det.png").stat().st_size > 10_000
-
-
 @pytest.mark.parametrize("change, message", [
     (lambda rows: rows[:3], r"lacks 1 of 4 trials: id1/b\.wav id2/b\.wav\. Score them"),
     (lambda rows: [*rows, "nan id1/a.wav id9/a.wav"], "line 5: the score is nan"),
@@ -79,3 +74,47 @@ def test_a_published_system_gets_its_published_figures(capsys):
     found = main(["--trials", str(folder / "VoxSRC2023_val.txt"), "--scores", str(path)])[str(path)]
     assert (round(100 * found["eer"], 4), round(found["min_dcf_0.05"], 5)) == (4.0948, 0.21424)
     assert "EER 4.0948 %" in capsys.readouterr().out
+
+
+def rates(scores: Sequence[float], labels: Sequence[int], threshold: float) -> tuple[float, float]:
+    """(misses, false alarms) when scores from `threshold` on are taken for the same identity."""
+    missed = [score < threshold for score, label in zip(scores, labels, strict=True) if label == 1]
+    alarms = [score >= threshold for score, label in zip(scores, labels, strict=True) if label == 0]
+    return float(np.mean(missed)), float(np.mean(alarms))
+
+
+def test_scores_of_each_system_are_matched_to_their_trials_and_drawn_as_misses_over_false_alarms(tmp_path, capsys):
+    rng = np.random.default_rng(2)
+    labels = np.arange(100) % 4 == 0  # 25 targets, 75 non-targets
+    names = [(f"id{number}/a.wav", f"id{number + 100 * (not same)}/b.wav") for number, same in enumerate(labels)]
+    (tmp_path / "trials").write_text("".join(f"{same:d} {a} {b}\n" for same, (a, b) in zip(labels, names, strict=True)))
+    systems = {"ours.txt": rng.normal(size=100) + 2.0 * labels, "theirs.txt": rng.normal(size=100) + 1.0 * labels}
+    for name, scores in systems.items():
+        order = rng.permutation(100)
+        (tmp_path / name).write_text("".join(f"{scores[i]} {names[i][0]} {names[i][1]}\n" for i in order))
+    files = [str(tmp_path / name) for name in systems]
+    with pictures() as found:
+        told = score.main(["--trials", str(tmp_path / "trials"), "--scores", *files, "--p_target", "0.05", "0.3",
+                           "--c_miss", "3", "--c_fa", "2", "--det", str(tmp_path / "d.png")])
+    printed = capsys.readouterr().out
+    assert "100 trials, 25 targets" in printed
+    lines = {line.get_label(): line.get_xydata() for line in found["d"].axes[0].lines}
+    for name, scores in systems.items():
+        thresholds = [*scores, np.inf]
+        every = np.array([rates(scores, labels, threshold) for threshold in thresholds])
+        for p in (0.05, 0.3):
+            cost = (3 * p * every[:, 0] + 2 * (1 - p) * every[:, 1]).min() / min(3 * p, 2 * (1 - p))
+            assert told[str(tmp_path / name)][f"min_dcf_{p}"] == pytest.approx(cost)
+            assert f"min_dcf_{p} {cost:.5f}" in next(line for line in printed.splitlines() if f"{name}: EER" in line)
+        near = np.abs(every[:, 0] - every[:, 1]).argmin()
+        eer = told[str(tmp_path / name)]["eer"]
+        assert every[near].min() - 1e-9 <= eer <= every[near].max() + 1e-9, "between misses and false alarms there"
+        assert f"{tmp_path / name}: EER {100 * eer:.4f} %" in printed
+        label, points = next((label, points) for label, points in lines.items() if name in label)
+        assert label.endswith(f"(EER {eer:.2%})")
+        drawn_rates = {tuple(pair) for pair in stats.norm.cdf(points).round(4)}
+        inside = {tuple(pair) for pair in every[:, ::-1].clip(1e-6, 1 - 1e-6).round(4)}  # false alarms to the right
+        assert inside == drawn_rates and {pair[::-1] for pair in inside} != inside
+    assert told[str(tmp_path / "ours.txt")]["eer"] < told[str(tmp_path / "theirs.txt")]["eer"]
+    axes = found["d"].axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("false alarms (%)", "misses (%)")

@@ -6,11 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from finished import copy_of, true_logits
+from harness import watched
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.metadata import EXPERIMENT_TAG, SESSION_START_INFO_TAG
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.summary.writer.record_writer import RecordWriter
 
+import main_CD
 from utils.training import experiment
 from utils.training.report import metric_names
 from utils.training.tensorboard import Events, layout, read_logits
@@ -103,3 +109,23 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     events.epoch({"train": {"loss": 1.0}, "eval": {"loss": 1.0}}, 1)
     events.finish(SETTINGS, SCORES, 1)
     assert not list(tmp_path.iterdir())
+
+
+def test_events_of_iterations_after_the_last_whole_epoch_do_not_outlive_a_resume(varied_runs, tmp_path, tiny_encoders):
+    folder = copy_of(varied_runs["plain"].real, tmp_path / "run")
+    old = next(folder.glob("events.out.tfevents.*"))
+    path = old.rename(folder / re.sub(r"tfevents\.\d+", "tfevents.1000000000", old.name))  # files are read by age
+    with path.open("ab") as file:  # as if killed in the third epoch: iterations 9 to 11 are flushed, last.pt has 8
+        for step, tag in ((step, tag) for step in (9, 10, 11) for tag in ("logit_a", "logit_v")):
+            summary = Summary(value=[Summary.Value(tag=f"data/{tag}", simple_value=999.0)])
+            RecordWriter(file).write(Event(wall_time=path.stat().st_mtime, step=step, summary=summary)
+                                     .SerializeToString())
+    before = EventAccumulator(str(folder)).Reload().Scalars("data/logit_a")
+    assert [event.step for event in before] == list(range(1, 12))
+    with watched() as borders:
+        main_CD.main(["--resume", str(folder), "--epochs", "3"])
+    expected = true_logits(varied_runs["plain"]._replace(borders=borders))
+    for tag, modality in (("logit_a", "audio"), ("logit_v", "visual")):
+        found = EventAccumulator(str(folder)).Reload().Scalars(f"data/{tag}")
+        assert [event.step for event in found] == list(range(1, 13)), "an iteration is there twice, or lost"
+        np.testing.assert_allclose([event.value for event in found[8:]], expected[modality], rtol=1e-4, atol=1e-5)

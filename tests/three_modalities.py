@@ -122,8 +122,9 @@ def main(argv: Sequence[str]) -> dict:
     with distributed.session(args.device, args.gpu_ids) as device:
         task = build(args, device)
         if not args.train:
-            return task.evaluate_checkpoint(args.ckpt_path, args.compile, allow_overlap=False)
-        return train(task, **options.training(args, MODALITIES))
+            return task.evaluate_checkpoint(args.ckpt_path, args.compile, allow_overlap=False,
+                                            **options.evaluation(args))
+        return train(task, options.training(args, MODALITIES))
 
 
 def build(args: Namespace, device: torch.device) -> Classification:

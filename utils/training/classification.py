@@ -14,7 +14,7 @@ from dataset.lists import check_every_class_has_a_clip
 from models import MultimodalClassifier
 from utils import distributed
 from utils.distributed import print_once
-from utils.training import checkpoint, confusion, predictions, report
+from utils.training import checkpoint, confusion, evaluation, predictions, report
 from utils.training.damage import Found, without_damaged
 from utils.training.engine import Compute, evaluate
 from utils.training.loading import Loaders
@@ -129,9 +129,11 @@ class Classification:
         names = np.array([clip.name for clip in dataset.clips], str)
         return Predictions(names, np.array(dataset.labels), predict(self.model, loader, self.compute))
 
-    def evaluate_checkpoint(self, path: Path, compile: bool, allow_overlap: bool) -> dict:
-        """Evaluates the checkpoint on the test set -> its metrics. Raises InputError: of other classes, diverged, or
-        trained on some of the test clips without `allow_overlap`."""
+    def evaluate_checkpoint(self, path: Path, compile: bool, allow_overlap: bool, output: Path | None,
+                            settings: Mapping[str, object]) -> dict:
+        """Evaluates the checkpoint on the test set -> what evaluation.json holds, which is written into `output`, or
+        beside the checkpoint. settings: all flags. Raises InputError: of other classes, diverged, or trained on some of
+        the test clips without `allow_overlap`."""
         content = checkpoint.load_own(path)
         classes = content.get("facts", {}).get("classes", list(self.data.classes))
         if classes != list(self.data.classes):
@@ -147,6 +149,7 @@ class Classification:
         clips = f"{len(self.data.test)} test clips{' of ' + ', '.join(parts) if parts else ''}"
         print_once(report.evaluation(scores, self.shown, path, clips, precision))
         if self.confusions:
-            folder = path.with_name(f"{path.stem}_evaluated")
+            folder = output or path.with_name(f"{path.stem}_evaluated")
             print_once(confusion.report(self.model, self.test_loader, self.compute, self.data.classes, folder))
-        return {**scores, "n_test": len(self.data.test), "ckpt_path": str(path)}
+        scores |= {"n_test": len(self.data.test), "test_list": self.facts["test_list"]}
+        return evaluation.write(scores, content, path, output, self.compute, settings)

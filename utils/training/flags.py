@@ -47,7 +47,7 @@ class Parser(RoleParser):
 
     def __init__(self, prog: str, description: str, declared: Sequence[Modality]):
         super().__init__(prog=prog, description=description, formatter_class=cli.HelpFormatter,
-                         usage="%(prog)s --train | --resume RUN | --ckpt_path FILE [--FLAG VALUE ...]")
+                         usage="%(prog)s --train | --resume RUN | --ckpt_path RUN [--FLAG VALUE ...]")
         self.declared = declared
 
     def given(self, argv: Sequence[str]) -> dict[str, object]:
@@ -147,9 +147,13 @@ def parser_for(settings: Settings) -> Parser:
 
 def add_run_flags(parser: Parser) -> None:
     group = parser.add_argument_group("what to do")
-    add_boolean(group, "--train", False, "train; without it --ckpt_path FILE is evaluated", role=OUTPUT, of_sweep=True)
+    add_boolean(group, "--train", False, "train; without it --ckpt_path RUN is evaluated", role=OUTPUT, of_sweep=True)
     group.add_argument("--ckpt_path", type=Path, default=Path("runs"), role=OUTPUT, private=True, of_sweep=True,
-                       help="with --train: where the run's folder is made; without: the checkpoint to evaluate")
+                       help="with --train: where the run's folder is made; without: what is evaluated, a run's folder "
+                            "(its best.pt) or a checkpoint")
+    group.add_argument("--output", type=Path, metavar="DIR", role=OUTPUT, private=True, of_sweep=True,
+                       help="with --train: another name of --ckpt_path; without: folder for evaluation.json, default: "
+                            "beside the checkpoint")
     group.add_argument("--run_name", type=folder_name, role=OUTPUT, private=True, of_sweep=True,
                        help="name of the run's folder; default: settings and time")
     group.add_argument("--resume", type=Path, metavar="RUN", role=OUTPUT, private=True, of_sweep=True,

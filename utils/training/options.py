@@ -17,6 +17,7 @@ from utils.distributed import print_once
 from utils.training import checkpoint, experiment, modalities
 from utils.training.flags import Parser, from_imagenet
 from utils.training.modalities import Modality, Start
+from utils.training.plan import Balancing, Encoders, Optimisation, Output, Plan
 from utils.training.presets import changes, presets_of
 from utils.training.roles import INPUT, NETWORK, TRAINING
 from utils.training.run_folder import check_resumable
@@ -27,6 +28,8 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
     `demo_defaults` under --demo, from the --preset, else from the parser. Raises InputError, or exits with status 2 on
     a wrong flag."""
     given = parser.given(argv)  # a wrong flag is told before a missing file
+    if given.get("resume") or given.get("train"):
+        given = without_output(parser, given)
     preset = parser.given(presets_of(parser.prog)[given["preset"]].argv) if given.get("preset") else {}
     defaults = {**parser.defaults(), **preset, **(demo_defaults if given.get("demo") else {})}
     command = f"python {parser.prog} {shlex.join(argv)}"
@@ -35,7 +38,7 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
     elif given.get("train"):
         args = Namespace(**{**defaults, **given})
     elif given.get("ckpt_path", defaults["ckpt_path"]) == defaults["ckpt_path"]:
-        parser.error("nothing to do: give --train, or --ckpt_path FILE to evaluate a checkpoint")
+        parser.error("nothing to do: give --train, or --ckpt_path RUN to evaluate a run (or a checkpoint)")
     else:
         args = evaluated(parser, defaults, given)
     changed = {name for name, value in given.items() if value != defaults[name]}
@@ -48,6 +51,33 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
     if preset and not args.resume:
         args.preset_changes = changes(preset, settings(args))
     return args
+
+
+def without_output(parser: Parser, given: Mapping[str, object]) -> dict[str, object]:
+    """In training --output is another name of --ckpt_path, where the runs' folders are."""
+    renamed = {**given}
+    output = renamed.pop("output", None)
+    if output is None:
+        return renamed
+    if "ckpt_path" in given and given["ckpt_path"].resolve() != output.resolve():
+        parser.error(f"--output {output} and --ckpt_path {given['ckpt_path']} both name the folder that the run's "
+                     "folder is made in: give one of them")
+    return {**renamed, "ckpt_path": output}
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The checkpoint that --ckpt_path names: a file, or best.pt of a run's folder. Raises InputError: the folder has
+    none."""
+    if not path.is_dir():
+        return path
+    if (path / "best.pt").is_file():
+        return path / "best.pt"
+    if (path / "last.pt").is_file():
+        raise InputError(f"the run in {path} has no best.pt, it was stopped in its first epoch: continue it with "
+                         f"--resume {path}")
+    runs = sorted(str(file.parent) for file in path.glob("*/best.pt"))
+    which = f"one of the runs in it: {first_few(runs)}" if runs else "the folder of a run, or a checkpoint"
+    raise InputError(f"--ckpt_path {path} is a folder without a best.pt: name {which}")
 
 
 def check_needs(parser: Parser, args: Namespace, changed: set[str]) -> None:
@@ -154,7 +184,10 @@ def over(parser: Parser, defaults: Mapping[str, object], saved: Mapping[str, obj
 def evaluated(parser: Parser, defaults: Mapping[str, object], given: Mapping[str, object]) -> Namespace:
     """The given flags over the settings of the checkpoint; inputs that differ from those it was trained on are noted.
     Raises InputError: of another script, or another network or training is asked for."""
-    path = given["ckpt_path"]
+    path = checkpoint_file(given["ckpt_path"])
+    if given.get("output") and given["output"].exists() and not given["output"].is_dir():
+        raise InputError(f"--output {given['output']} is a file: name a folder")
+    given = {**given, "ckpt_path": path}
     meanings, saved = parser.meanings(), checkpoint.load_own(path).get("args", {})
     check_script(parser, saved, path)
     kept = {name: saved[name] for name, meaning in meanings.items() if meaning.is_from_checkpoint() and name in saved}
@@ -246,12 +279,16 @@ def files(args: Namespace, declared: Sequence[Modality], end: str) -> dict[str, 
             for modality in declared if (path := getattr(args, f"{modality.name}{end}"))}
 
 
-def training(args: Namespace, declared: Sequence[Modality], parts: Sequence[str] = ()) -> dict[str, object]:
-    """What utils/training/train.py's `train` takes beside the task."""
+def evaluation(args: Namespace) -> dict[str, object]:
+    """What the `evaluate_checkpoint` of a task takes to write evaluation.json."""
+    return {"output": args.output, "settings": settings(args)}
+
+
+def training(args: Namespace, declared: Sequence[Modality], parts: Sequence[str] = ()) -> Plan:
+    """What `train` (utils/training/train.py) takes beside the task."""
     folder = run_folder(args, parts)
     events = experiment.events_folder(folder, args.tensorboard_path) if args.use_tensorboard else None
-    same = ("modulation", "optimizer", "learning_rate", "weight_decay", "lr_decay_step", "lr_decay_ratio", "epochs",
-            "random_seed", "lam", "compile", "accumulate", "freeze_encoders")
-    return {"folder": folder, "resume": bool(args.resume), "events_folder": events, "settings": settings(args),
-            "starts": starts(args, declared), "teachers": files(args, declared, "_teacher"),
-            "method_settings": method_settings(args), **{name: getattr(args, name) for name in same}}
+    return Plan(Encoders(starts(args, declared), files(args, declared, "_teacher"), args.freeze_encoders),
+                Optimisation(**{name: getattr(args, name) for name in Optimisation._fields}),
+                Balancing(args.modulation, method_settings(args)),
+                Output(folder, bool(args.resume), events, settings(args)))

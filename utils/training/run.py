@@ -55,6 +55,7 @@ class Run:
         self.modalities, self.split, self.shown = tuple(modalities), split, shown
         self.choose, self.clips = max if higher_is_better else min, dict(clips or {})
         self.tests_every_epoch = split == "val" and bool(settings.get("test_every_epoch"))
+        self.resumed = saved is not None
         saved = saved or {"history": [], "class_norms": [], "iterations": 0, "wall_seconds": 0.0}
         self.history: list[dict] = list(saved["history"])  # one record per epoch
         self.saved_epochs = len(self.history)  # in last.pt

@@ -20,7 +20,7 @@ from utils.failures import stops_first
 from utils.training import checkpoint, presets, report, run_folder
 from utils.training.engine import Compute, Learner, train_one_epoch
 from utils.training.loading import Loaders, mixed_seed
-from utils.training.modalities import Start
+from utils.training.plan import Optimisation, Output, Plan
 from utils.training.precision import choice
 from utils.training.pretraining import Origin, load_pretrained
 from utils.training.restore import in_own_precision, restore
@@ -58,45 +58,40 @@ class Task(Protocol):
     def final(self, run: Run) -> dict[str, float]: ...
 
 
-def train(task: Task, *, folder: Path, resume: bool, events_folder: Path | None, settings: Mapping[str, object],
-          starts: Mapping[str, Start], teachers: Mapping[str, Start], modulation: str,
-          method_settings: Mapping[str, object], optimizer: str, learning_rate: float, weight_decay: float,
-          lr_decay_step: int, lr_decay_ratio: float, epochs: int, random_seed: int, lam: float, compile: bool,
-          accumulate: int, freeze_encoders: bool) -> dict:
-    """Trains the task's network, or continues the run in `folder` -> what result.json holds.
-
-    starts: {modality: what its encoder starts from}; others start from scratch. teachers: {modality: checkpoint of its
-    teacher}, for a method that needs them. settings: all flags, kept with the run. method_settings: of the balancing
-    method `modulation`. Other arguments are named as the flags.
-    """
-    if resume and settings["amp"] == "auto":
-        task.compute = in_own_precision(task.compute, folder / "last.pt")
+def train(task: Task, plan: Plan) -> dict:
+    """Trains the task's network, or continues the run in the plan's folder -> what result.json holds."""
+    optimisation, output = plan.optimisation, plan.output
+    if output.resume and output.settings["amp"] == "auto":
+        task.compute = in_own_precision(task.compute, output.folder / "last.pt")
     model, compute = task.model, task.compute
-    if told := presets.note(settings):
+    if told := presets.note(output.settings):
         print_once(told)
-    warn_about_settings(model, lam, accumulate)
+    warn_about_settings(model, optimisation.lam, optimisation.accumulate)
     encoders = {name: model.encoder(name) for name in model.modalities}
-    origins = {} if resume else {"pretrained": load_pretrained(encoders, starts, settings, task.clips)}
+    origins = {}
+    if not output.resume:
+        origins["pretrained"] = load_pretrained(encoders, plan.encoders.starts, output.settings, task.clips)
     for encoder in encoders.values():
-        encoder.requires_grad_(not freeze_encoders)
+        encoder.requires_grad_(not plan.encoders.frozen)
     try:
-        method = METHODS[modulation](model, **method_settings)
+        method = METHODS[plan.balancing.modulation](model, **plan.balancing.settings)
     except ValueError as error:
-        raise InputError(f"--modulation {modulation}: {error}") from error
-    if teachers and not resume:
-        origins["teachers"] = load_pretrained(method.teachers, teachers, settings, task.clips)
-    learner = Learner(place(model, compute, compile), compute, optimizer, learning_rate, weight_decay, lr_decay_step,
-                      lr_decay_ratio, method, accumulate)
-    with run_folder.held(folder, resume):
-        run = open_run(task, learner, folder, resume, events_folder, settings, origins)
-        return carry_out(task, learner, run, resume, epochs, random_seed, lam)
+        raise InputError(f"--modulation {plan.balancing.modulation}: {error}") from error
+    if plan.encoders.teachers and not output.resume:
+        origins["teachers"] = load_pretrained(method.teachers, plan.encoders.teachers, output.settings, task.clips)
+    learner = Learner(place(model, compute, optimisation.compile), compute, optimisation.optimizer,
+                      optimisation.learning_rate, optimisation.weight_decay, optimisation.lr_decay_step,
+                      optimisation.lr_decay_ratio, method, optimisation.accumulate)
+    with run_folder.held(output.folder, output.resume):
+        return carry_out(task, learner, open_run(task, learner, output, origins), optimisation)
 
 
-def carry_out(task: Task, learner: Learner, run: Run, resume: bool, epochs: int, seed: int, lam: float) -> dict:
+def carry_out(task: Task, learner: Learner, run: Run, optimisation: Optimisation) -> dict:
     """From the opened run to what its result.json holds; what ends it earlier says how to continue."""
+    epochs, seed, lam = optimisation.epochs, optimisation.random_seed, optimisation.lam
     try:
         with stops_first():
-            if not resume:
+            if not run.resumed:
                 run.save_last(learner.state_dict())
             if not run.history:
                 trial = Trial(learner, task.train, task.loaders, seed, lam, run)
@@ -155,22 +150,22 @@ def class_norms(model: MultimodalClassifier) -> Tensor:
     return torch.linalg.vector_norm(model.class_weights().detach(), dim=-1)
 
 
-def open_run(task: Task, learner: Learner, folder: Path, resume: bool, events_folder: Path | None,
-             settings: Mapping[str, object], origins: Mapping[str, Mapping[str, Origin]]) -> Run:
+def open_run(task: Task, learner: Learner, output: Output, origins: Mapping[str, Mapping[str, Origin]]) -> Run:
     """A new run, or the resumed run at the end of its last whole epoch. origins: {"pretrained" and, if there are any,
     "teachers": {modality: where its weights come from}}"""
+    folder = output.folder
     metrics = [f"{task.split}_{name}" for name in task.shown.values()]
-    saved = restore(folder / "last.pt", learner, task.facts, task.clips, metrics) if resume else None
+    saved = restore(folder / "last.pt", learner, task.facts, task.clips, metrics) if output.resume else None
     if saved:
         origins = {"pretrained": {}, **{name: saved["facts"][name] for name in ORIGINS if name in saved["facts"]}}
     facts = {**task.facts, "modalities": list(learner.model.modalities), **origins,
              **report.described(task.compute.device, task.compute.precision),
-             "precision_reason": choice(str(settings["amp"]), task.compute.device).reason,
+             "precision_reason": choice(str(output.settings["amp"]), task.compute.device).reason,
              "processes": distributed.size()}
     if saved:
         facts["precision_reason"] = saved["facts"].get("precision_reason", "as the run was started")
-    run = Run(folder, settings, facts, learner.model.modalities, task.split, task.shown, task.higher_is_better,
-              events_folder, task.clips, saved)
+    run = Run(folder, output.settings, facts, learner.model.modalities, task.split, task.shown, task.higher_is_better,
+              output.events_folder, task.clips, saved)
     told = ", ".join(f"{name} {value}" for name, value in run.facts.items()
                      if name not in {"classes", *ORIGINS, "modalities"} and value is not None)
     print_once(f"run folder {folder}: {told}")

@@ -20,7 +20,7 @@ from models import MultimodalClassifier
 from models.mmcosine import unit
 from utils import distributed
 from utils.distributed import print_once
-from utils.training import checkpoint, report
+from utils.training import checkpoint, evaluation, report
 from utils.training.engine import Compute, outputs
 from utils.training.loading import Loaders
 from utils.training.metrics import equal_error_rate, error_rates, min_dcf
@@ -95,18 +95,22 @@ class Verification:
         run.events.figure("result/det", write_scores(scores, self.test, self.scores_path or run.folder))
         return metrics_of(scores, self.test)
 
-    def evaluate_checkpoint(self, path: Path, compile: bool) -> dict:
-        """Evaluates the checkpoint on the test trials -> its metrics."""
-        load_evaluated(self.model, checkpoint.load_own(path), path)
+    def evaluate_checkpoint(self, path: Path, compile: bool, output: Path | None,
+                            settings: Mapping[str, object]) -> dict:
+        """Evaluates the checkpoint on the test trials -> what evaluation.json holds, which is written into `output`, or
+        beside the checkpoint. settings: all flags."""
+        content = checkpoint.load_own(path)
+        load_evaluated(self.model, content, path)
         place(self.model, self.compute, compile)
         scores = self.score(self.test)
         found = metrics_of(scores, self.test)
-        folder = self.scores_path or path.with_name(f"{path.stem}_evaluated")
+        folder = self.scores_path or output or path.with_name(f"{path.stem}_evaluated")
         write_scores(scores, self.test, folder)
         precision = str(self.compute.precision).removeprefix("torch.")
         print_once(f"{path} on {len(self.test.utterances)} utterances in {precision}, scores and det.png in {folder}")
         print_once(report.verification(found, self.test.counts()))
-        return {**found, "trials": self.test.counts(), "n_test": len(self.test.utterances), "ckpt_path": str(path)}
+        found |= {"trials": self.test.counts(), "n_test": len(self.test.utterances)}
+        return evaluation.write(found, content, path, output, self.compute, settings)
 
     def score(self, trial_set: TrialSet) -> Scores:
         """The scores of all trials, in every process."""
