@@ -75,7 +75,7 @@ from utils.training.train import train
 HOW_TO_GET = {
     True: 'Prepare CREMA-D there with "python scripts/prepare_cremad.py --data_root {root}" (data/CREMAD/README.md '
           "tells where to get it), name another folder with --data_root, or add --demo to try synthetic data.",
-    False: 'Lay the data out as "Your own data" in README.md shows, or name another folder with --data_root.',
+    False: "Lay the data out as docs/own_videos.md shows, or name another folder with --data_root.",
 }  # by whether the dataset is CREMA-D
 
 

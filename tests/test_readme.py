@@ -54,9 +54,9 @@ def test_code_in_the_readme_runs():
         assert names["output"].logits.shape == (4, 6)
 
 
-def test_files_in_the_readme_exist():
-    tree = (REPO / "README.md").read_text(encoding="utf-8").split("## Files")[1].split("## ")[0]
+def test_files_of_the_tree_exist():
+    tree = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Files")[1].split("## ")[0]
     here = [path for top in REPO.iterdir() if not top.name.startswith(".")
             for path in ([top] if top.is_file() else top.rglob("*.py"))]
     for name in re.findall(r"\b[\w/]+\.py\b", tree):
-        assert any(path.as_posix().endswith(f"/{name}") for path in here), f"{name} is in the README's file tree only"
+        assert any(path.as_posix().endswith(f"/{name}") for path in here), f"{name} is in CONTRIBUTING.md's tree only"
