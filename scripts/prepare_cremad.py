@@ -27,10 +27,11 @@ import argparse
 import os
 import re
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import cv2
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -40,7 +41,7 @@ from dataset.files import read_audio
 from dataset.lists import Lists, read_text
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
-from dataset.preparation import variants
+from dataset.preparation import reader, variants
 from dataset.whole_files import remove_leftovers, write_whole
 from utils import cli
 
@@ -55,32 +56,27 @@ JPEG_QUALITY = 95
 SAMPLE_RATE = 16000  # Hz
 
 
-def middle_times(video: Path, fps: int) -> list[float]:
-    """The middles (seconds) of n = max(1, round(duration * fps)) equal parts. Raises InputError."""
-    return prep.middle_times(prep.read_duration(video), fps)
-
-
-def ogm_ge_times(video: Path, fps: int) -> list[float]:
-    """The times (seconds) of the frames that OGM-GE's preparation extracts. Raises InputError.
+def ogm_ge_frames(video: Path, fps: int) -> Iterator[np.ndarray]:
+    """The frames that OGM-GE's preparation extracts, uint8 BGR (H, W, 3). Raises InputError.
 
     A second counts int(frame rate) frames, 29 of CREMA-D's 29.97; of these, fps frames at equal distances from the
     first one on: frames 0, 29, 58, ... for fps 1.
     """
-    rate = prep.open_video(video).get(cv2.CAP_PROP_FPS)
-    count = round(prep.read_duration(video) * rate)
-    second = max(1, int(rate))
+    count, rate = reader.stated_count(video)
+    second = max(1, int(rate + reader.ROUNDING))
     chosen = range(0, second, max(1, second // fps))[:fps]
-    return [number / rate for number in range(count) if number % second in chosen]
+    numbers = [number for number in range(count) if number % second in chosen]
+    return iter(reader.read_numbered(video, numbers).values())
 
 
-FRAME_TIMES = {"middle": middle_times, "ogm_ge": ogm_ge_times}
+FRAMES = {"middle": reader.read_middles, "ogm_ge": ogm_ge_frames}
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--data_root", default="data/CREMAD", help="folder of the download, also written to")
     parser.add_argument("--fps", type=cli.number(int, 1, 1000), default=1, help="frames extracted per second of video")
-    parser.add_argument("--frames", choices=FRAME_TIMES, default="middle",
+    parser.add_argument("--frames", choices=FRAMES, default="middle",
                         help="which frames: middles of equal parts, or those of OGM-GE")
     parser.add_argument("--split", choices=prep_lists.SPLITS, default="stratified",
                         help="how new lists are split; speaker: no actor in both lists")
@@ -130,7 +126,7 @@ def prepare_clip(name: str, root: Path, frames: Path, fps: int, rule: str) -> No
     if prep.has_frames(frames / name):
         return
     video = root / "VideoFlash" / f"{name}.flv"
-    prep.write_frames(frames / name, prep.read_frames(video, FRAME_TIMES[rule](video, fps)), JPEG_QUALITY)
+    prep.write_frames(frames / name, FRAMES[rule](video, fps), JPEG_QUALITY)
 
 
 def prepare_clips(names: list[str], root: Path, frames: Path, args: argparse.Namespace) -> dict[str, str]:

@@ -40,7 +40,7 @@ from dataset.cremad import AUDIO_FOLDER, audio_path, frames_folder
 from dataset.errors import InputError
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
-from dataset.preparation import variants
+from dataset.preparation import reader, variants
 from dataset.preparation.alignments import COLUMNS, Word, read_words
 from dataset.whole_files import remove_leftovers
 from utils import cli
@@ -134,14 +134,14 @@ def cut_word(name: str, video: Path, word: Word, root: Path, rows: Sequence[int]
         return
     sound = cut_sound(video, word)
     times = [word.start + place * (word.end - word.start) for place in FRAME_PLACES]
-    images = [crop(image, rows, columns, video) for image in prep.read_frames(video, times)]
+    images = [crop(image, rows, columns, video) for image in reader.read_frames(video, times)]
     prep.write_sound(wav, sound, SAMPLE_RATE)
     prep.write_frames(folder, images, JPEG_QUALITY)  # last, so that a clip with frames has its sound
 
 
 def cut_sound(video: Path, word: Word) -> np.ndarray:
     """The word with its margins, within the sound: int16 (N,). Raises InputError."""
-    sound = prep.read_sound(video, SAMPLE_RATE)
+    sound = reader.read_sound(video, SAMPLE_RATE)
     if len(sound) < (word.end - MARGIN) * SAMPLE_RATE:  # alignments may exceed the sound by some milliseconds
         raise InputError(f"the sound of {video} ends at {len(sound) / SAMPLE_RATE:.2f} s, before the word "
                          f"{word.text!r} ends ({word.end:.2f} s): download it again")

@@ -33,7 +33,7 @@ from dataset import ucf101
 from dataset.errors import InputError, first_few
 from dataset.lists import Clip
 from dataset.preparation import clips as prep
-from dataset.preparation import motion
+from dataset.preparation import motion, reader
 from dataset.whole_files import remove_leftovers, write_csv
 from utils import cli
 
@@ -88,25 +88,24 @@ class Preparer:
                  for kind, folder in self.folders.items()}
         if all(whole.values()) and not self.has_changed(path, [extract.video_frames for extract in whole.values()]):
             return
-        count, rate = motion.measure(path)
+        count, rate = reader.measure(path)
         try:
             numbers = self.numbers(count, rate)
         except InputError as error:
             raise InputError(f"{path} cannot be used: {error}") from None
         wanted = {n + step for found in numbers.values() for n in found for step in (0, 1)}
-        images = motion.read_numbered(path, wanted)
+        images = reader.read_numbered(path, wanted)
         for kind, write in (("frames", motion.write_frames), ("flow", motion.write_flow)):
             extract = whole[kind]
             if not extract or extract.video_frames != count:
                 write(self.folders[kind] / name, count, images, numbers[kind], self.settings[kind])
 
     def has_changed(self, path: Path, lengths: Sequence[int]) -> bool:
-        """Whether the video is of another length than the prepared one, by its header."""
+        """Whether the video is of another length than the prepared one, by its packets."""
         if not path.is_file():
             return False  # removed after the preparation
-        video = prep.open_video(path)
-        stated, slack = video.get(cv2.CAP_PROP_FRAME_COUNT), prep.MISSING_END * video.get(cv2.CAP_PROP_FPS)
-        return any(abs(length - stated) > slack for length in lengths)
+        count, rate = reader.stated_count(path)
+        return any(abs(length - count) > reader.MISSING_END * rate for length in lengths)
 
     def numbers(self, count: int, rate: float) -> dict[str, tuple[int, ...]]:
         """The frames of a video of `count` frames, `rate` per second, that are extracted."""

@@ -37,6 +37,7 @@ from dataset.errors import InputError, first_few
 from dataset.lists import read_text
 from dataset.preparation import clips as prep
 from dataset.preparation.faces import DETECTORS, Detector, found_faces, read_faces, write_faces
+from dataset.preparation.reader import read_sound
 from dataset.trials import format_trials, identity_of, make_trials
 from dataset.voxceleb import SAMPLE_RATE, Utterance, check_utterance, find_faces
 from dataset.whole_files import read_json, remove_leftovers, write_whole
@@ -112,7 +113,7 @@ class Preparer:
         sound = self.args.audio / f"{name}{self.sounds[name][0]}" if self.sounds else video
         wav, faces = self.out / "wav" / f"{name}.wav", self.out / "faces" / name
         if not is_whole(self.out, name, "audio"):
-            prep.write_sound(wav, prep.read_sound(sound, SAMPLE_RATE), SAMPLE_RATE)
+            prep.write_sound(wav, read_sound(sound, SAMPLE_RATE), SAMPLE_RATE)
         if not is_whole(self.out, name, "visual"):
             prep.write_folder_whole(faces, partial(write_faces, self.find_faces(video)))
 

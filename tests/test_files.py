@@ -14,7 +14,7 @@ from PIL import Image
 
 from dataset.errors import InputError, readable
 from dataset.files import check_audio, check_image, check_is_media, read_audio, read_image
-from dataset.preparation import clips as prep
+from dataset.preparation import reader
 from dataset.whole_files import write_whole
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
@@ -201,7 +201,7 @@ def test_a_name_that_is_not_utf_8_is_shown_with_escapes():
     assert readable(Path(f"/data/{ODD}.wav")) == rf"/data/{SHOWN}.wav" and readable("café, 鳥") == "café, 鳥"
 
 
-@pytest.mark.parametrize("read", [check_is_media, read_image, prep.open_video, prep.read_duration])
+@pytest.mark.parametrize("read", [check_is_media, read_image, reader.read_length, reader.read_duration])
 def test_a_file_that_decoders_cannot_be_given_by_name_is_refused(tmp_path, read):
     (tmp_path / ODD).write_bytes(b"x")
     with pytest.raises(InputError, match=r"the name of .*caf\\udce9 is not UTF-8: rename"):

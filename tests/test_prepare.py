@@ -26,6 +26,7 @@ from dataset.cremad import EMOTIONS, find_clips
 from dataset.errors import InputError
 from dataset.lists import read_lists
 from dataset.preparation import clips as prep
+from dataset.preparation import reader
 from dataset.preparation.alignments import read_word
 from dataset.whole_files import machine
 from scripts import prepare_cremad, prepare_grid
@@ -130,13 +131,13 @@ def test_frames_of_two_kinds_do_not_mix_in_one_folder(tmp_path, flv):
 
 @pytest.mark.parametrize(("duration", "fps", "times"), [(0.2, 1, [0.1]), (1.4, 1, [0.7]), (1.6, 1, [0.4, 1.2])])
 def test_number_of_frames_is_seconds_times_fps_rounded_and_at_least_one(duration, fps, times):
-    assert prep.middle_times(duration, fps) == pytest.approx(times)
+    assert reader.middle_times(duration, fps) == pytest.approx(times)
 
 
 def test_frame_on_screen_is_the_last_one_that_has_begun(flv, mpg):
     for path, times, numbers in [(flv, [0.0, 0.032, 0.034, 1.0, 1.99, 2.2], [0, 0, 1, 30, 59, 59]),
                                  (mpg, [0.0, 0.039, 0.04, 0.04, 1.5, 2.97, 3.1], [0, 0, 1, 1, 37, 74, 74])]:
-        assert [round(image.mean() / 3) for image in prep.read_frames(path, times)] == numbers
+        assert [round(image.mean() / 3) for image in reader.read_frames(path, times)] == numbers
 
 
 def test_lists_cover_every_clip_once_and_are_the_same_for_the_same_seed(tmp_path, flv):
@@ -356,17 +357,17 @@ def test_loud_stereo_is_averaged_not_clipped(tmp_path):
     stereo = np.full((44100, 2), 30000, dtype=np.int16)
     stereo[:22050, 1] = 0
     soundfile.write(tmp_path / "a.wav", stereo, 44100)
-    mono = prep.read_sound(tmp_path / "a.wav", 16000)
+    mono = reader.read_sound(tmp_path / "a.wav", 16000)
     assert abs(len(mono) - 16000) <= 1 and mono.dtype == np.int16
     np.testing.assert_allclose(mono[[4000, 12000]], [15000, 30000], atol=2)
 
 
 @needs_real_data
 def test_sound_is_read_from_any_container_and_its_absence_is_said():
-    seconds = len(prep.read_sound(REAL_DATA / "clips" / "flipping_a_pancake.mkv", 16000)) / 16000
+    seconds = len(reader.read_sound(REAL_DATA / "clips" / "flipping_a_pancake.mkv", 16000)) / 16000
     assert seconds == pytest.approx(10.38, rel=0.01)
     with pytest.raises(InputError, match=r"demo.mp4 has no sound stream"):
-        prep.read_sound(REAL_DATA / "clips" / "demo.mp4", 16000)
+        reader.read_sound(REAL_DATA / "clips" / "demo.mp4", 16000)
 
 
 @needs_real_data
@@ -425,7 +426,7 @@ def test_words_are_cut_into_the_layout_of_cremad(tmp_path, mpg):
 
 
 def test_sound_is_cut_60_ms_around_the_word_and_within_the_sentence(monkeypatch):
-    monkeypatch.setattr(prep, "read_sound", lambda *_: np.arange(20000))
+    monkeypatch.setattr(reader, "read_sound", lambda *_: np.arange(20000))
     for start, end, first, last in [(0.5, 0.75, 7040, 12959), (0.01, 0.3, 0, 5759), (1.0, 1.25, 15040, 19999)]:
         sound = prepare_grid.cut_sound(Path("a.mpg"), prepare_grid.Word("two", start, end))
         assert (sound[0], sound[-1]) == (first, last)

@@ -17,8 +17,7 @@ from films import hear, look, next_command, two_tones
 import main_Vox
 from dataset.errors import InputError
 from dataset.identities import read_train_list
-from dataset.preparation import clips as prep
-from dataset.preparation import faces
+from dataset.preparation import faces, reader
 from dataset.trials import read_trials
 from dataset.whole_files import machine
 from main_Vox import load_data
@@ -110,7 +109,7 @@ def test_what_was_prepared_is_what_main_vox_reads(videos, tmp_path):
 
 
 def test_an_interrupted_run_goes_on_and_does_nothing_twice(videos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(prep, "read_frames", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(reader, "read_frames", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         main(argv(videos, tmp_path))
     monkeypatch.undo()

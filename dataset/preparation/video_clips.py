@@ -7,7 +7,7 @@ from dataset.cremad import audio_path, frames_folder
 from dataset.errors import InputError
 from dataset.files import check_audio, check_is_media
 from dataset.preparation import clips as prep
-from dataset.preparation.parts import read_part
+from dataset.preparation.reader import read_part
 from dataset.preparation.videos import Source
 from dataset.whole_files import read_json
 
