@@ -135,7 +135,7 @@ def bare_steps(setting: Setting, steps: int) -> None:
     """On one batch that is on the device already: no loading, front end or metrics."""
     setting.learner.train()
     for _ in range(steps):
-        setting.learner.step(setting.batch)
+        setting.learner.plain_step(setting.batch)
 
 
 @torch.inference_mode()

@@ -93,7 +93,7 @@ def carry_out(task: Task, learner: Learner, run: Run, optimisation: Optimisation
                 run.save_last(learner.state_dict())
             if not run.history:
                 trial = Trial(learner, task.train, task.loaders, seed, lam, run)
-                learner.method.prepare(learner, epochs, trial)
+                learner.prepare(epochs, trial)
             run.facts.update(learner.method.facts())
             fit(task, learner, run, epochs, seed, lam)
             return run.finish(task.final(run))
@@ -114,25 +114,23 @@ def carry_out(task: Task, learner: Learner, run: Run, optimisation: Optimisation
 
 def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: float) -> None:
     """Trains from where `run` stands up to `epochs`; after each, held-out data is evaluated and the epoch recorded."""
-    dataset, clips = task.train, None
+    dataset = task.train
     if learner.method.needs_held_out:
-        dataset, clips = hold_out(task.train, task.val, task.loaders, seed)
-        run.facts.update(n_trained=len(dataset), n_held_out_by_method=len(clips.held_out.dataset))
+        dataset, learner.clips = hold_out(task.train, task.val, task.loaders, seed)
+        run.facts.update(n_trained=len(dataset), n_held_out_by_method=len(learner.clips.held_out.dataset))
     loader = task.loaders.training(dataset)
     begun = len(run.history)
     started = time.perf_counter()
     for epoch in range(begun + 1, epochs + 1):
         torch.manual_seed(mixed_seed(seed, epoch))  # for whatever a step draws: the same after a resume
-        learner.method.begin_epoch(epoch, learner, clips)
+        learner.begin_epoch(epoch)
         loader.batch_sampler.epoch = epoch
         start = time.perf_counter()
         lr = learner.scheduler.get_last_lr()[0]
         left = report.time_left(start - started, epoch - 1 - begun, epochs - begun)
         train = train_one_epoch(learner, loader, lam, run, f"epoch {epoch}/{epochs}{left}")
         learner.scheduler.step()
-        distributed.broadcast_model(learner.model)
-        learner.method.end_epoch(learner, clips)
-        balance = {"method": learner.method.quantities()}
+        balance = {"method": learner.end_epoch()}
         seconds = time.perf_counter() - start
         held_out, test = task.evaluate_held_out(), task.evaluate_test() if run.tests_every_epoch else {}
         count = loader.batch_sampler.clips
