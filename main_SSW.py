@@ -12,6 +12,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
 from dataset import ssw60
 from dataset.clips import ClipDataset, ClipFiles
 from dataset.errors import InputError

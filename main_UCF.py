@@ -12,6 +12,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
 from dataset import ucf101
 from dataset.frontends import NormaliseDifference, NormaliseFlow, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip

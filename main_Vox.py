@@ -11,6 +11,11 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
 from dataset import trials as lists
 from dataset.errors import InputError
 from dataset.frontends import NormaliseFrames

@@ -26,10 +26,15 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
 import cv2
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset.errors import InputError
 from dataset.files import check_audio, read_image

@@ -25,9 +25,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import cv2
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
+import cv2
 
 from dataset import ucf101
 from dataset.errors import InputError, first_few
