@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> dict:
         provide_demo(args)
         task = build(args, device)
         if not args.train:
-            return task.evaluate_checkpoint(args.ckpt_path, args.compile, args.allow_overlap,
+            return task.evaluate_checkpoint(args.trained, args.compile, args.allow_overlap,
                                             **options.evaluation(args))
         return train(task, options.training(args, MODALITIES))
 

@@ -60,7 +60,7 @@ SCRIPTS = [
     ("ensemble", [], "RUN"), ("ensemble", ["/nowhere"], "no run in /nowhere"), ("export", [], "RUN"),
     ("ensemble", ["/", "--num_workers", "-1"], "at least 0"), ("export", ["/nowhere"], "/nowhere"),
     ("best_settings", ["--output", "/nowhere"], "search in /nowhere is not over"), ("best_settings", [], "--output"),
-    ("predict", [], "RUN"), ("predict", ["/nowhere", "x.mp4"], "/nowhere is neither a run"),
+    ("predict", [], "RUN"), ("predict", ["/nowhere", "x.mp4"], "/nowhere is missing"),
     ("predict", ["/", "x.mp4", "--every", "0"], "at least 0.01"), ("predict", ["/", "x.mp4", "--fps", "0"], "more than 0"),
     ("predict", ["/", "x.mp4", "--detector", "eyes"], "invalid choice"), ("predict", ["/"], "VIDEO"),
     ("prepare_videos", ["--data_root", "out"], "name the videos"), ("prepare_videos", ["--videos", "/x"], "--data_root"),
