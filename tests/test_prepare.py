@@ -100,8 +100,8 @@ def prepare(root: Path, *flags: str) -> dict:
 
 def test_frames_are_the_middles_of_equal_parts(tmp_path, flv):
     names = make_cremad(tmp_path, flv)
-    assert prepare(tmp_path) == {"clips": 4, "failed": 0, "train": 2, "test": 2}
-    prepare(tmp_path, "--fps", "3")
+    assert prepare(tmp_path, "--frames", "middle") == {"clips": 4, "failed": 0, "train": 2, "test": 2}
+    prepare(tmp_path, "--frames", "middle", "--fps", "3")
     for name in names:
         assert levels(tmp_path / "Image-01-FPS" / name) == [15, 45]
         assert levels(tmp_path / "Image-03-FPS" / name) == [5, 15, 25, 35, 45, 55]
@@ -111,7 +111,7 @@ def test_frames_of_ogm_ge_are_the_first_of_every_29(tmp_path):
     video = tmp_path / "video.flv"
     write_video(video, 65, Fraction(30000, 1001), "flv")  # 29.97 frames per second, as CREMA-D
     names = make_cremad(tmp_path / "data", video)
-    prepare(tmp_path / "data", "--frames", "ogm_ge")
+    prepare(tmp_path / "data")  # the default
     prepare(tmp_path / "data", "--frames", "ogm_ge", "--fps", "3")
     for name in names:
         assert levels(tmp_path / "data" / "Image-01-FPS" / name) == [0, 29, 58]
@@ -120,13 +120,25 @@ def test_frames_of_ogm_ge_are_the_first_of_every_29(tmp_path):
 
 def test_frames_of_two_kinds_do_not_mix_in_one_folder(tmp_path, flv):
     make_cremad(tmp_path, flv)
-    prepare(tmp_path)
+    prepare(tmp_path, "--frames", "middle")
     (tmp_path / "Image-01-FPS.txt").unlink()  # as versions without --frames left it
     for rule, other in (("middle", "ogm_ge"), ("ogm_ge", "middle")):
         prepare(tmp_path, "--frames", rule)
         with pytest.raises(InputError, match=f"Image-01-FPS holds frames of --frames {rule}"):
             prepare(tmp_path, "--frames", other)
         shutil.rmtree(tmp_path / "Image-01-FPS")
+
+
+def test_a_folder_with_frames_of_the_former_default_keeps_them_and_says_so(tmp_path, flv, capsys):
+    names = make_cremad(tmp_path, flv)
+    prepare(tmp_path, "--frames", "middle")
+    (tmp_path / "Image-01-FPS.txt").unlink()  # as versions without --frames left it
+    shutil.rmtree(tmp_path / "Image-01-FPS" / names[1])
+    capsys.readouterr()
+    prepare(tmp_path)
+    assert "Image-01-FPS holds frames of --frames middle, which are kept. They are not the paper's" in (
+        capsys.readouterr().out)
+    assert levels(tmp_path / "Image-01-FPS" / names[1]) == [15, 45]
 
 
 @pytest.mark.parametrize(("duration", "fps", "times"), [(0.2, 1, [0.1]), (1.4, 1, [0.7]), (1.6, 1, [0.4, 1.2])])
@@ -204,7 +216,7 @@ def test_one_clip_a_class_gives_frames_and_says_how_to_get_lists(tmp_path, flv):
     names = make_cremad(tmp_path, flv, actors=1)
     with pytest.raises(InputError, match=r"class ANG has 1 clip.*by hand"):
         prepare(tmp_path)
-    assert levels(tmp_path / "Image-01-FPS" / names[0]) == [15, 45]
+    assert levels(tmp_path / "Image-01-FPS" / names[0]) == [0, 30]
     assert not list(tmp_path.glob("*.csv"))
 
 
@@ -224,7 +236,7 @@ def test_every_bad_clip_is_named_with_its_reason_and_the_rest_is_written(tmp_pat
     soundfile.write(wav[names[8]], np.zeros(0), 16000)
     (tmp_path / "AudioWAV" / "1009_DFA_JOY_XX.wav").write_bytes(wav[names[0]].read_bytes())
     with pytest.raises(InputError, match="9 clips cannot be used"):
-        prepare(tmp_path)
+        prepare(tmp_path, "--frames", "middle")
     reasons = ["git lfs pull", "is empty", "cannot be read as a video", "truncated", ".flv is missing",
                ".wav is missing", "cannot be read as audio", "0 samples", "class is unknown"]
     expected = dict(zip([*names[1:9], "1009_DFA_JOY_XX"], reasons, strict=True))
@@ -277,7 +289,7 @@ def test_finished_clips_are_left_alone_and_leftovers_removed(tmp_path, flv):
     (tmp_path / "VideoFlash" / f"{names[1]}.flv").unlink()  # no longer needed
     prepare(tmp_path)
     assert sorted(path.name for path in frames.iterdir()) == names
-    assert levels(frames / names[0]) == [15, 45]
+    assert levels(frames / names[0]) == [0, 30]
     assert all(path.stat().st_mtime_ns == when for path, when in times.items() if path.parent.name != names[0])
 
 
