@@ -46,8 +46,8 @@ def read_lists(root: Path, how_to_get: str) -> Lists:
     train, test = (read_clips(root / name, classes) for name in ("train.csv", "test.csv"))
     both = sorted({clip.name for clip in train} & {clip.name for clip in test})
     if both:
-        raise InputError(f"{counted(len(both), 'clip', 'is')} in {root / 'train.csv'} and in test.csv: {first_few(both)}. "
-                         "Remove them from one of the two.")
+        told = f"{counted(len(both), 'clip', 'is')} in {root / 'train.csv'} and in test.csv: {first_few(both)}"
+        raise InputError(f"{told}. Remove them from one of the two.")
     check_every_class_has_a_clip(classes, train, root / "train.csv")
     return Lists(classes, train, test)
 

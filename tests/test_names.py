@@ -1,4 +1,4 @@
-"""Names of files: hidden ones, long ones, accents in two normal forms, suffixes in upper case, numbers without zeros."""
+"""Names of files: hidden ones, long ones, accents in two normal forms, suffixes in upper case, frame numbers."""
 
 import csv
 import os
@@ -22,7 +22,7 @@ from dataset.preparation.clips import walk
 from dataset.preparation.official_lists import Videos
 from dataset.preparation.videos import from_folders, from_list
 from dataset.ssw60 import Asset, read_taxa
-from dataset.voxceleb import Utterance, check_utterance, find_faces
+from dataset.voxceleb import check_utterance, find_faces
 from dataset.whole_files import temporary_name, write_whole
 from scripts import prepare_cremad, prepare_grid, prepare_ucf101, prepare_videos, prepare_voxceleb
 from utils.experiments.run_rows import read_csv
@@ -121,7 +121,7 @@ def test_a_clip_whose_name_becomes_too_long_fails_alone(tmp_path):
     """`.ts` has a byte less than `.wav`."""
     for k, name in enumerate(("a/1.mp4", "a/2.mp4", "b/1.mp4", "b/2.mp4", f"b/{'x' * 252}.ts")):
         make_video(tmp_path / "videos" / name, k)
-    with pytest.raises(InputError, match="^1 clip cannot be used"):
+    with pytest.raises(InputError, match=r"^1 clip cannot be used"):
         prepare_videos.main(["--videos", str(tmp_path / "videos"), "--data_root", str(tmp_path / "out")])
     failed = rows(tmp_path / "out" / "prepare_failures.csv")[1:]
     assert len(failed) == 1 and "256 bytes, too many for its file system: rename" in failed[0][1]
@@ -150,7 +150,7 @@ def test_classes_in_two_forms_are_one_class_and_their_videos_must_differ_in_name
     make_video(tmp_path / NFD / "2.mp4", 2)
     assert {(source.name, source.label) for source in from_folders(tmp_path)} == {(f"{NFC}/1", NFC), (f"{NFC}/2", NFC)}
     make_video(tmp_path / NFD / "1.mp4", 3)
-    with pytest.raises(InputError, match="would both be the clip"):
+    with pytest.raises(InputError, match=r"would both be the clip"):
         from_folders(tmp_path)
 
 
@@ -166,7 +166,7 @@ def test_clips_of_ones_own_layout_are_found_whatever_the_form(tmp_path, listed, 
     files = find_clip(tmp_path, lists.train[0])
     assert files.audio.name == f"{there}.WAV" and files.frames[0].parent.name == there
     (tmp_path / "test.csv").write_text(f"{there},{there}\n", encoding="utf-8")
-    with pytest.raises(InputError, match="1 clip is in .*test.csv"):  # one clip in both lists, in two forms
+    with pytest.raises(InputError, match=r"1 clip is in .*test.csv"):  # one clip in both lists, in two forms
         read_lists(tmp_path, "")
 
 
@@ -250,7 +250,7 @@ def test_images_of_any_suffix_are_frames_but_not_two_kinds_in_one_folder(tmp_pat
         (tmp_path / "made.jpg").rename(tmp_path / name)
     assert [path.name for path in find_frames(tmp_path)] == ["1.jpeg", "2.JPG", "10.Jpeg"]
     make_image(tmp_path / "mask.png")
-    with pytest.raises(InputError, match="JPEG and PNG"):
+    with pytest.raises(InputError, match=r"JPEG and PNG"):
         find_frames(tmp_path)
 
 
@@ -286,16 +286,16 @@ def test_faces_are_in_numeric_order(tmp_path):
 def test_a_column_named_twice_is_an_error_of_every_table(tmp_path, header):
     path = tmp_path / "list.csv"
     path.write_text(f"{header}\n")
-    with pytest.raises(InputError, match="list.csv has two columns named label"):
+    with pytest.raises(InputError, match=r"list.csv has two columns named label"):
         from_list(path, tmp_path)
 
 
 def test_a_column_named_twice_is_an_error_of_taxa_and_of_runs(tmp_path):
     (tmp_path / "taxa.csv").write_text("label,common_name,label\n1,a,2\n")
-    with pytest.raises(InputError, match="taxa.csv has two columns named label"):
+    with pytest.raises(InputError, match=r"taxa.csv has two columns named label"):
         read_taxa(tmp_path, "")
     (tmp_path / "runs.csv").write_text("run,accuracy,accuracy\n")
-    with pytest.raises(InputError, match="runs.csv has two columns named accuracy"):
+    with pytest.raises(InputError, match=r"runs.csv has two columns named accuracy"):
         read_csv(tmp_path / "runs.csv")
 
 

@@ -196,7 +196,7 @@ def test_lists_that_are_there_are_kept_and_checked(tmp_path, flv, capsys):
     (tmp_path / "train.csv").write_text(f"{names[0]},ANG\n{names[1]},HAP\n")
     (tmp_path / "test.csv").write_text(f"{names[2]},ANG\n1009_DFA_ANG_XX,ANG\n")
     before = {path: path.read_bytes() for path in tmp_path.glob("*.csv")}
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         prepare(tmp_path)
     assert all(path.read_bytes() == content for path, content in before.items())
     assert list(failures(tmp_path)) == ["1009_DFA_ANG_XX"]
@@ -331,7 +331,7 @@ def test_command_exits_with_2_and_a_message_when_a_clip_failed(tmp_path, flv, mo
     assert run_command(monkeypatch, "prepare_cremad.py", "--data_root", str(tmp_path)) == 2
     out, err = capsys.readouterr()
     assert f"{names[0]}.wav is missing" in out
-    assert "error: 1 clips cannot be used" in err and "python main_CD.py --train" in err
+    assert "error: 1 clip cannot be used" in err and "python main_CD.py --train" in err
     write_wav(wav)
     assert run_command(monkeypatch, "prepare_cremad.py", "--data_root", str(tmp_path)) == 0
 
@@ -529,7 +529,7 @@ def test_file_names_that_lists_cannot_contain_are_counted_and_the_others_prepare
     for folder, suffix in (("s1", "mpg"), ("align", "align")):
         path = tmp_path / "grid" / folder / f"{names[0]}.{suffix}"
         path.rename(path.with_name(f"clip\n0.{suffix}"))
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         cut(tmp_path / "grid", tmp_path / "out")
     assert "'clip\\n0' holds characters that lists cannot contain" in (
         tmp_path / "out/prepare_failures.csv").read_text()
@@ -558,7 +558,7 @@ def test_grid_names_such_a_clip_and_cuts_the_others(tmp_path, mpg):
     make_grid(tmp_path / "grid", mpg)
     (tmp_path / "grid" / "s1" / f"{ODD}.mpg").symlink_to(mpg)
     (tmp_path / "grid" / "align" / f"{ODD}.align").write_text(ALIGN)
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         cut(tmp_path / "grid", tmp_path / "out")
     [(name, reason)] = failures(tmp_path / "out").items()
     assert name == SHOWN and "is not UTF-8" in reason
@@ -569,7 +569,7 @@ def test_cremad_names_such_a_clip_and_prepares_the_others(tmp_path, flv):
     make_cremad(tmp_path, flv)
     write_wav(tmp_path / "AudioWAV" / "a.wav")
     (tmp_path / "AudioWAV" / "a.wav").rename(tmp_path / "AudioWAV" / f"{ODD}.wav")
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         prepare(tmp_path)
     assert list(failures(tmp_path)) == [SHOWN] and len(list((tmp_path / "Image-01-FPS").iterdir())) == 4
 
@@ -643,7 +643,7 @@ def link_cremad(root: Path, flv: Path) -> list[str]:
 
 def test_prepare_cremad_takes_the_middle_frames_at_its_fps_and_splits_as_it_is_told(tmp_path, films, capsys):
     names = link_cremad(tmp_path, films["flv"])
-    argv = ["--data_root", str(tmp_path), "--fps", "2", "--test_fraction", "0.25", "--workers", "2"]
+    argv = ["--data_root", str(tmp_path), "--fps", "2", "--test_fraction", "0.25", "--workers", "2", "--frames", "middle"]
     assert prepare_cremad.main(argv) == {"clips": 24, "failed": 0, "train": 18, "test": 6}
     command = next_command(capsys.readouterr().out)
     args = main_CD.get_args_parser().parse_args(command[1:])

@@ -153,7 +153,7 @@ def write_failures(root: Path, problems: dict[str, str], total: int) -> None:
 def finish(root: Path, problems: dict[str, str], next_command: str) -> None:
     """Prints the next command. Raises InputError (exit status 2) if clips failed; they are listed in FAILURES."""
     if problems:
-        raise InputError(f"{counted(len(problems), 'clip')} cannot be used (reasons in {root / FAILURES}); everything else "
-                         "is ready. Fix them and run the same command again, or continue without them: "
-                         f"{next_command} --skip_missing")
+        told = f"{counted(len(problems), 'clip')} cannot be used (reasons in {root / FAILURES})"
+        raise InputError(f"{told}; everything else is ready. Fix them and run the same command again, or continue "
+                         f"without them: {next_command} --skip_missing")
     print(f"Next: {next_command}")
