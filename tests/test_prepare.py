@@ -643,7 +643,8 @@ def link_cremad(root: Path, flv: Path) -> list[str]:
 
 def test_prepare_cremad_takes_the_middle_frames_at_its_fps_and_splits_as_it_is_told(tmp_path, films, capsys):
     names = link_cremad(tmp_path, films["flv"])
-    argv = ["--data_root", str(tmp_path), "--fps", "2", "--test_fraction", "0.25", "--workers", "2", "--frames", "middle"]
+    argv = ["--data_root", str(tmp_path), "--fps", "2", "--test_fraction", "0.25", "--workers", "2",
+            "--frames", "middle"]
     assert prepare_cremad.main(argv) == {"clips": 24, "failed": 0, "train": 18, "test": 6}
     command = next_command(capsys.readouterr().out)
     args = main_CD.get_args_parser().parse_args(command[1:])
