@@ -12,6 +12,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
 from dataset import ucf101
 from dataset.crops import PAPER_CROP
 from dataset.frontends import NormaliseDifference, NormaliseFlow, NormaliseFrames
@@ -91,7 +96,7 @@ def main(argv: Sequence[str]) -> dict:
         provide_demo(args)
         task = build(args, device)
         if not args.train:
-            return task.evaluate_checkpoint(args.ckpt_path, args.compile, args.allow_overlap,
+            return task.evaluate_checkpoint(args.trained, args.compile, args.allow_overlap,
                                             **options.evaluation(args))
         return train(task, options.training(args, MODALITIES))
 

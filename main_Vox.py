@@ -11,6 +11,11 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
 from dataset import trials as lists
 from dataset.errors import InputError
 from dataset.frontends import NormaliseFrames
@@ -65,12 +70,12 @@ import torch
 
 from dataset.demo.identities import make_demo
 from models import MultimodalClassifier, make_encoders
-from utils.training import checkpoint, report
+from utils.training import report
 from utils.training.engine import Compute
 from utils.training.loading import Loaders
 from utils.training.precision import choose_precision
 from utils.training.train import train
-from utils.training.verification import TrialSet, Verification, VerificationData, known_identities, make_scores_folder
+from utils.training.verification import TrialSet, Verification, VerificationData, make_scores_folder
 
 VALIDATION_TRIALS = 4  # of each kind per utterance, as VoxCeleb1-O
 HOW_TO_GET = ('Prepare VoxCeleb with "python scripts/prepare_voxceleb.py" (data/VoxCeleb/README.md tells where to get '
@@ -87,14 +92,14 @@ def main(argv: Sequence[str]) -> dict:
         provide_folders(args)
         task = build(args, device)
         if not args.train:
-            return task.evaluate_checkpoint(args.ckpt_path, args.compile, **options.evaluation(args))
+            return task.evaluate_checkpoint(args.trained, args.compile, **options.evaluation(args))
         return train(task, options.training(args, MODALITIES))
 
 
 def build(args: Namespace, device: torch.device) -> Verification:
     """Data, network and task."""
     data = load_data(args)
-    classes = len(data.identities) if args.train else checkpoint.num_classes(args.ckpt_path)
+    classes = len(data.identities) if args.train else args.trained.num_classes()
     model, compute = make_network(args, classes, device)
     loaders = Loaders(args.batch_size, args.random_seed, args.num_workers, device, args.cache, args.cache_size)
     return Verification(data, model, compute, loaders, args.score, args.scores_path)
@@ -141,7 +146,7 @@ def read_lists(args: Namespace) -> tuple[dict[str, Trials], TrainList | None]:
     trials of identities that are trained on."""
     trials = lists.read_trial_lists(args.trials, args.data_root, HOW_TO_GET)
     listed = read_train_list(args.data_root / "train.csv", HOW_TO_GET) if args.train else None
-    trained = listed.names() if listed else known_identities(args.ckpt_path)
+    trained = listed.names() if listed else args.trained.identities()
     for name, one in trials.items():
         lists.check_no_leak(trained, one, name)
         print_once(f"trials {name}: {len(one.labels)} of {len(one.names)} utterances" + lists.note_of_repeated(one))

@@ -21,6 +21,8 @@ IMAGE_ENDS = (b"\xff\xd9", b"IEND\xaeB`\x82")  # the last bytes of a whole JPEG 
 # what libjpeg says of an image that it decodes all the same, and libpng of one that it does not
 DAMAGE = re.compile(r"^((?:Corrupt JPEG data|Premature end of JPEG|Inconsistent progression|Invalid SOS parameters|"
                     r"libpng error).*)\n", re.M)
+JPEG_BEGIN, SCAN, SEQUENTIAL = b"\xff\xd8", 0xDA, (0xC0, 0xC1)  # the first bytes, markers of segments
+NO_SEGMENT = (0x00, 0x01, 0xFF, *range(0xD0, 0xDA))  # what may follow 255 in a JPEG without a segment
 RIFF_WAVE = ("WAV", "WAVEX")  # as libsndfile calls it; of the others a cut file looks like a whole one
 STREAMED = (0xFFFFFFFF, 0x7FFFFFFF)  # bytes stated by programs that write the header before they know the length
 
@@ -145,15 +147,53 @@ def read_image(path: Path) -> np.ndarray:
     JPEG has no checksum: damage that leaves a valid stream is not noticed.
     """
     check_is_media(path)
-    with damage_messages() as damage:
-        try:
-            image = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_COLOR_RGB)
-        except cv2.error:  # larger than OpenCV takes
-            image = None
+    data = np.fromfile(path, dtype=np.uint8)
+    image, damage = decode(data)
+    if damage and (mended := without_harmless_errors(data.tobytes())):
+        image, damage = decode(np.frombuffer(mended, np.uint8))
     if image is None or damage:
         reason = ": ".join(["truncated or damaged", *damage])
         raise InputError(f"{path} cannot be read as an image ({reason}): extract or download it again")
     return image
+
+
+def decode(data: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
+    """(uint8 RGB (H, W, 3), what the library says about damage) of the bytes of an image."""
+    with damage_messages() as damage:
+        try:
+            image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
+        except cv2.error:  # larger than OpenCV takes
+            image = None
+    return image, damage
+
+
+def without_harmless_errors(data: bytes) -> bytes | None:
+    """A JPEG without what libjpeg reports although no pixel depends on it: bytes between the segments of its header,
+    other spectral limits than 0 to 63 in a sequential scan (Samsung's cameras), zeros before its end. None: it is no
+    JPEG, or has no end."""
+    if not data.startswith(JPEG_BEGIN):
+        return None
+    parts, place, sequential, marker = [JPEG_BEGIN], 2, False, 0
+    while marker != SCAN:
+        place = data.find(b"\xff", place)
+        if not 0 <= place < len(data) - 3:
+            return None
+        marker = data[place + 1]
+        if marker in NO_SEGMENT:
+            place += 1
+            continue
+        sequential |= marker in SEQUENTIAL
+        end = place + 2 + int.from_bytes(data[place + 2:place + 4], "big")
+        parts.append(data[place:end])
+        place = end
+    if sequential:
+        parts[-1] = parts[-1][:-3] + bytes((0, 63, 0))
+    end = data.find(b"\xff\xd9", place)
+    if end < 0:
+        return None
+    content = data[place:end].rstrip(b"\0")
+    content += b"\0" * content.endswith(b"\xff")  # a byte 255 is stored as 255, 0
+    return b"".join([*parts, content, b"\xff\xd9"])
 
 
 @contextmanager

@@ -28,6 +28,11 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
 import torch
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -135,7 +140,7 @@ def bare_steps(setting: Setting, steps: int) -> None:
     """On one batch that is on the device already: no loading, front end or metrics."""
     setting.learner.train()
     for _ in range(steps):
-        setting.learner.step(setting.batch)
+        setting.learner.plain_step(setting.batch)
 
 
 @torch.inference_mode()

@@ -19,12 +19,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
 from dataset.errors import InputError, first_few
 from dataset.whole_files import read_json, write_whole
 from utils import cli
 from utils.experiments import entry_script, saved_model
 from utils.training import experiment
 from utils.training.run import is_finished
+from utils.training.trained import CONFIG, open_trained
 
 DEMO = "\n**Demo data: synthetic. The model knows nothing of the real world.**\n"
 CARD = """# {title}
@@ -115,13 +121,13 @@ def shown(name: str, value: float) -> str:
 def main(argv: Sequence[str]) -> dict[str, str]:
     """{"output": the folder}. Raises InputError: no finished run, its files are damaged, or the folder is another's."""
     args = get_args_parser().parse_args(argv)
-    content = saved_model.read_run(args.run)
+    content = open_trained(args.run, ["args", "facts", "model"]).content
     result = read_json(args.run / "result.json", f"finish the run with --resume {args.run}")
     if content.get("epoch") != result.get("best_epoch") or not is_finished(args.run):
         raise InputError(f"{args.run} was continued since its result.json was written: finish it with --resume "
                          f"{args.run}")
     output = args.output or args.run / "export"
-    if (output / "README.md").exists() and not (output / saved_model.CONFIG).exists():
+    if (output / "README.md").exists() and not (output / CONFIG).exists():
         raise InputError(f"{output} holds a README.md and no export: name another folder with --output")
     private = private_flags(content["args"])
     content = {**content, "args": portable(content["args"], private), "facts": without_machine(content["facts"])}

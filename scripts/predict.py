@@ -27,10 +27,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
 from dataset.errors import InputError, readable
 from dataset.preparation.clips import walk
 from dataset.preparation.faces import DETECTORS
-from dataset.preparation.parts import read_length
+from dataset.preparation.reader import print_notes, read_length
 from dataset.preparation.videos import SUFFIXES, from_list
 from dataset.whole_files import write_csv, write_whole
 from utils import cli
@@ -187,6 +192,7 @@ def show_pair(pair: pairs.Pair, trials: pairs.ScoredTrials | None) -> None:
 
 def finish(out: Path | None, rows: Sequence[dict], problems: dict[str, str], total: int) -> None:
     """Writes the tables. Raises InputError: there are problems."""
+    print_notes()
     if out and rows:
         write_csv(out / "predictions.csv", rows)
         write_whole(out / "predictions.json", json.dumps(rows, indent=2) + "\n")

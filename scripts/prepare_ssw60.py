@@ -12,29 +12,36 @@ Writes   <root>/video_ml-<fps>fps/<asset_id>/frame_00001.jpg ...    the shorter 
          <root>/prepare_failures.csv    clip,reason; only when some failed
 
 Frames: a video is divided into n = max(1, round(seconds * fps)) equal parts, the middle frame of each is extracted. The
-duration comes from the video's header, not from the table's `frame_count`. Of several streams the first sound stream
-and the default video stream are used.
+duration is that of the video's frames, not from the table's `frame_count`. Of several streams the first sound stream
+and the first video stream that is no cover picture are used.
 If the script is interrupted, run the same command again: finished assets are kept.
 Exit status: 0 if every asset is usable, 2 otherwise (all usable assets are still prepared).
 """
 
 import argparse
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
 import cv2
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from dataset.errors import InputError
 from dataset.files import check_audio, read_image
 from dataset.frontends import AUDIO_FRONTENDS
 from dataset.preparation import clips as prep
+from dataset.preparation.reader import NoSoundError, read_middles, read_sound
 from dataset.ssw60 import MEDIA, OF_MODALITY, SPLITS, Asset, is_silent, read_assets, read_table, read_taxa
 from dataset.whole_files import remove_leftovers, write_csv, write_whole
 from utils import cli
@@ -78,7 +85,7 @@ def prepare_asset(name: str, assets: Mapping[str, Asset], args: argparse.Namespa
 def prepare_frames(video: Asset, args: argparse.Namespace) -> None:
     folder, path = video.frames(args.data_root, args.fps), video.file(args.data_root)
     if not prep.has_frames(folder):
-        images = prep.read_frames(path, prep.middle_times(prep.read_duration(path), args.fps))
+        images = read_middles(path, args.fps)
         prep.write_frames(folder, (shrink(image, args.short_side) for image in images), JPEG_QUALITY)
 
 
@@ -97,8 +104,8 @@ def prepare_sound(asset: Asset, args: argparse.Namespace) -> None:
     if asset.collection == "audio_ml":
         check_audio(path)
     try:
-        prep.write_sound(wav, prep.read_sound(path, args.sample_rate), args.sample_rate)
-    except prep.NoSoundError as reason:  # quick to find out, so it is checked again each time
+        prep.write_sound(wav, read_sound(path, args.sample_rate), args.sample_rate)
+    except NoSoundError as reason:  # quick to find out, so it is checked again each time
         if not silent.exists():
             write_whole(silent, f"{reason}\n")
     else:
@@ -160,13 +167,14 @@ def rows_of_others(path: Path, columns: Sequence[str], collections: Collection[s
 
 
 def next_command(args: argparse.Namespace) -> str:
+    command = f"python main_SSW.py --train --data_root {shlex.quote(str(args.data_root))}"
     if "video_ml" not in args.collections:
         modality = "audio" if "audio_ml" in args.collections else "visual"
         fitting = " ".join(name for name in args.collections if name in OF_MODALITY[modality])
-        return f"python main_SSW.py --train --data_root {args.data_root} --modality {modality} --pretrain_on {fitting}"
+        return f"{command} --modality {modality} --pretrain_on {fitting}"
     frontend = f" --audio_frontend {FRONTEND_OF[args.sample_rate]}" if args.sample_rate != 16000 else ""
     fps = f" --fps {args.fps}" if args.fps != 1 else ""
-    return f"python main_SSW.py --train --data_root {args.data_root}{frontend}{fps}"
+    return f"{command}{frontend}{fps}"
 
 
 def main(argv: Sequence[str]) -> dict[str, int]:

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from dataset.errors import InputError
 from utils import cli
 from utils.experiments import entry_script
+from utils.experiments.flags import split_argv
 from utils.training.presets import Preset, presets_of
 
 TRAINING_CLIPS = {"main_CD.py": 6698, "main_SSW.py": 3462, "main_UCF.py": 9537, "main_Vox.py": 1_092_009}
@@ -178,8 +179,11 @@ def why(run: object, size: int | None, sizes: dict[str, int]) -> str:
 
 def main(argv: Sequence[str]) -> str:
     """The table, or what --dry_run prints. Raises InputError."""
-    own, rest = (list(argv[:argv.index("--")]), list(argv[argv.index("--") + 1:])) if "--" in argv else (argv, [])
-    args = get_args_parser().parse_args(own)
+    parser = get_args_parser()
+    own, axes, rest = split_argv(argv, parser)
+    args = parser.parse_args(own)
+    if axes:
+        parser.error(f"unrecognized arguments: --{' --'.join(axes)} (flags of the entry script stand after --)")
     if args.list:
         print(list_presets())
         return ""

@@ -15,6 +15,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
 import numpy as np
 
 from dataset.errors import InputError, first_few

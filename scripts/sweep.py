@@ -36,6 +36,11 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
 from dataset.errors import InputError
 from utils import cli
 from utils.experiments.flags import split_argv

@@ -30,7 +30,6 @@ from torch.nn.modules.module import (
 )
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
 )
 
 from models import ClassifierOutput, MultimodalClassifier
@@ -119,8 +118,6 @@ class Started:
     entered: list[dict[str, Tensor]] = field(default_factory=list)  # inputs of every pass, also of a stopped one
     heads: list[State] = field(default_factory=list)  # fusion_module.* before every pass
     states: list[State] = field(default_factory=list)  # the network before the first training passes
-    gradients: list[State] = field(default_factory=list)  # as the optimiser gets them, of the first updates
-    beside: list[list[tuple[Tensor, Tensor]]] = field(default_factory=list)  # a method's: (value, gradient)
 
     @property
     def folder(self) -> Path:
@@ -162,12 +159,12 @@ def watched() -> Iterator[Borders]:
             handle.remove()
 
 
-def start(main: Callable[[list[str]], dict], argv: Sequence[object], steps: int = 0, gradients: int = 0,
-          passes: int = 0, updates: int = 0, saves: str = "pt", copies: Mapping[int, Path] | None = None,
+def start(main: Callable[[list[str]], dict], argv: Sequence[object], steps: int = 0, passes: int = 0,
+          updates: int = 0, saves: str = "pt", copies: Mapping[int, Path] | None = None,
           steer: Mapping[int, Callable[[MultimodalClassifier, Started], None]] | None = None) -> Started:
     """main(argv), watched.
 
-    steps, gradients: of how many training passes and updates states and gradients are kept.
+    steps: of how many training passes the states before them are kept.
     passes, updates: the run is stopped at that pass, or after that update.
     saves: how the names of checkpoints end that are written; others are empty files.
     copies: {number of an update: where the run's folder is then copied to}.
@@ -189,14 +186,6 @@ def start(main: Callable[[list[str]], dict], argv: Sequence[object], steps: int 
         if len(run.entered) == passes:
             raise Enough
 
-    def before_update(optimizer: torch.optim.Optimizer, *_: object) -> None:
-        if len(run.gradients) < gradients:
-            names = {id(parameter): name for name, parameter in network[0].named_parameters()}
-            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            run.gradients.append({names[id(p)]: p.grad.clone() for p in trained
-                                  if id(p) in names and p.grad is not None})
-            run.beside.append([(p.detach().clone(), p.grad.clone()) for p in trained if id(p) not in names])
-
     def after_update(*_: object) -> None:
         number = len(run.borders.updates)
         if steer and number in steer:
@@ -215,7 +204,7 @@ def start(main: Callable[[list[str]], dict], argv: Sequence[object], steps: int 
 
     with ExitStack() as stack:
         run.borders = stack.enter_context(watched())
-        for handle in (register_module_forward_pre_hook(before_pass), register_optimizer_step_pre_hook(before_update),
+        for handle in (register_module_forward_pre_hook(before_pass),
                        register_optimizer_step_post_hook(after_update)):
             stack.callback(handle.remove)
         for change in (patch.object(FigureCanvasAgg, "print_png", print_png), patch.object(torch, "save", save),

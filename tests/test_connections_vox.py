@@ -39,7 +39,6 @@ from tiny_encoders import TinySpeakerClassifier
 
 from main_Vox import main
 from models import ClassifierOutput
-from scripts.score import main as score_files
 
 pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
 
@@ -387,20 +386,6 @@ def assert_score_file(path: Path, trials: Trials, scores: np.ndarray) -> None:
     rows = [line.split() for line in path.read_text().splitlines()]
     assert [row[1:] for row in rows] == [[f"{TEST[a].name}.wav", f"{TEST[b].name}.wav"] for _, a, b in trials]
     np.testing.assert_allclose([float(row[0]) for row in rows], scores, atol=1e-5)
-
-
-def test_score_py_gets_the_same_numbers_from_the_files_and_its_own_priors_and_costs(joint, data, capsys):
-    path = joint.folder / "two.scores.txt"
-    trials = ["--trials", str(data.parent / SECOND_FILE), "--scores", str(path)]
-    assert score_files(trials)[str(path)] == pytest.approx(
-        {name: joint.result[f"two_{name}"] for name in ("eer", "min_dcf_0.01", "min_dcf_0.05")})
-    scores, labels = [float(line.split()[0]) for line in path.read_text().splitlines()], labels_of(SECOND)
-    found = score_files([*trials, "--p_target", "0.3", "0.6", "--c_miss", "3", "--c_fa", "2"])[str(path)]
-    expected, exchanged = ({f"min_dcf_{p}": min_dcf(scores, labels, p, *costs) for p in (0.3, 0.6)}
-                           for costs in ((3, 2), (2, 3)))
-    assert expected != pytest.approx(exchanged)
-    assert found == pytest.approx({"eer": equal_error_rate(scores, labels), **expected})
-    assert f"EER {100 * found['eer']:.4f} %" in capsys.readouterr().out
 
 
 # ---- pictures and TensorBoard

@@ -64,9 +64,9 @@ def resumed(tmp_path, last_pt, begun, monkeypatch) -> Callable[[str, object], No
     read and start would take long.)"""
     def resume(place: str, value: object) -> None:
         monkeypatch.setattr(torch, "load", lambda *_, **__: changed(last_pt, place, value))
-        parse(["--resume", str(tmp_path), *HERE])
+        last = parse(["--resume", str(tmp_path), *HERE]).trained
         task, learner = begun
-        restore(tmp_path / "last.pt", learner, task.facts, task.clips, ["test_accuracy", "test_accuracy_audio"])
+        restore(last, learner, task.facts, task.clips, ["test_accuracy", "test_accuracy_audio"])
 
     (tmp_path / "last.pt").write_text("see above")
     return resume

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
 
+import models.balancing.learner
 import utils.training.engine
 from models import MultimodalClassifier, contrastive_loss
 from models.balancing import METHODS, Method
@@ -97,7 +98,7 @@ def test_a_step_does_not_wait_for_the_device(model, compute):
 
 
 def test_the_contrastive_loss_is_not_computed_without_its_weight(model, compute, monkeypatch):
-    monkeypatch.setattr(utils.training.engine, "contrastive_loss", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(models.balancing.learner, "contrastive_loss", lambda *_: pytest.fail("computed"))
     train_one_epoch(make_learner(model, compute), train_batches(), lam=0.0)
 
 
@@ -214,7 +215,7 @@ def test_a_method_is_told_which_share_of_the_epoch_is_behind_a_batch(model, comp
     class Notes(Method):
         def step(self, learner, batch):
             shares.append(batch.elapsed)
-            return learner.step(batch)
+            return learner.plain_step(batch)
 
     train_one_epoch(Learner(model, compute, "sgd", 0.1, 0, 100, 0.1, Notes(model)), train_batches(4), lam=0)
     assert shares == pytest.approx([0, 1 / 3, 2 / 3])

@@ -11,6 +11,7 @@ from conftest import SMALL
 import main_Vox
 from dataset.errors import InputError
 from main_CD import main, parse
+from scripts import analyse, export, probe
 from utils.training import checkpoint, classification, evaluation
 
 HERE = ["--device", "cpu", "--num_workers", "0", "--amp", "off"]
@@ -89,7 +90,7 @@ def test_checkpoints_in_a_folder_that_cannot_be_written_are_evaluated_with_a_not
 
 
 @pytest.mark.parametrize("left, said", [
-    ((), "is a folder without a best.pt: name the folder of a run, or a checkpoint"),
+    ((), "is neither a run .it has no best.pt. nor an export .*: name the folder that training printed"),
     (("last.pt",), "has no best.pt, it was stopped in its first epoch: continue it with --resume"),
     (("plain/best.pt", "mmcosine/best.pt"), "name one of the runs in it: .*/mmcosine, .*/plain$")])
 def test_a_folder_without_a_best_checkpoint_is_told_with_what_it_holds(left, said, tmp_path):
@@ -143,3 +144,40 @@ def test_output_alone_is_nothing_to_do(tmp_path, capsys):
 def test_the_folder_of_a_moved_run_is_evaluated_where_it_is(run, tmp_path):
     moved = shutil.move(run, tmp_path / "moved")
     assert main(["--ckpt_path", str(moved), *HERE])["ckpt_path"] == str(tmp_path / "moved" / "best.pt")
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """The names of the files that torch.load reads."""
+    names, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda file, **how: names.append(Path(file).name) or load(file, **how))
+    return names
+
+
+def test_a_checkpoint_is_read_once_a_command(copied_runs, opened, tmp_path):
+    run = copied_runs["plain"]
+    commands = [(main, ["--ckpt_path", run, *HERE]), (probe.main, [run, *HERE[:4]]),
+                (analyse.main, [run, "--only", "angles", "confusion", *HERE[:4]]),
+                (export.main, [run, "--output", tmp_path])]
+    for command, argv in commands:
+        command(list(map(str, argv)))
+        assert opened == ["best.pt"], command.__module__
+        opened.clear()
+    main(["--resume", str(run), *HERE])
+    assert opened == ["last.pt", "best.pt"]
+    opened.clear()
+    both = [f"--{name}_pretrain={run / 'best.pt'}" for name in ("audio", "visual")]
+    settings = json.loads((run / "args.json").read_text())
+    main(["--train", "--data_root", settings["data_root"], "--image_size", str(settings["image_size"]),
+          "--epochs", "1", "--batch_size", "8", "--ckpt_path", str(tmp_path), "--run_name", "next", "--allow_overlap",
+          *both, *HERE])
+    assert opened == ["best.pt"]
+
+
+def test_an_export_is_evaluated_as_the_run_it_was_made_of(copied_runs, tmp_path):
+    run = copied_runs["plain"]
+    export.main([str(run), "--output", str(tmp_path)])
+    root = json.loads((run / "args.json").read_text())["data_root"]
+    ours, exported = (main(["--ckpt_path", str(path), "--data_root", root, *HERE]) for path in (run, tmp_path))
+    assert exported["accuracy"] == ours["accuracy"] and exported["loss"] == ours["loss"]
+    assert exported["ckpt_path"] == str(tmp_path / "model.safetensors")

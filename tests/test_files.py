@@ -14,7 +14,7 @@ from PIL import Image
 
 from dataset.errors import InputError, readable
 from dataset.files import check_audio, check_image, check_is_media, read_audio, read_image
-from dataset.preparation import clips as prep
+from dataset.preparation import reader
 from dataset.whole_files import write_whole
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
@@ -201,7 +201,7 @@ def test_a_name_that_is_not_utf_8_is_shown_with_escapes():
     assert readable(Path(f"/data/{ODD}.wav")) == rf"/data/{SHOWN}.wav" and readable("café, 鳥") == "café, 鳥"
 
 
-@pytest.mark.parametrize("read", [check_is_media, read_image, prep.open_video, prep.read_duration])
+@pytest.mark.parametrize("read", [check_is_media, read_image, reader.read_length, reader.read_duration])
 def test_a_file_that_decoders_cannot_be_given_by_name_is_refused(tmp_path, read):
     (tmp_path / ODD).write_bytes(b"x")
     with pytest.raises(InputError, match=r"the name of .*caf\\udce9 is not UTF-8: rename"):
@@ -234,11 +234,42 @@ def test_a_cut_flac_is_refused_by_name_and_a_whole_one_is_read(tmp_path):
         check_audio(path)
 
 
-def test_a_jpeg_with_another_header_of_its_scan_is_refused_with_what_libjpeg_says(jpg, capfd):
-    data = bytearray(jpg.read_bytes())
+def other_spectrum(data: bytes) -> bytes:
+    """As Samsung's cameras write it: the end of the spectrum, 63, is 0."""
     scan = data.rindex(b"\xff\xda")
-    data[scan + 2 + int.from_bytes(data[scan + 2:scan + 4], "big") - 2] = 0  # the end of the spectrum, 63
-    jpg.write_bytes(data)
-    with pytest.raises(InputError, match=f"^{jpg} cannot be read .*Invalid SOS parameters"):
+    last = scan + 2 + int.from_bytes(data[scan + 2:scan + 4], "big") - 2
+    return data[:last] + b"\0" + data[last + 1:]
+
+
+HARMLESS = {"other spectrum": other_spectrum,
+            "zeros before the end": lambda data: data[:-2] + bytes(20) + data[-2:],
+            "bytes between segments": lambda data: data[:20] + b"padding" + data[20:],
+            "a trailer": lambda data: data + b"Image_UTC_Data1500000000" + data[:200],
+            "all of them": lambda data: other_spectrum(data[:20] + b"??" + data[20:-2] + bytes(9) + data[-2:]) + b"S"}
+
+
+@pytest.mark.parametrize(("kind", "options"), [
+    *((kind, options) for kind in HARMLESS for options in ({}, {"subsampling": 0, "optimize": True})),
+    *((kind, {"progressive": True}) for kind in list(HARMLESS)[1:-1])])  # its scans depend on their spectrum
+def test_a_jpeg_whose_pixels_are_right_is_whole_whatever_libjpeg_reports(jpg, capfd, kind, options):
+    Image.open(jpg).copy().save(jpg, quality=95, **options)
+    expected = np.asarray(Image.open(jpg))
+    jpg.write_bytes(HARMLESS[kind](jpg.read_bytes()))
+    check_image(jpg)
+    assert np.abs(read_image(jpg).astype(int) - expected).max() <= 2
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("damage", [
+    lambda data: data[:-80],  # truncated
+    lambda data: data[:-80] + b"\xff\xd9",
+    lambda data: data[:-80] + bytes(78) + b"\xff\xd9",  # the rest was never downloaded
+    lambda data: data[:-300] + np.random.default_rng(3).bytes(90).replace(b"\xff", b"x") + data[-210:],
+    lambda data: data[:-2] + np.random.default_rng(3).bytes(90).replace(b"\xff", b"x") + data[-2:]])
+@pytest.mark.parametrize("harmless", [bytes, other_spectrum])
+def test_a_damaged_jpeg_is_refused_also_where_something_harmless_is_reported_too(jpg, capfd, damage, harmless):
+    jpg.write_bytes(harmless(damage(jpg.read_bytes())))
+    with pytest.raises(InputError, match=f"^{jpg} cannot be read as an image .truncated or damaged"):
         read_image(jpg)
     assert capfd.readouterr().err == ""
+

@@ -90,23 +90,6 @@ def test_run_folder_holds_what_the_docs_say(train_argv, tmp_path, monkeypatch, w
     assert not list(folder.glob(".*")), "temporary files are left"
 
 
-def test_tensorboard_events_are_one_file_with_the_documented_tags(train_argv, tmp_path):
-    main(train_argv)
-    assert len(list((tmp_path / "run").glob("events.*"))) == 1
-    events = EventAccumulator(str(tmp_path / "run")).Reload()
-    tags = events.Tags()
-    assert {"data/logit_a", "data/logit_v", "iteration/loss", "iteration/logit_audio", "iteration/logit_visual",
-            "train/loss", "train/weight_norm_audio", "eval/accuracy", "eval/accuracy_visual",
-            "result/accuracy"} <= set(tags["scalars"])
-    for tag in ("data/logit_a", "iteration/logit_audio", "iteration/loss"):
-        assert [event.step for event in events.Scalars(tag)] == [1, 2, 3, 4, 5, 6]  # 24 clips in batches of 8
-    assert [event.step for event in events.Scalars("eval/accuracy")] == [1, 2]
-    assert "hyperparameters/text_summary" in tags["tensors"]
-    assert {tag for tag in tags["scalars"] if tag.startswith("result/")} == {
-        f"result/{metric}{modality}" for metric in ("accuracy", "loss") for modality in ("", "_audio", "_visual")
-    } | {"result/logit_audio", "result/logit_visual"}
-
-
 def test_tensorboard_can_be_elsewhere_or_off(train_argv, tmp_path):
     main([*train_argv, "--epochs", "1", "--tensorboard_path", str(tmp_path / "tb")])
     assert len(list((tmp_path / "tb" / "run").glob("events.*"))) == 1
@@ -119,17 +102,6 @@ def test_same_seed_gives_the_same_weights_whatever_the_number_of_workers(train_a
         main([*train_argv, "--epochs", "1", "--run_name", name, "--num_workers", workers])
     a, b = (checkpoint.load(tmp_path / name / "last.pt")["model"] for name in "ab")
     assert same_tensors(a, b)
-
-
-def test_epoch_is_chosen_on_validation_data_when_there_is_some(train_argv, tmp_path):
-    result = main([*train_argv, "--val_fraction", "0.25"])
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert (result["n_train"], result["n_val"]) == (18, 6)
-    assert result["selection"].startswith("best validation epoch")
-    assert all("val_accuracy" in line and "test_accuracy" not in line for line in lines)
-    assert lines[result["best_epoch"] - 1]["val_accuracy"] == max(line["val_accuracy"] for line in lines)
-    evaluated = main(["--ckpt_path", str(tmp_path / "run" / "best.pt"), "--num_workers", "0"])
-    assert evaluated["accuracy"] == pytest.approx(result["accuracy"])
 
 
 def test_the_test_set_is_watched_without_choosing_or_changing_anything(train_argv, tmp_path, capsys):
@@ -158,26 +130,6 @@ def test_the_watched_test_set_does_not_choose_the_epoch(train_argv, tmp_path, mo
     assert found == [2, 0.9, 0.8, 0.5]
     found = [result[name] for name in ("selection_bonus", "best_val_accuracy", "last_val_accuracy")]
     assert found == [pytest.approx(-0.1), 0.9, 0.2]
-
-
-def test_validation_speakers_are_not_trained_on(train_argv):
-    splits = load_splits(parse([*train_argv, "--val_fraction", "0.3", "--val_by_speaker"]))
-    train, val = ({clip.name.split("_")[0] for clip in part.clips} for part in (splits.train, splits.val))
-    assert train
-    assert val
-    assert not train & val
-
-
-@pytest.mark.parametrize("modality", ["audio", "visual"])
-def test_one_encoder_trains_alone_and_starts_another_run(train_argv, tmp_path, modality):
-    result = main([*train_argv, "--epochs", "1", "--modality", modality])
-    assert "accuracy" in result
-    other = main([*train_argv, "--epochs", "1", "--run_name", "joint", "--learning_rate", "1e-30",
-                  "--weight_decay", "0", f"--{modality}_pretrain", str(tmp_path / "run" / "best.pt")])
-    alone, joint = (checkpoint.load(tmp_path / name / "last.pt")["model"] for name in ("run", "joint"))
-    name = f"{modality}_net.conv2.weight"
-    assert torch.equal(alone[name], joint[name])
-    assert other["n_train"] == 24
 
 
 def test_an_encoder_that_was_trained_on_the_test_clips_is_refused(train_argv, tiny_data, tmp_path, capsys):
@@ -376,10 +328,6 @@ def test_wrong_flags_are_refused_with_status_2(argv, part, capsys):
     assert part in capsys.readouterr().err
 
 
-def test_mmcosine_false_is_false():
-    assert parse(["--train", "--mmcosine", "False"]).mmcosine is False
-
-
 def test_missing_and_broken_clips_are_counted_before_training_and_skipped_only_on_demand(
         damaged_argv, copied_data, tmp_path, capsys):
     wavs = sorted((copied_data / "AudioWAV").glob("*.wav"))
@@ -438,17 +386,6 @@ def test_a_diverging_run_stops_by_name_and_keeps_its_last_epoch(train_argv, tmp_
     assert checkpoint.load(tmp_path / "run" / "last.pt")["history"] == []
     told = json.loads((tmp_path / "run" / "diverged.json").read_text())
     assert (told["metric"], told["epoch"]) == ("loss", 1) and told["value"] in ("nan", "inf")
-
-
-@pytest.mark.parametrize(("content", "part"), [(None, "is missing"), (b"version https://git-lfs", "git lfs pull"),
-                                               (b"not a checkpoint", "is not a checkpoint")])
-def test_a_bad_checkpoint_is_named(tiny_data, tmp_path, content, part):
-    path = tmp_path / "bad.pt"
-    if content:
-        path.write_bytes(content)
-    with pytest.raises(InputError, match=part) as error:
-        main(["--ckpt_path", str(path), "--data_root", str(tiny_data), *SMALL])
-    assert str(path) in str(error.value)
 
 
 def test_one_modality_cannot_be_gated(train_argv):

@@ -14,13 +14,12 @@ import pytest
 import torch
 from conftest import REAL_DATA, REPO, SMALL, needs_real_data
 from processes import run_together
-from torchvision.models import resnet18, resnet34
+from torchvision.models import resnet18
 
 import main_SSW
 from dataset.demo.birds import make_demo
 from dataset.errors import InputError
 from main_SSW import load_splits, main, parse
-from models import AVClassifier
 from scripts.prepare_ssw60 import main as prepare_ssw60
 from utils.training import checkpoint
 
@@ -82,49 +81,9 @@ def test_encoders_are_pretrained_apart_and_the_joint_run_says_on_what(birds, tmp
     assert main(["--resume", str(tmp_path / "joint"), "--epochs", "2"])["pretrained"] == joint["pretrained"]
 
 
-@pytest.mark.parametrize(("modality", "collections"), [("audio", ["audio_ml"]), ("both", None),
-                                                       ("visual", ["images_inat", "images_nabirds"])])
-def test_nothing_but_training_splits_is_trained_on(birds, tmp_path, modality, collections):
-    argv = flags(birds, tmp_path, "run", "--modality", modality)
-    splits = load_splits(parse([*argv, "--pretrain_on", *collections] if collections else argv))
-    expected = {}
-    for collection in collections or ["video_ml"]:
-        for row in read_csv(birds / f"{collection}.csv"):
-            expected.setdefault(row["split"], set()).add(f"{collection}/{row['asset_id']}")
-    found = {name: {clip.name for clip in part.clips} for name, part in splits.parts().items()}
-    assert found == expected
-
-
 def test_a_collection_named_twice_is_taken_once(birds, tmp_path):
     argv = flags(birds, tmp_path, "run", "--modality", "audio", "--pretrain_on", "audio_ml", "audio_ml")
     assert len(load_splits(parse(argv)).train.clips) == 24
-
-
-def test_validation_clips_are_held_out_of_training_on_demand(birds, tmp_path):
-    splits = load_splits(parse(flags(birds, tmp_path, "run", "--val_fraction", "0.5")))
-    assert [len(part.clips) for part in splits.parts().values()] == [4, 4, 4]
-    assert not {clip.name for clip in splits.train.clips} & {clip.name for clip in splits.val.clips}
-
-
-@pytest.mark.parametrize("content", ["other head", "torchvision", "bare"])
-def test_encoders_come_from_checkpoints_with_any_head(birds, tmp_path, content, capsys, real_encoders):
-    torch.manual_seed(1)
-    model = AVClassifier(7, "gated") if content != "torchvision" else resnet18(num_classes=3)
-    state = model.state_dict()
-    torch.save({"model": state} if content == "other head" else state, tmp_path / "start.pt")
-    result = main(flags(birds, tmp_path, "run", "--visual_pretrain", str(tmp_path / "start.pt"), "--learning_rate",
-                        "1e-30", "--weight_decay", "0"))
-    assert result["pretrained"] == {"visual": {"file": str(tmp_path / "start.pt"), "pretrained_on": None}}
-    source = state["layer4.1.conv2.weight" if content == "torchvision" else "visual_net.layer4.1.conv2.weight"]
-    assert torch.equal(source, weight(tmp_path / "run/last.pt", "visual"))
-    assert "pretrained on unknown data (it holds no settings); its head is not used" in capsys.readouterr().out
-
-
-def test_an_encoder_of_another_shape_is_refused_by_name(birds, tmp_path, real_encoders):
-    torch.save(resnet34().state_dict(), tmp_path / "large.pt")
-    with pytest.raises(InputError, match=r"large\.pt does not fit the model: .*not expected"):
-        main(flags(birds, tmp_path, "run", "--visual_pretrain", str(tmp_path / "large.pt")))
-    assert not (tmp_path / "run").exists()
 
 
 def test_imagenet_weights_come_from_torchvisions_place_and_are_told_through_two_runs(birds, tmp_path, monkeypatch,
@@ -173,14 +132,6 @@ def test_defaults_are_the_papers_and_ours_as_documented():
         100, 70, 0.1, 32, 1e-3)
 
 
-def test_training_moves_through_long_sound_and_photographs_are_one_frame(birds, tmp_path):
-    splits = load_splits(parse(flags(birds, tmp_path, "run")))
-    assert splits.train.move_sound and not splits.test.train
-    photographs = load_splits(parse([*flags(birds, tmp_path, "run", "--modality", "visual", "--pretrain_on",
-                                           "images_inat"), "--num_frames", "3"]))
-    assert photographs.train[0]["visual"].shape[0] == 1
-
-
 def test_a_species_without_test_clips_and_other_tables_than_the_official_are_told(copied, tmp_path, capsys):
     path = copied / "video_ml.csv"
     rows = path.read_text().splitlines()
@@ -208,41 +159,6 @@ def test_an_encoder_that_was_pretrained_on_other_inputs_is_told(birds, tmp_path,
 
 
 # ---- what a run leaves
-
-
-def test_confusions_agree_with_the_accuracies_in_training_and_evaluation(birds, tmp_path, with_pictures):
-    result = main(flags(birds, tmp_path, "run", "--mmcosine", "--modulation", "ogm_ge", "--alpha", "0.5"))
-    assert (result["scaling"], result["n_without_sound"], result["pretrained"]) == (20.0, 0, {})
-    assert (result["modulation"], result["alpha"]) == ("ogm_ge", 0.5)
-    evaluated = main(["--ckpt_path", str(tmp_path / "run/best.pt"), "--num_workers", "0"])
-    assert evaluated["accuracy"] == pytest.approx(result["accuracy"])
-    for folder in (tmp_path / "run", tmp_path / "run/best_evaluated"):
-        rows = read_csv(folder / "per_class.csv")
-        assert [row["class"] for row in rows] == result["classes"] == [
-            "Lookalike 01 A", "Lookalike 01 B", "Soundalike 01 A", "Soundalike 01 B"]
-        for what, name in (("joint", "accuracy"), ("audio", "accuracy_audio"), ("visual", "accuracy_visual")):
-            assert sum(float(row[f"accuracy_{what}"]) for row in rows) / 4 == pytest.approx(result[name])
-        pairs = read_csv(folder / "confusions.csv")
-        assert sum(int(pair["confused"]) for pair in pairs) == round(4 * (1 - result["accuracy"]))
-        assert (folder / "confusions.png").stat().st_size > 10_000
-
-
-def test_silent_videos_are_counted_and_stay(copied, tmp_path, capsys):
-    for name in ("train000", "test001"):
-        wav = copied / f"video_ml-16000Hz/{name}.wav"
-        wav.unlink()
-        wav.with_suffix(".silent").touch()
-    result = main(flags(copied, tmp_path))
-    assert (result["n_train"], result["n_test"], result["n_without_sound"]) == (8, 4, 2)
-    assert "2 of 12 videos have no sound stream: silence in its place" in capsys.readouterr().out
-
-
-def test_reliable_audio_only_leaves_videos_out_and_says_so(copied, tmp_path, capsys):
-    table = copied / "video_ml.csv"
-    table.write_text(table.read_text().replace("train000,0,train,True", "train000,0,train,False"))
-    splits = load_splits(parse(flags(copied, tmp_path, "run", "--reliable_audio_only")))
-    assert [len(part.clips) for part in splits.parts().values()] == [7, 4]
-    assert "1 of 12 videos left out, 0 of them test videos" in capsys.readouterr().out
 
 
 def test_demo_makes_its_data_says_so_and_can_be_evaluated_and_continued(tmp_path, monkeypatch, capsys):

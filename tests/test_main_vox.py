@@ -137,17 +137,6 @@ def test_validation_trials_choose_the_epoch_of_several_test_lists(train_argv, tm
     assert "val eer joint" in log and len(list((tmp_path / "run").glob("*.scores.txt"))) == 2
 
 
-def test_resumed_run_ends_with_the_weights_and_figures_of_the_uninterrupted_one(train_argv, tmp_path):
-    argv = [*train_argv, "--lr_decay_step", "1", "--modulation", "pmr"]
-    whole = main([*argv, "--epochs", "2"])
-    main([*argv, "--run_name", "part"])
-    resumed = main(["--resume", str(tmp_path / "part"), "--epochs", "2"])
-    a, b = (checkpoint.load(tmp_path / name / "last.pt")["model"] for name in ("run", "part"))
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    assert {name: resumed[name] for name in FIGURES} == {name: whole[name] for name in FIGURES}
-    assert checkpoint.load(tmp_path / "run/last.pt")["method"]["known"].all() and whole["modulation"] == "pmr"
-
-
 def test_a_run_is_not_resumed_with_other_trials(train_argv, tmp_path, damaged):
     argv = [*train_argv, "--data_root", str(damaged)]
     main(argv)

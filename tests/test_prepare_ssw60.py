@@ -148,7 +148,7 @@ def test_a_photograph_that_is_damaged_behind_valid_ends_is_reported(root):
     data = bytearray(path.read_bytes())
     data[len(data) // 2:len(data) // 2 + 40] = b"\xff" * 40
     path.write_bytes(data)
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         prepare(root)
     [(name, reason)] = failures(root).items()
     assert name == "images_inat/train2" and f"{path} cannot be read as an image" in reason and "Corrupt JPEG" in reason
@@ -237,7 +237,7 @@ def test_a_video_that_got_its_sound_later_is_not_silent_any_more(root, videos):
 
 def test_preparing_one_collection_keeps_what_is_known_of_the_others(root, capsys):
     (root / "images_inat/train1.jpg").unlink()
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         prepare(root)
     rows = (root / "prepare_report.csv").read_text().splitlines()
     capsys.readouterr()

@@ -18,9 +18,9 @@ from conftest import REAL_DATA, SMALL, needs_real_data
 from dataset.errors import DiskError, InputError
 from dataset.lists import Clip, split_whole_groups
 from dataset.preparation import clips as prep
-from dataset.preparation import parts
+from dataset.preparation import reader
 from dataset.preparation.official_lists import without_shared
-from dataset.preparation.parts import read_part
+from dataset.preparation.reader import read_part
 from dataset.preparation.videos import Source, from_folders, from_list
 from scripts.prepare_videos import main
 
@@ -78,7 +78,7 @@ def test_a_part_has_the_frames_and_the_sound_of_its_time(tmp_path, suffix):
     video = make_video(tmp_path / f"v{suffix}", 4.0)
     for start, end, fps in ((0.0, 4.0, 1), (1.0, 2.0, 4), (2.4, 3.9, 2), (3.0, None, 1)):
         found = read_part(video, start, end, fps=fps)
-        stop = end or parts.read_length(video)
+        stop = end or reader.read_length(video)
         count = max(1, round((stop - start) * fps))
         middles = [start + (k + 0.5) * (stop - start) / count for k in range(count)]
         assert [number_of(frame) for frame in found.frames] == [int(time * RATE + 1e-6) for time in middles]
@@ -107,7 +107,7 @@ def test_a_last_frame_that_is_shown_for_long_is_no_truncated_video(tmp_path):
         packets += video.encode()
         packets[-1].duration = 5000
         file.mux(packets)
-    assert parts.read_length(path) == pytest.approx(5.2, abs=0.1)
+    assert reader.read_length(path) == pytest.approx(5.2, abs=0.1)
     assert next(read_part(path, 4.0, 5.0).frames).mean() > 160
 
 
@@ -121,11 +121,11 @@ def test_sound_that_begins_late_or_is_not_there_is_silence(tmp_path):
 def test_only_what_is_needed_of_a_long_video_is_decoded(tmp_path, monkeypatch):
     video = make_video(tmp_path / "long.mp4", 60.0, size=(32, 32))
     decoded = []
-    monkeypatch.setattr(parts, "begin", lambda container, begin=parts.begin: decoded.append(1) or begin(container))
+    monkeypatch.setattr(reader, "time_of", lambda *given, time_of=reader.time_of: decoded.append(1) or time_of(*given))
     quick, frame = read_part(video, 50.0, 51.0), []
     frame += quick.frames
     looked = len(decoded)
-    monkeypatch.setattr(parts, "EARLIER", ())
+    monkeypatch.setattr(reader, "EARLIER", ())
     slow = read_part(video, 50.0, 51.0)
     frame += slow.frames
     assert looked < 120 < len(decoded) - looked, "a look at the clock a frame"
@@ -142,7 +142,7 @@ def test_a_part_is_right_where_a_seek_ends_at_a_place_that_cannot_be_decoded(tmp
     places = (3, 14, 25, 28.5)
     found = [read_part(video, start, start + 1) for start in places]
     frames = [number_of(next(part.frames)) for part in found]
-    monkeypatch.setattr(parts, "EARLIER", ())  # from the beginning
+    monkeypatch.setattr(reader, "EARLIER", ())  # from the beginning
     for start, part, number in zip(places, found, frames, strict=True):
         whole = read_part(video, start, start + 1)
         assert number_of(next(whole.frames)) == number == pytest.approx((start + 0.5) * RATE % 256, abs=3)
@@ -153,7 +153,7 @@ def test_a_part_is_right_where_a_seek_ends_at_a_place_that_cannot_be_decoded(tmp
 def test_sound_after_a_seek_to_amid_a_frame_is_decoded_from_there(tmp_path, monkeypatch):
     video = make_video(tmp_path / "v.mpg", 20.0, size=(32, 32), codecs=("mpeg2video", "mp2"))
     looked = []
-    monkeypatch.setattr(parts, "begin", lambda container, begin=parts.begin: looked.append(1) or begin(container))
+    monkeypatch.setattr(reader, "time_of", lambda *given, time_of=reader.time_of: looked.append(1) or time_of(*given))
     assert pitch(read_part(video, 14, 14.8).sound) == pytest.approx(3000, abs=20)
     assert len(looked) < 100, "frames of sound of 72 ms"
 
@@ -171,9 +171,9 @@ def test_sound_whose_channels_and_rate_change_goes_on(monkeypatch):
         frame.sample_rate = rate
         return frame
 
-    frames = [parts.Timed(0.0, tone("mono", 16000)), parts.Timed(1.0, tone("stereo", 48000))]
-    monkeypatch.setattr(parts, "decoded", lambda *_: iter(frames))
-    sound = parts.sound_between(Path("x"), 0.0, 2.0, 16000).reshape(2, 16000)
+    frames = [reader.Timed(0.0, tone("mono", 16000)), reader.Timed(1.0, tone("stereo", 48000))]
+    monkeypatch.setattr(reader, "decoded", lambda *_: iter(frames))
+    sound = reader.sound_between(Path("x"), None, 0.0, 2.0, 16000).reshape(2, 16000)
     assert [pitch(half) for half in sound] == pytest.approx([400, 400], abs=2)
     assert np.abs(sound).max(1) == pytest.approx([8000, 8000], abs=100)
 
@@ -181,7 +181,7 @@ def test_sound_whose_channels_and_rate_change_goes_on(monkeypatch):
 def test_a_video_ends_with_its_picture(tmp_path):
     for suffix in (".mkv", ".mp4"):
         video = make_video(tmp_path / f"v{suffix}", 3.0, longer=3.0)
-        assert parts.read_length(video) == pytest.approx(3.0, abs=0.05)
+        assert reader.read_length(video) == pytest.approx(3.0, abs=0.05)
         assert len(list(read_part(video).frames)) == 3
 
 
@@ -197,13 +197,13 @@ def test_parts_that_are_next_to_nothing_and_frames_without_times_are_refused(tmp
 def test_a_name_with_a_colon_is_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     video = make_video(Path("talk.mp4"), 1.0).rename("12:30 talk.mp4")
-    assert read_part(video).sound.any() and prep.read_sound(video, 16000).any()
-    assert number_of(next(prep.read_frames(video, [0.5]))) == 12
+    assert read_part(video).sound.any() and reader.read_sound(video, 16000).any()
+    assert number_of(next(reader.read_frames(video, [0.5]))) == 12
 
 
 def test_frames_are_decoded_while_they_are_read(tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr(parts, "upright", lambda frame, upright=parts.upright: shown.append(1) or upright(frame))
+    monkeypatch.setattr(reader, "picture", lambda *given, picture=reader.picture: shown.append(1) or picture(*given))
     found = read_part(make_video(tmp_path / "v.mp4", 2.0), fps=5)
     assert not shown and next(found.frames).shape == (48, 64, 3) and len(shown) == 1
 
@@ -214,7 +214,7 @@ def test_a_phone_s_video_is_turned_as_players_turn_it(tmp_path):
     matrix = content.index(b"tkhd") + 44
     content[matrix:matrix + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
     video.write_bytes(content)
-    shown = next(prep.read_frames(video, [0.5]))  # OpenCV turns it
+    shown = next(reader.read_frames(video, [0.5]))  # OpenCV turns it
     assert shown.shape == next(read_part(video).frames).shape == (64, 48, 3)
 
 
@@ -222,10 +222,10 @@ def test_a_phone_s_video_is_turned_as_players_turn_it(tmp_path):
 def test_real_videos_give_what_the_other_preparations_read():
     for path in sorted((REAL_DATA / "cremad" / "VideoFlash").glob("*.flv"))[:2]:
         found = read_part(path)
-        times = prep.middle_times(parts.read_length(path), 1)
-        expected = list(prep.read_frames(path, times))
+        times = reader.middle_times(reader.read_length(path), 1)
+        expected = list(reader.read_frames(path, times))
         assert all(np.abs(a.astype(int) - b).mean() < 3 for a, b in zip(found.frames, expected, strict=True))
-        whole = prep.read_sound(path, 16000)
+        whole = reader.read_sound(path, 16000)
         count = min(len(whole), len(found.sound))
         assert np.array_equal(found.sound[:count], whole[:count])
 
@@ -257,7 +257,7 @@ def test_folders_by_class_become_a_data_set_that_is_trained_on(folders, tmp_path
         frames = sorted((root / "Image-02-FPS" / name).glob("*.jpg"))
         assert [number_of(cv2.imread(str(file)), int(name[-1])) for file in frames] == [5, 15]  # 0.2 and 0.6 s
     printed = capsys.readouterr().out
-    assert "1 clips are silent or have no sound stream: b/clip 3" in printed
+    assert "1 clip is silent or without a sound stream: b/clip 3" in printed
     flags = printed.strip().splitlines()[-1].removeprefix("Next: python main_CD.py ").split()
     assert flags[-6:] == ["--audio_seconds", "0.8", "--fps", "2", "--num_frames", "2"]
     result = train([*flags, "--epochs", "1", "--ckpt_path", str(tmp_path / "runs"), *SMALL[:2], *SMALL[4:]])
@@ -277,7 +277,7 @@ def test_a_second_start_decodes_only_what_has_changed(folders, tmp_path, monkeyp
     assert [path.name for path in read] == ["clip 0.mp4"]
     (folders / "a" / "clip 0.mp4").write_bytes(b"half a download")
     before = frame_of(tmp_path / "mine", "a/clip 0")
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         main(argv)
     assert frame_of(tmp_path / "mine", "a/clip 0") == before
     with pytest.raises(InputError, match=r"prepared with .*'fps': 1.*not with .*'fps': 3"):
@@ -410,7 +410,7 @@ def test_parts_beyond_the_end_and_missing_videos_are_named(tmp_path):
     reasons = dict(rows(tmp_path / "mine" / "prepare_failures.csv")[1:])
     assert "lasts 0.80 s: there is nothing at 5 s" in reasons["a_5_6"]
     assert "lasts 0.80 s, the part ends at 9 s" in reasons["a_0_9"]
-    assert reasons["gone"] == "its video is not there"
+    assert reasons["gone"] == f"its video is not there: there is no file {tmp_path / 'gone.mp4'}"
     assert rows(tmp_path / "mine" / "missing.csv")[1:] == [["", "x", "3", "1"], ["", "y", "4", "0"]]
     make_video(tmp_path / "gone.mp4", 0.8, sound=False, shade=9)
     with pytest.raises(InputError, match="2 clips cannot be used"):
@@ -495,12 +495,12 @@ def test_times_are_named_as_they_are_written(tmp_path):
 
 
 def test_files_that_are_ignored_are_counted(folders, tmp_path, capsys):
-    for name in ("loose.mp4", "a/notes.txt", ".hidden"):
+    for name in ("loose.mp4", "a/notes.txt", ".hidden", "a/._clip 0.mp4", "b/Thumbs.db", ".DS_Store"):
         (folders / name).touch()
     for k, suffix in enumerate((".MTS", ".m2ts", ".vob", ".asf")):
         (folders / "b" / f"{k}{suffix}").touch()
     assert len(from_folders(folders)) == 12
-    assert "2 files are ignored, as they are no videos by their names or in no class: loose.mp4, a/notes.txt" in (
+    assert "2 files are left out, as no videos by their names, or in no class: loose.mp4, a/notes.txt" in (
         capsys.readouterr().out)
 
 
@@ -547,7 +547,7 @@ def test_official_lists_are_trained_on_and_what_is_gone_is_counted(form, tmp_pat
     from main_CD import main as train
 
     root = tmp_path / "data"
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         main(["--format", form, *official(tmp_path, form), "--data_root", str(root)])
     counted = Counter({row[0]: int(row[3]) for row in rows(root / "missing.csv")[1:] if int(row[3])})
     assert counted == {"test": 1} and "test: 3 listed, 1 of them without a video" in capsys.readouterr().out
@@ -585,7 +585,7 @@ def test_a_clip_that_two_lists_name_can_be_dropped(tmp_path):
     flags = ["--format", "ave", *flags, "--data_root", str(tmp_path / "out")]
     with pytest.raises(InputError, match=r"gone_0_1 is in the train and in the test list: .* --drop_shared"):
         main(flags)
-    with pytest.raises(InputError, match=r"1 clips cannot be used .*"):
+    with pytest.raises(InputError, match=r"1 clip cannot be used .*"):
         main([*flags, "--drop_shared"])
 
 

@@ -18,6 +18,7 @@ from models.speaker import SEResNet34
 from utils.training import checkpoint
 from utils.training.modalities import Start
 from utils.training.pretraining import load_encoder, load_imagenet, load_pretrained, with_channels
+from utils.training.trained import open_trained
 
 SMALL = ["--image_size", "64", "--audio_frames", "33", "--test_frames", "40", "--batch_size", "4", "--num_workers", "0",
          "--device", "cpu", "--amp", "off"]
@@ -65,7 +66,7 @@ def theirs(name: str = "resnet18", classes: int = 5, **options) -> nn.Module:
 def test_an_encoder_loads_from_a_checkpoint_of_the_whole_model(path, modality, prefix):
     source, target = network(seed=0), encoder()
     torch.save({"model": {prefix + name: value for name, value in source.state_dict().items()}}, path)
-    assert load_encoder(target, modality, path)[1], "a whole model has a head"
+    assert load_encoder(target, modality, open_trained(path)), "a whole model has a head"
     torch.testing.assert_close(target.state_dict(), source.encoder(modality).state_dict(), rtol=0, atol=0)
 
 
@@ -74,7 +75,7 @@ def test_an_encoder_loads_from_a_file_without_batch_counters(path):
     source, target = encoder(), encoder()
     state = {name: value for name, value in source.state_dict().items() if "num_batches_tracked" not in name}
     torch.save(state, path)
-    load_encoder(target, "visual", path)
+    load_encoder(target, "visual", open_trained(path))
     torch.testing.assert_close(target.state_dict(), source.state_dict(), rtol=0, atol=0)
 
 
@@ -83,7 +84,7 @@ def test_an_encoder_from_torchvisions_file_has_torchvisions_features(path, name,
     source = theirs(name)
     torch.save(source.state_dict(), path)
     target = make_encoders({"visual": (name, 3)})["visual"].eval()
-    _, head = load_encoder(target, "visual", path)
+    head = load_encoder(target, "visual", open_trained(path))
     source.fc = target.projection
     x = torch.randn(2, 3, 48, 40)
     torch.testing.assert_close(target(x), source(x))
@@ -99,7 +100,7 @@ def test_every_weight_of_our_own_encoders_is_loaded_the_last_layer_too(path, kin
     source, target = kind(), kind()
     state = source.state_dict()
     torch.save({f"audio_net.{name}": value for name, value in state.items()} if whole else state, path)
-    _, head = load_encoder(target, "audio", path)
+    head = load_encoder(target, "audio", open_trained(path))
     torch.testing.assert_close(target.state_dict(), state, rtol=0, atol=0)
     assert not head
     assert not capsys.readouterr().out
@@ -128,7 +129,7 @@ def test_an_encoder_that_does_not_fit_is_refused_by_name(path, state, message):
     full = {name: value for name, value in encoder().state_dict().items() if "weight (4" in message}
     torch.save({**full, **state}, path)
     with pytest.raises(InputError, match=f"^{re.escape(str(path))} does not fit.*{re.escape(message)}.*audio_net"):
-        load_encoder(encoder(), "audio", path)
+        load_encoder(encoder(), "audio", open_trained(path))
 
 
 @pytest.mark.parametrize("change, message", [
@@ -140,7 +141,7 @@ def test_a_resnet_that_does_not_fit_is_refused_with_the_flag_to_change_and_nothi
     before = {name: value.clone() for name, value in target.state_dict().items()}
     torch.save({**theirs().state_dict(), **change}, path)
     with pytest.raises(InputError, match=f"{re.escape(message)}.*--audio_encoder"):
-        load_encoder(target, "audio", path)
+        load_encoder(target, "audio", open_trained(path))
     torch.testing.assert_close(target.state_dict(), before, rtol=0, atol=0)
 
 
@@ -149,7 +150,7 @@ def test_half_a_projection_is_refused(path):
     del state["projection.bias"]
     torch.save(state, path)
     with pytest.raises(InputError, match=r"projection\.bias missing"):
-        load_encoder(ResNet50(), "visual", path)
+        load_encoder(ResNet50(), "visual", open_trained(path))
 
 
 # ---- other input channels
@@ -162,7 +163,7 @@ def test_one_channel_has_the_features_that_it_has_as_a_grey_picture(path, whole,
     torch.save({f"flow_net.{name}": value for name, value in state.items() if "fc" not in name} if whole else state,
                path)
     target = ResNet18(1).eval()
-    load_encoder(target, "flow", path)
+    load_encoder(target, "flow", open_trained(path))
     source.fc = nn.Identity()
     grey = torch.randn(2, 1, 64, 64)
     torch.testing.assert_close(target(grey), source(grey.expand(-1, 3, -1, -1)), rtol=1e-3, atol=1e-4)
@@ -176,7 +177,7 @@ def test_several_channels_that_are_no_colours_start_from_the_mean_over_the_colou
     source = theirs()
     torch.save(source.state_dict(), path)
     target = ResNet18(channels).eval()
-    load_encoder(target, "flow", path, colours)
+    load_encoder(target, "flow", open_trained(path), colours)
     mean = source.conv1.weight.mean(1)
     for k in range(channels):
         torch.testing.assert_close(target.conv1.weight[:, k], mean, rtol=1e-6, atol=1e-8)
@@ -190,7 +191,7 @@ def test_three_channels_that_are_colours_keep_their_weights(path, capsys):
     source = theirs()
     torch.save(source.state_dict(), path)
     target = ResNet18(3)
-    load_encoder(target, "rgb", path)
+    load_encoder(target, "rgb", open_trained(path))
     assert torch.equal(target.conv1.weight, source.conv1.weight) and not capsys.readouterr().out
 
 
@@ -303,7 +304,7 @@ def test_a_released_voice_encoder_gives_the_same_features_to_the_last_bit(path, 
     target = SEResNet34().eval()
     x = torch.randn(2, 7000)
     assert not torch.equal(target(x), voice(x))
-    load_encoder(target, "audio", path)
+    load_encoder(target, "audio", open_trained(path))
     assert torch.equal(target(x), voice(x))
 
 
@@ -314,7 +315,7 @@ def test_a_released_voice_encoder_gives_the_same_features_to_the_last_bit(path, 
 def test_what_does_not_fit_of_a_released_encoder_is_refused_by_its_name_in_the_file(path, voice, change, message):
     torch.save({**released(voice.state_dict()), **change}, path)
     with pytest.raises(InputError, match=re.escape(message)):
-        load_encoder(SEResNet34(), "audio", path)
+        load_encoder(SEResNet34(), "audio", open_trained(path))
 
 
 def test_a_released_checkpoint_is_evaluated_as_ours_with_the_same_weights(tiny_voices, tmp_path, voice):

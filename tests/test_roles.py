@@ -38,7 +38,7 @@ def test_argv_is_parsed_once_whether_a_run_is_trained_resumed_or_evaluated(scrip
                         lambda *given: count.append(1) or parse(*given))
     saved = {"args": options.settings(SCRIPTS[script].parse(["--train", "--demo"])), "epoch": 0}
     assert len(count) == 1
-    monkeypatch.setattr("utils.training.checkpoint.load_own", lambda *_: saved)
+    monkeypatch.setattr("utils.training.checkpoint.load_own", lambda *_: {**saved})
     (tmp_path / "last.pt").touch()
     for argv in (["--resume", str(tmp_path)], ["--ckpt_path", str(tmp_path / "last.pt")]):
         count.clear()

@@ -176,24 +176,3 @@ def test_a_video_without_frames_is_named(tmp_path):
     write_files(tmp_path, frames=0)
     with pytest.raises(InputError, match=r"no frames .*video_ml-1fps/12/\*\.jpg"):
         find(tmp_path, asset())
-
-
-def test_a_longer_sound_is_cut_anywhere_in_training_and_in_the_middle_in_evaluation(tmp_path):
-    write_files(tmp_path)
-    ramp = torch.linspace(-0.9, 0.9, 8000)
-    middle = item(tmp_path, asset("audio_ml"), ("audio",))["audio"]
-    torch.testing.assert_close(middle, ramp[2400:5600], rtol=0, atol=1e-4)
-    begins = set()
-    for seed in range(5):
-        torch.manual_seed(seed)
-        part = item(tmp_path, asset("audio_ml"), ("audio",), train=True)["audio"]
-        begin = int((ramp - part[0]).abs().argmin())
-        torch.testing.assert_close(part, ramp[begin:begin + 3200], rtol=0, atol=1e-4)
-        begins.add(begin)
-    assert len(begins) == 5
-
-
-def test_a_shorter_sound_is_repeated(tmp_path):
-    write_files(tmp_path)
-    wave = item(tmp_path, asset("audio_ml"), ("audio",), audio_seconds=1.2)["audio"]
-    assert wave.shape == (19200,) and torch.equal(wave[:8000], wave[8000:16000])

@@ -85,13 +85,6 @@ def test_hparams_open_with_what_a_comparison_is_about(read):
     assert {metric.name.tag for metric in shown.metric_infos} <= set(read.Tags()["scalars"])
 
 
-def test_logits_are_read_back_per_iteration(folder):
-    found = read_logits(folder, MODALITIES)
-    assert list(found) == list(MODALITIES)
-    for curve in found.values():
-        assert np.array_equal(curve, [[1, 0], [2, 1], [3, 2], [4, 3]])
-
-
 def test_logits_of_older_runs_are_read_by_the_tags_of_the_release(tmp_path):
     assert read_logits(tmp_path, ("audio", "visual")) == {}
     events = Events(tmp_path)

@@ -11,8 +11,6 @@ from dataset.trials import Trials
 from models import MultimodalClassifier
 from utils.training.engine import Compute
 from utils.training.loading import Loaders
-from utils.training.metrics import equal_error_rate
-from utils.training.report import metric_names
 from utils.training.verification import (
     Scores,
     TrialSet,
@@ -20,7 +18,6 @@ from utils.training.verification import (
     VerificationData,
     cosines,
     metrics_of,
-    write_scores,
 )
 
 UTTERANCES, CLASSES = 23, 5
@@ -99,23 +96,6 @@ def test_every_utterance_is_embedded_once_however_many_trials_need_it():
     assert trials.utterances.read == [1] * UTTERANCES
 
 
-def test_figures_are_named_by_list_and_modality():
-    model, trials = make_model(True), trial_set()
-    scores = score(model, trials)
-    found = metrics_of(scores, trials)
-    assert list(found) == ["eer", "eer_audio", "eer_visual", "min_dcf_0.01", "min_dcf_0.05"] + [
-        f"second_{name}" for name in ("eer", "eer_audio", "eer_visual", "min_dcf_0.01", "min_dcf_0.05")]
-    assert found["second_eer_audio"] == equal_error_rate(scores["second"]["audio"], trials.lists["second"].labels)
-
-
-def test_one_modality_alone_has_no_joint_figure():
-    torch.manual_seed(0)
-    model = MultimodalClassifier({"audio": nn.Linear(4, 8)}, CLASSES, "concat", dim=8)
-    compute = COMPUTE._replace(front_ends={"audio": nn.Identity()})
-    found = metrics_of(score(model, trial_set(), compute=compute), trial_set())
-    assert metric_names("eer", model.modalities) == {"audio": "eer"} and "eer" in found and "eer_audio" not in found
-
-
 def test_a_network_that_diverged_is_told_by_name():
     trials = trial_set(value=float("nan"))
     with pytest.raises(InputError, match="trials first cannot be scored: 200 of 200 scores are NaN"):
@@ -125,14 +105,3 @@ def test_a_network_that_diverged_is_told_by_name():
 def test_zero_vectors_score_zero():
     vectors = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
     assert cosines(vectors, np.array([[0, 1], [0, 0]])).tolist() == [0.0, 1.0]
-
-
-def test_scores_file_has_a_line_a_trial_in_order(tmp_path):
-    trials = trial_set()
-    scores = score(make_model(True), trials)
-    write_scores(scores, trials, tmp_path)
-    lines = [line.split() for line in (tmp_path / "second.scores.txt").read_text().splitlines()]
-    names = trials.lists["second"].names
-    assert [(a, b) for _, a, b in lines] == [(names[a], names[b]) for a, b in trials.lists["second"].pairs]
-    assert np.array([float(line[0]) for line in lines]) == pytest.approx(scores["second"]["joint"], rel=1e-7)
-    assert (tmp_path / "det.png").stat().st_size > 10_000

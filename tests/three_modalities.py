@@ -122,7 +122,7 @@ def main(argv: Sequence[str]) -> dict:
     with distributed.session(args.device, args.gpu_ids) as device:
         task = build(args, device)
         if not args.train:
-            return task.evaluate_checkpoint(args.ckpt_path, args.compile, allow_overlap=False,
+            return task.evaluate_checkpoint(args.trained, args.compile, allow_overlap=False,
                                             **options.evaluation(args))
         return train(task, options.training(args, MODALITIES))
 

@@ -114,8 +114,10 @@ def output(number: int) -> TextIOWrapper:
 
 def stop(*_: object) -> None:
     """After SIGTERM. From now on the end of a child is expected: a signal to a group of processes ends the loader
-    processes too, and torch's handler of SIGCHLD would raise that as an error of its own."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    processes too, and torch's handler of SIGCHLD would raise that as an error of its own. torchrun sends a second
+    SIGTERM, which would disturb what is done at the end."""
+    for number in (signal.SIGCHLD, signal.SIGTERM):  # SIG_IGN would report signals that are on their way
+        signal.signal(number, lambda *_: None)
     sys.exit(143)
 
 
@@ -136,4 +138,5 @@ def run(main: Callable[[list[str]], object]) -> None:
         if not isinstance(said, InputError):
             raise
         print(f"{Path(sys.argv[0]).name}: error: {said}", file=sys.stderr)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # nothing is left to be told
         sys.exit(2)

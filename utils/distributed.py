@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -125,9 +126,22 @@ def launch(script: str, argv: Sequence[str], processes: int) -> None:
     try:
         elastic_launch(config, sys.executable)("-u", script, *argv)
     except ChildFailedError as error:
-        sys.exit(error.get_first_failure()[1].exitcode)
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            raise InputError(f"process {rank} of {processes} was ended by {signal_name(-failure.exitcode)}, from "
+                             "outside, or by the system when memory ran out (its log, dmesg, tells): continue with "
+                             "--resume") from None
+        sys.exit(failure.exitcode)
     except SignalException as stop:
         sys.exit(128 + stop.sigval)
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL` for 9."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Shared by scripts/prepare_*.py: decoding of sound and video, parallel work, interrupted runs.
+"""Shared by scripts/prepare_*.py: files written whole, parallel work, interrupted runs.
 
-Threads instead of processes: PyAV and OpenCV release the interpreter lock while they decode (two threads are as fast as
+Threads instead of processes: PyAV and OpenCV release the interpreter lock while they work (two threads are as fast as
 two processes), and a killed run leaves no process behind. Run only one preparation of a data folder at a time.
 
 Shapes: N samples, T frames of H x W pixels.
@@ -14,111 +14,23 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from dataset.errors import DiskError, InputError, report_problems
-from dataset.files import check_is_media, read_image
+from dataset.errors import DiskError, InputError, counted, report_problems
+from dataset.files import read_image
+from dataset.names import find_images, is_hidden
+from dataset.preparation.reader import print_notes
 from dataset.whole_files import disk_error, temporary_name, write_csv, write_whole
 
 FAILURES = "prepare_failures.csv"
-ROUNDING = 1e-6  # frames; 1.36 s at 25 frames per second is frame 34, although 1.36 * 25 may come out below
-MISSING_END = 0.5  # seconds; headers may include sound after the last frame; more means a truncated file
-
-# A broken file becomes an InputError with its name; the decoders' own messages would break the progress bar.
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-class NoSoundError(InputError):
-    """A video without a sound stream, or with an empty one."""
-
-
-def media_url(path: Path) -> str:
-    """As FFmpeg opens it: else it would take `12:30 talk.mp4` for an address of the protocol `12`."""
-    return f"file:{path}"
-
-
-def read_sound(path: Path, sample_rate: int) -> np.ndarray:
-    """The first sound stream of a video or sound file as int16 (N,): channels averaged, resampled (libswresample).
-
-    Averaged in 16 bits: libswresample mixes floats louder by sqrt(2), which clips loud stereo.
-    Raises NoSoundError without a sound stream; InputError: missing, empty, cannot be decoded.
-    """
-    check_is_media(path)
-    resampler = av.AudioResampler(format="s16", layout="mono", rate=sample_rate)
-    try:
-        with av.open(media_url(path)) as container:
-            if not container.streams.audio:
-                raise NoSoundError(f"{path} has no sound stream")
-            parts = [part for frame in container.decode(audio=0) for part in resampler.resample(frame)]
-        if not parts:
-            raise NoSoundError(f"the sound stream of {path} is empty")
-        parts += resampler.resample(None)  # what the filter still holds
-    except av.FFmpegError as error:
-        raise InputError(f"the sound of {path} cannot be decoded ({error}): download it again") from None
-    return np.concatenate([part.to_ndarray()[0] for part in parts])
 
 
 def write_sound(path: Path, samples: np.ndarray, sample_rate: int) -> None:
     """Writes int16 samples (N,) as a 16-bit wav, whole or not at all."""
     write_whole(path, lambda temporary: soundfile.write(temporary, samples, sample_rate))
-
-
-def open_video(path: Path) -> cv2.VideoCapture:
-    """A video that has a frame rate. Raises InputError: missing, empty, not a video."""
-    check_is_media(path)
-    video = cv2.VideoCapture(media_url(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])  # the clips run in parallel
-    if not video.isOpened() or not video.get(cv2.CAP_PROP_FPS) > 0:
-        raise InputError(f"{path} cannot be read as a video: download it again")
-    return video
-
-
-def read_duration(path: Path) -> float:
-    """Length of a video in seconds, by its header. Raises InputError."""
-    video = open_video(path)
-    duration = video.get(cv2.CAP_PROP_FRAME_COUNT) / video.get(cv2.CAP_PROP_FPS)
-    if not duration > 0:
-        raise InputError(f"the header of {path} states no duration: download it again, or remux it with ffmpeg -c copy")
-    return duration
-
-
-def middle_times(duration: float, fps: float) -> list[float]:
-    """The middles (seconds) of n equal segments of about 1/fps seconds: n = max(1, round(duration * fps))."""
-    count = max(1, round(duration * fps))
-    return [(i + 0.5) * duration / count for i in range(count)]
-
-
-def read_frames(path: Path, times: Iterable[float]) -> Iterator[np.ndarray]:
-    """Yields the frames on screen at `times` (seconds, ascending), uint8 BGR (H, W, 3) as cv2.imencode takes them.
-
-    Frame number floor(time * frame rate), counted from the start: neither seeking nor the frame times stated in an mpg
-    are exact.
-    Raises InputError: not a video, no frame can be decoded, or the video ends before one of the times.
-    """
-    video = open_video(path)
-    rate = video.get(cv2.CAP_PROP_FPS)
-    image, count = None, 0
-    for time in times:
-        while count <= int(time * rate + ROUNDING):
-            found, following = video.read()
-            if not found:
-                check_end(path, count / rate, time)
-                break
-            image, count = following, count + 1
-        yield image
-
-
-def check_end(path: Path, end: float, wanted: float) -> None:
-    """Raises InputError when a video that ends at `end` seconds ends well before the `wanted` time."""
-    if end == 0:
-        raise InputError(f"no frame of {path} can be decoded: download it again")
-    if wanted - end > MISSING_END:
-        raise InputError(f"{path} ends at {end:.2f} s, but a frame at {wanted:.2f} s is needed: it is truncated "
-                         "or damaged, download it again")
 
 
 def write_frames(folder: Path, images: Iterable[np.ndarray], quality: int,
@@ -160,11 +72,11 @@ def remove_folder(folder: Path) -> None:
 
 def walk(folder: Path, above: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
     """(folder, names of the files in it) of a folder and all below it, in order of their names. Linked folders are
-    searched as well, as they may be on another disk; not one that contains itself."""
+    searched as well, as they may be on another disk; not one that contains itself. What is hidden is left out."""
     real = os.path.realpath(folder)
     if real in above:
         return
-    names = sorted(os.listdir(folder))
+    names = sorted(name for name in os.listdir(folder) if not is_hidden(name))
     folders = [name for name in names if os.path.isdir(os.path.join(folder, name))]
     yield str(folder), sorted(set(names) - set(folders))
     for name in folders:
@@ -173,7 +85,7 @@ def walk(folder: Path, above: Sequence[str] = ()) -> Iterator[tuple[str, list[st
 
 def has_frames(folder: Path) -> bool:
     """Whether `folder` holds images and all can be decoded (write_folder_whole wrote all or none)."""
-    paths = list(folder.glob("[!.]*.jpg"))
+    paths = [folder / name for name in find_images(folder)]
     try:
         for path in paths:
             read_image(path)
@@ -203,6 +115,7 @@ def run_parallel(work: Callable[[str], object], names: Sequence[str], workers: i
                     bar.update()
     finally:
         pool.shutdown(cancel_futures=True)
+    print_notes()
     return dict(sorted(problems.items()))
 
 
@@ -240,7 +153,7 @@ def write_failures(root: Path, problems: dict[str, str], total: int) -> None:
 def finish(root: Path, problems: dict[str, str], next_command: str) -> None:
     """Prints the next command. Raises InputError (exit status 2) if clips failed; they are listed in FAILURES."""
     if problems:
-        raise InputError(f"{len(problems)} clips cannot be used (reasons in {root / FAILURES}); everything else "
-                         "is ready. Fix them and run the same command again, or continue without them: "
-                         f"{next_command} --skip_missing")
+        told = f"{counted(len(problems), 'clip')} cannot be used (reasons in {root / FAILURES})"
+        raise InputError(f"{told}; everything else is ready. Fix them and run the same command again, or continue "
+                         f"without them: {next_command} --skip_missing")
     print(f"Next: {next_command}")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from dataset.errors import InputError
-from dataset.preparation import clips as prep
+from dataset.preparation.reader import read_middles
 
 SIDE = 224  # pixels
 SMALLEST = 32  # pixels per side: MTCNN fails on images hardly larger than its smallest face (20 pixels)
@@ -35,7 +35,7 @@ def crop_face(image: np.ndarray, detector: Detector | None) -> np.ndarray | None
 def read_faces(video: Path, fps: float, detector: Detector | None) -> list[np.ndarray | None]:
     """Of `fps` frames a second of a video: (S, S, 3) uint8 RGB each, None where there is no face. Raises InputError."""
     return [crop_face(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), detector)
-            for frame in prep.read_frames(video, prep.middle_times(prep.read_duration(video), fps))]
+            for frame in read_middles(video, fps)]
 
 
 def found_faces(crops: Sequence[np.ndarray | None], video: Path) -> list[np.ndarray]:

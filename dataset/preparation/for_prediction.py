@@ -10,9 +10,9 @@ from dataset import ucf101
 from dataset.clips import ClipFiles
 from dataset.errors import InputError
 from dataset.preparation import motion
-from dataset.preparation.clips import read_sound, write_folder_whole, write_frames, write_sound
+from dataset.preparation.clips import write_folder_whole, write_frames, write_sound
 from dataset.preparation.faces import Detector, found_faces, read_faces, write_faces
-from dataset.preparation.parts import read_part
+from dataset.preparation.reader import read_part, read_sound
 from dataset.streams import MotionFiles
 from dataset.voxceleb import SAMPLE_RATE, Utterance
 

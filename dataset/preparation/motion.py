@@ -4,7 +4,7 @@ Shapes: H x W pixels.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import cv2
@@ -12,7 +12,7 @@ import numpy as np
 
 from dataset.errors import InputError
 from dataset.files import read_image
-from dataset.preparation.clips import check_end, open_video, write_folder_whole
+from dataset.preparation.clips import write_folder_whole
 from dataset.streams import FLOW_BOUND
 from dataset.ucf101 import KINDS, NOTE, Extract, image_path, image_paths, read_extract
 
@@ -56,29 +56,6 @@ def evenly_spaced(count: int, video_frames: int) -> tuple[int, ...]:
     if pairs < 1:
         raise InputError("it has 1 frame, but motion needs at least two: remove it from the lists")
     return tuple(sorted({int((i + 0.5) * pairs / count) for i in range(count)}))
-
-
-def measure(path: Path) -> tuple[int, float]:
-    """How many frames of a video can be decoded, and per second. Raises InputError: none, or it ends well before its
-    header says."""
-    video = open_video(path)
-    rate, stated = video.get(cv2.CAP_PROP_FPS), video.get(cv2.CAP_PROP_FRAME_COUNT)
-    count = 0
-    while video.grab():
-        count += 1
-    check_end(path, count / rate, stated / rate)
-    return count, rate
-
-
-def read_numbered(path: Path, numbers: Collection[int]) -> dict[int, np.ndarray]:
-    """{number: frame, uint8 BGR (H, W, 3)} of the given frames, counted from 0."""
-    video = open_video(path)
-    found = {}
-    for number in range(max(numbers) + 1):
-        video.grab()
-        if number in numbers:
-            found[number] = video.retrieve()[1]
-    return found
 
 
 def write_frames(folder: Path, video_frames: int, frames: Mapping[int, np.ndarray], numbers: Iterable[int],

@@ -74,13 +74,14 @@ class Lfm(Method):
         return output, 2 * ((1 - self.weight) * fit + self.weight * gap)
 
     def end_epoch(self, learner: Learner, clips: Clips) -> None:
-        slope = torch.zeros_like(self.weight)  # d L_held_out / d a2, summed over the clips
+        slope, seen = torch.zeros_like(self.weight), torch.zeros_like(self.weight)  # slope: d L_held_out / d a2
         for output, labels in learner.outputs(clips.held_out):
             loss = F.cross_entropy(output.modality_logits.mean(0), labels, reduction="sum")
             gradients = torch.autograd.grad(loss, list(self.moved), allow_unused=True, materialize_grads=True)
             slope -= sum((gradient * moved).sum()
                          for gradient, moved in zip(gradients, self.moved.values(), strict=True))
-        slope = distributed.sum_over_processes(slope) / len(clips.held_out.dataset)
+            seen += len(labels)
+        slope = distributed.sum_over_processes(slope) / distributed.sum_over_processes(seen)
         self.weight.sub_(self.rate * slope).clamp_(*BOUNDS)
 
 

@@ -14,7 +14,6 @@ from . import distributed
 
 if TYPE_CHECKING:  # flags are made from METHODS: they need not wait for torchvision
     from torch.optim import Optimizer
-    from torch.optim.lr_scheduler import LRScheduler
 
     from ..classifier import ClassifierOutput, MultimodalClassifier
 
@@ -65,13 +64,12 @@ class Clips(NamedTuple):
 
 
 class Learner(Protocol):
-    """utils/training/engine.py."""
+    """What a method may use of the class in learner.py."""
 
     model: MultimodalClassifier
     optimizer: Optimizer
-    scheduler: LRScheduler
 
-    def step(self, batch: Batch) -> tuple[ClassifierOutput, Tensor]: ...
+    def plain_step(self, batch: Batch) -> tuple[ClassifierOutput, Tensor]: ...
     def forward(self, batch: Batch) -> tuple[ClassifierOutput, Tensor]: ...
     def descend(self, batch: Batch, output: ClassifierOutput, loss: Tensor) -> None: ...
     def gradients(self, batch: Batch, loss: Tensor,
@@ -84,7 +82,7 @@ class Learner(Protocol):
 
 
 class Trial(Protocol):
-    """utils/training/trial.py."""
+    """What a method may use of a trial before the first epoch."""
 
     def train_and_measure(self, epochs: int) -> tuple[Tensor, Tensor]: ...
     def save(self) -> None: ...
@@ -104,6 +102,7 @@ class Method(nn.Module):
     fusions: ClassVar[tuple[str, ...]] = ()  # that it is defined for; (): all
     without: ClassVar[Mapping[str, str]] = {}  # {flag that it cannot be combined with: why}
     needs_held_out: ClassVar[bool] = False  # whether its hooks get `Clips`
+    needs_progress: ClassVar[bool] = False  # whether its step uses `Batch.elapsed`
     whole_batches: ClassVar[bool] = False  # whether its loss cannot be computed on parts of a batch
     needs_teachers: ClassVar[bool] = False  # whether it has `teachers`, encoders loaded from --<modality>_teacher
     rate_per_encoder: ClassVar[bool] = False  # whether encoders have optimiser groups of their own, after group 0
@@ -183,7 +182,7 @@ class Method(nn.Module):
         """One training step on a batch -> (output and loss, for the metrics). One that overrides it may call
         `learner.forward`, and then `learner.descend` with a loss, or `learner.gradients` of several losses and
         `learner.descend_along` what it makes of them; several updates a batch are allowed."""
-        return learner.step(batch)
+        return learner.plain_step(batch)
 
 
 def trained(module: nn.Module) -> list[nn.Parameter]:

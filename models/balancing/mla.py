@@ -43,6 +43,7 @@ NORMS = ("none", "frobenius")
 
 class Mla(Method):
     title = "modalities in turn, with one head"
+    needs_progress = True
     fusions: ClassVar[tuple[str, ...]] = ("sum",)
     without: ClassVar[Mapping[str, str]] = {**REPLACES_LOSS, **KEEPS_GRAPH,
                                             "mmcosine": "its projection protects W z, not the cosine"}

@@ -65,8 +65,9 @@ class Mslr(Method):
 
     @torch.no_grad()
     def end_epoch(self, learner: Learner, clips: Clips) -> None:
-        right = torch.zeros_like(self.accuracies[0])
+        right, seen = torch.zeros_like(self.accuracies[0]), torch.zeros_like(self.accuracies[0, 0])
         for output, labels in learner.outputs(clips.held_out):
             right += (output.modality_logits.argmax(-1) == labels).sum(1)
-        accuracy = distributed.sum_over_processes(right) / len(clips.held_out.dataset)
+            seen += len(labels)
+        accuracy = distributed.sum_over_processes(right) / distributed.sum_over_processes(seen)
         self.accuracies.copy_(torch.cat([self.accuracies[1:], accuracy[None]]))

@@ -2,8 +2,8 @@
 arXiv 2203.15332), equations 8 to 11. M modalities, B clips, C classes.
 
 The score of modality m is sum_i softmax(l_m,i)[y_i] over the batch, its lead rho_m = score_m / score of the other
-(their mean, for M > 2). A modality with rho_m > 1 learns slower: the gradients of its encoder's convolutions are
-multiplied by
+(their mean, for M > 2). A modality with rho_m > 1 learns slower: the gradients of its encoder's convolutions (of all
+its matrices, if it has no 2-D convolution) are multiplied by
 
     k_m = 1 - tanh(alpha * rho_m)
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..fusion import mean_of_others
 from . import distributed
@@ -65,8 +65,8 @@ class Ogm(Method):
         if not self.active:
             return
         for name, coefficient in zip(model.modalities, coefficients, strict=True):
-            for parameter in model.encoder(name).parameters():
-                if parameter.grad is not None and parameter.grad.dim() == 4:
+            for parameter in modulated(model.encoder(name)):
+                if parameter.grad is not None:
                     modulate(parameter.grad, coefficient, self.noise)
 
 
@@ -88,6 +88,12 @@ def scores(modality_logits: Tensor, labels: Tensor) -> Tensor:
 def slow_down(ratio: Tensor, alpha: float) -> Tensor:
     """rho (M,) -> coefficients (M,): 1 - tanh(alpha * rho) for modalities in the lead, 1 for the others."""
     return torch.where(ratio > 1, 1 - torch.tanh(alpha * ratio), 1.0)
+
+
+def modulated(encoder: nn.Module) -> list[nn.Parameter]:
+    """The weights of the encoder's 2-D convolutions; its matrices and other weights, if it has no convolution."""
+    convolutions = [parameter for parameter in encoder.parameters() if parameter.dim() == 4]
+    return convolutions or [parameter for parameter in encoder.parameters() if parameter.dim() > 1]
 
 
 def modulate(gradient: Tensor, coefficient: Tensor, noise: bool) -> None:

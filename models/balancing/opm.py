@@ -65,7 +65,7 @@ class Opm(Method):
         clips = round(len(batch.labels) * distributed.size() / batch.share)
         draws = torch.rand(clips, len(batch.inputs))[distributed.rank()::distributed.size()]  # (B, M)
         self.draws, self.coin = (drawn.to(batch.labels.device, non_blocking=True) for drawn in (draws, torch.rand(())))
-        return learner.step(batch)
+        return learner.plain_step(batch)
 
     def loss(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
         if not self.active:

@@ -43,7 +43,7 @@ class Umt(Method):
 
     def step(self, learner: Learner, batch: Batch) -> tuple[ClassifierOutput, Tensor]:
         self.inputs = batch.inputs
-        return learner.step(batch)
+        return learner.plain_step(batch)
 
     def loss(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
         with torch.no_grad():

@@ -87,7 +87,7 @@ class FinishedRun:
                              str(machine.num_workers), *root])
         args.train = True  # the training clips are wanted as well
         task = script.build(args, distributed.choose_device(machine.device, [], 0))
-        content = checkpoint.load_own(path, ["facts"])
+        content = checkpoint.checked(args.trained.content, path, ["facts"])
         if content.get("epoch", self.result["best_epoch"]) != self.result["best_epoch"]:
             raise InputError(f"{path} holds epoch {content['epoch']}, result.json is of epoch "
                              f"{self.result['best_epoch']}: finish the run with --resume {self.folder}")

@@ -19,15 +19,13 @@ from typing import NamedTuple
 import torch
 
 from dataset.errors import InputError
-from dataset.files import check_is_media
-from dataset.whole_files import read_json, write_whole
+from dataset.whole_files import write_whole
 from models import MultimodalClassifier
 from utils import distributed
 from utils.experiments import entry_script
 from utils.training import checkpoint, options, train
 from utils.training.engine import Compute
-
-WEIGHTS, CONFIG, FORMAT = "model.safetensors", "config.json", 1
+from utils.training.trained import CONFIG, FORMAT, WEIGHTS, open_trained
 
 
 class SavedModel(NamedTuple):
@@ -52,8 +50,8 @@ def load(folder: Path, device: str = "auto", amp: str | None = None) -> SavedMod
 
     Raises InputError: neither a run nor an export, a missing or damaged file.
     """
-    content = read_export(folder) if (folder / CONFIG).is_file() else read_run(folder)
-    settings, facts, path = content["args"], content["facts"], folder / WEIGHTS
+    trained = open_trained(folder, ["args", "facts", "model"])
+    settings, facts = trained.settings, trained.facts
     name = str(settings.get("script"))
     if name not in {file.name for file in entry_script.REPO.glob("main_*.py")}:
         raise InputError(f"{folder} was made by {name}, which is not in {entry_script.REPO}: put it there")
@@ -62,37 +60,12 @@ def load(folder: Path, device: str = "auto", amp: str | None = None) -> SavedMod
         raise InputError(f"{folder} was made by {name}, which cannot make its network without its data: only models "
                          "of scripts that can, such as main_CD.py, can be asked about videos")
     parser = script.get_args_parser()
-    args = options.over(parser, parser.defaults(), settings, {"amp": amp} if amp else {}, path)
+    args = options.over(parser, parser.defaults(), settings, {"amp": amp} if amp else {}, trained.path)
     args.script, args.command = name, settings.get("command")
     chosen = distributed.choose_device(device, [], 0)
     model, compute = script.make_network(args, len(facts["classes"]), chosen)
-    checkpoint.load_model(model, content, path)
+    checkpoint.load_model(model, trained.content, trained.path)
     return SavedModel(script, args, facts, list(facts["classes"]), train.place(model, compute, False).eval(), compute)
-
-
-def read_run(folder: Path) -> dict:
-    """The best epoch's checkpoint. Raises InputError."""
-    if not (folder / "best.pt").is_file():
-        raise InputError(f"{folder} is neither a run (it has no best.pt) nor an export (no {CONFIG}): name the folder "
-                         "that training printed, or one of scripts/export.py")
-    return checkpoint.load_own(folder / "best.pt", ["args", "facts", "model"])
-
-
-def read_export(folder: Path) -> dict:
-    """As a checkpoint. Raises InputError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    config = read_json(folder / CONFIG, "export the run again")
-    parts = {name: config.get(name) for name in ("args", "facts")}
-    if config.get("format") != FORMAT or checkpoint.wrong_parts(parts, parts) or "classes" not in parts["facts"]:
-        raise InputError(f"{folder / CONFIG} is not of scripts/export.py, or of another version of it: export again")
-    check_is_media(folder / WEIGHTS)
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except SafetensorError as error:
-        raise InputError(f"{folder / WEIGHTS} is damaged ({error}): export the run again") from None
-    return {"args": config["args"], "facts": config["facts"], "model": weights}
 
 
 def write_export(folder: Path, content: Mapping, result: Mapping[str, object]) -> None:

@@ -57,7 +57,11 @@ def load(path: Path) -> dict:
 def load_own(path: Path, needed: Collection[str] = ()) -> dict:
     """The content of a checkpoint that a run of these scripts has written; without `needed` parts, also of others'.
     Raises InputError: as `load`, a part is missing or of another kind."""
-    content = load(path)
+    return checked(load(path), path, needed)
+
+
+def checked(content: dict, path: Path, needed: Collection[str] = ()) -> dict:
+    """The content of the file `path`, if it can be of a run. Raises InputError as `load_own`."""
     missing = sorted(set(needed) - content.keys())
     if missing:
         raise InputError(f"{path} is not of a run of these scripts, or not the file that is needed: it lacks "
@@ -96,15 +100,6 @@ def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:
     if not state or not weights:
         raise InputError(f"{path} holds no model weights (neither a state dict nor one under 'model')")
     return {name.removeprefix("module."): value for name, value in state.items()}
-
-
-def num_classes(path: Path) -> int:
-    """C of the classifier in a checkpoint: the rows of fc_out, or of fc_x under sum. Raises InputError."""
-    state = state_dict_of(load(path), path)
-    for name in ("fusion_module.fc_out.weight", "fusion_module.fc_x.weight"):
-        if name in state:
-            return len(state[name])
-    raise InputError(f"{path} holds no classifier (fusion_module.fc_out or fc_x): an encoder alone cannot be evaluated")
 
 
 def load_model(model: nn.Module, content: Mapping, path: Path) -> None:

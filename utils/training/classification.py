@@ -14,7 +14,7 @@ from dataset.lists import check_every_class_has_a_clip
 from models import MultimodalClassifier
 from utils import distributed
 from utils.distributed import print_once
-from utils.training import checkpoint, confusion, evaluation, predictions, report
+from utils.training import confusion, evaluation, predictions, report
 from utils.training.damage import Found, without_damaged
 from utils.training.engine import Compute, evaluate
 from utils.training.loading import Loaders
@@ -22,6 +22,7 @@ from utils.training.predictions import Predictions, predict
 from utils.training.run import Run
 from utils.training.same_data import check_no_overlap, digest_of
 from utils.training.train import load_best, load_evaluated, place
+from utils.training.trained import Trained
 
 
 class Splits(NamedTuple):
@@ -129,18 +130,18 @@ class Classification:
         names = np.array([clip.name for clip in dataset.clips], str)
         return Predictions(names, np.array(dataset.labels), predict(self.model, loader, self.compute))
 
-    def evaluate_checkpoint(self, path: Path, compile: bool, allow_overlap: bool, output: Path | None,
+    def evaluate_checkpoint(self, trained: Trained, compile: bool, allow_overlap: bool, output: Path | None,
                             settings: Mapping[str, object]) -> dict:
         """Evaluates the checkpoint on the test set -> what evaluation.json holds, which is written into `output`, or
         beside the checkpoint. settings: all flags. Raises InputError: of other classes, diverged, or trained on some of
         the test clips without `allow_overlap`."""
-        content = checkpoint.load_own(path)
-        classes = content.get("facts", {}).get("classes", list(self.data.classes))
+        path = trained.path
+        classes = trained.facts.get("classes", list(self.data.classes))
         if classes != list(self.data.classes):
             raise InputError(f"{path} was trained on the classes {first_few(classes)}, the data has "
                              f"{first_few(self.data.classes)}: name other data with --data_root")
-        check_no_overlap(content, self.clips, path, allow_overlap)
-        load_evaluated(self.model, content, path)
+        check_no_overlap(trained.content, self.clips, path, allow_overlap)
+        load_evaluated(self.model, trained)
         scores = evaluate(place(self.model, self.compute, compile), self.test_loader, self.compute)
         if not math.isfinite(scores["loss"]):
             raise InputError(f"the loss of {path} is {scores['loss']}: it holds the weights of a diverged run")
@@ -152,4 +153,4 @@ class Classification:
             folder = output or path.with_name(f"{path.stem}_evaluated")
             print_once(confusion.report(self.model, self.test_loader, self.compute, self.data.classes, folder))
         scores |= {"n_test": len(self.data.test), "test_list": self.facts["test_list"]}
-        return evaluation.write(scores, content, path, output, self.compute, settings)
+        return evaluation.write(scores, trained, output, self.compute, settings)

@@ -14,19 +14,20 @@ from models.balancing import METHOD_FLAGS, METHODS
 from models.fusion import FUSIONS
 from utils import distributed
 from utils.distributed import print_once
-from utils.training import checkpoint, experiment, modalities
+from utils.training import experiment, modalities
 from utils.training.flags import Parser, from_imagenet
 from utils.training.modalities import Modality, Start
 from utils.training.plan import Balancing, Encoders, Optimisation, Output, Plan
 from utils.training.presets import changes, presets_of
 from utils.training.roles import INPUT, NETWORK, TRAINING
 from utils.training.run_folder import check_resumable
+from utils.training.trained import open_trained
 
 
 def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, object]) -> Namespace:
     """Flags from argv; those not given come from the run that is resumed, from the checkpoint that is evaluated, from
-    `demo_defaults` under --demo, from the --preset, else from the parser. Raises InputError, or exits with status 2 on
-    a wrong flag."""
+    `demo_defaults` under --demo, from the --preset, else from the parser. `trained` is what is resumed or evaluated,
+    opened. Raises InputError, or exits with status 2 on a wrong flag."""
     given = parser.given(argv)  # a wrong flag is told before a missing file
     if given.get("resume") or given.get("train"):
         given = without_output(parser, given)
@@ -36,7 +37,7 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
     if given.get("resume"):
         args, command = resumed(parser, defaults, given)
     elif given.get("train"):
-        args = Namespace(**{**defaults, **given})
+        args = Namespace(**{**defaults, **given, "trained": None})
     elif given.get("ckpt_path", defaults["ckpt_path"]) == defaults["ckpt_path"]:
         parser.error("nothing to do: give --train, or --ckpt_path RUN to evaluate a run (or a checkpoint)")
     else:
@@ -63,21 +64,6 @@ def without_output(parser: Parser, given: Mapping[str, object]) -> dict[str, obj
         parser.error(f"--output {output} and --ckpt_path {given['ckpt_path']} both name the folder that the run's "
                      "folder is made in: give one of them")
     return {**renamed, "ckpt_path": output}
-
-
-def checkpoint_file(path: Path) -> Path:
-    """The checkpoint that --ckpt_path names: a file, or best.pt of a run's folder. Raises InputError: the folder has
-    none."""
-    if not path.is_dir():
-        return path
-    if (path / "best.pt").is_file():
-        return path / "best.pt"
-    if (path / "last.pt").is_file():
-        raise InputError(f"the run in {path} has no best.pt, it was stopped in its first epoch: continue it with "
-                         f"--resume {path}")
-    runs = sorted(str(file.parent) for file in path.glob("*/best.pt"))
-    which = f"one of the runs in it: {first_few(runs)}" if runs else "the folder of a run, or a checkpoint"
-    raise InputError(f"--ckpt_path {path} is a folder without a best.pt: name {which}")
 
 
 def check_needs(parser: Parser, args: Namespace, changed: set[str]) -> None:
@@ -184,14 +170,13 @@ def over(parser: Parser, defaults: Mapping[str, object], saved: Mapping[str, obj
 def evaluated(parser: Parser, defaults: Mapping[str, object], given: Mapping[str, object]) -> Namespace:
     """The given flags over the settings of the checkpoint; inputs that differ from those it was trained on are noted.
     Raises InputError: of another script, or another network or training is asked for."""
-    path = checkpoint_file(given["ckpt_path"])
     if given.get("output") and given["output"].exists() and not given["output"].is_dir():
         raise InputError(f"--output {given['output']} is a file: name a folder")
-    given = {**given, "ckpt_path": path}
-    meanings, saved = parser.meanings(), checkpoint.load_own(path).get("args", {})
+    trained = open_trained(given["ckpt_path"])
+    path, saved, meanings = trained.path, trained.settings, parser.meanings()
     check_script(parser, saved, path)
     kept = {name: saved[name] for name, meaning in meanings.items() if meaning.is_from_checkpoint() and name in saved}
-    args = over(parser, defaults, kept, given, path)
+    args = over(parser, defaults, kept, {**given, "ckpt_path": path, "trained": trained}, path)
     now = settings(args)
     changed = {name: meanings[name] for name in kept if kept[name] != now[name]}
     others = [name for name, meaning in changed.items() if meaning.role == NETWORK]
@@ -219,32 +204,33 @@ def resumed(parser: Parser, defaults: Mapping[str, object], given: Mapping[str, 
     that may change in a run may differ."""
     folder, path = given["resume"], given["resume"] / "last.pt"
     check_resumable(folder)
-    content = checkpoint.load_own(path, ["args", "epoch"])
-    saved, meanings = content["args"], parser.meanings()
+    trained = open_trained(path, ["args", "epoch"])
+    saved, meanings, epochs = trained.settings, parser.meanings(), trained.content["epoch"]
     check_script(parser, saved, path)
     added = [name for name, meaning in meanings.items() if meaning.is_compared() and name not in saved]
     if added:
         raise InputError(f"{path} is of an older version of this code, which had no --{', --'.join(added)}: continue "
                          "the run with that version, or start a new run with --train")
-    args = over(parser, defaults, saved, given, path)
+    args = over(parser, defaults, saved, {**given, "trained": trained}, path)
     now = settings(args)
     fixed = [name for name, meaning in meanings.items() if name in saved and now[name] != saved[name]
-             and not meaning.can_change(saved, now, content["epoch"])]
+             and not meaning.can_change(saved, now, epochs)]
     if fixed:
         raise InputError(f"--resume continues a run as it was started: leave out --{', --'.join(fixed)}, or start a "
                          "new run with --train")
     named = given.get("ckpt_path", folder.parent) / given.get("run_name", folder.name)
     if named.resolve() != folder.resolve():
         raise InputError(f"--resume {folder} names the folder of the run: leave out --ckpt_path and --run_name")
-    if args.epochs < content["epoch"]:
-        raise InputError(f"{folder} has {content['epoch']} epochs behind it: --epochs {args.epochs} is less")
+    if args.epochs < epochs:
+        raise InputError(f"{folder} has {epochs} epochs behind it: --epochs {args.epochs} is less")
     args.train = True
     return args, str(saved.get("command"))
 
 
 def settings(args: Namespace) -> dict[str, object]:
     """The flags as plain values, for args.json and checkpoints."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()
+            if name != "trained"}
 
 
 def run_folder(args: Namespace, parts: Sequence[str] = ()) -> Path:
@@ -291,4 +277,4 @@ def training(args: Namespace, declared: Sequence[Modality], parts: Sequence[str]
     return Plan(Encoders(starts(args, declared), files(args, declared, "_teacher"), args.freeze_encoders),
                 Optimisation(**{name: getattr(args, name) for name in Optimisation._fields}),
                 Balancing(args.modulation, method_settings(args)),
-                Output(folder, bool(args.resume), events, settings(args)))
+                Output(folder, args.trained, events, settings(args)))

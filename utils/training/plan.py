@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.training.modalities import Start
+from utils.training.trained import Trained
 
 
 class Encoders(NamedTuple):
@@ -41,11 +42,11 @@ class Balancing(NamedTuple):
 
 
 class Output(NamedTuple):
-    """folder: of the run; with `resume` the run in it goes on. events_folder: for TensorBoard, None: no events.
-    settings: every flag, kept with the run."""
+    """folder: of the run. resumed: its last.pt, if the run in it goes on. events_folder: for TensorBoard, None: no
+    events. settings: every flag, kept with the run."""
 
     folder: Path
-    resume: bool
+    resumed: Trained | None
     events_folder: Path | None
     settings: Mapping[str, object]
 

@@ -15,6 +15,7 @@ from utils.distributed import failing_together, is_first_here, print_once
 from utils.training import checkpoint, report
 from utils.training.modalities import Start
 from utils.training.same_data import Clips, check_no_overlap
+from utils.training.trained import Trained, open_trained
 
 IMAGENET = {ResNet18: ResNet18_Weights.IMAGENET1K_V1, ResNet34: ResNet34_Weights.IMAGENET1K_V1,
             ResNet50: ResNet50_Weights.IMAGENET1K_V1}
@@ -30,24 +31,27 @@ def load_pretrained(encoders: Mapping[str, nn.Module], starts: Mapping[str, Star
     Raises InputError: weights that do not fit, that were trained on test clips of this run (unless --allow_overlap), a
     download that fails.
     """
-    origins = {}
+    origins, opened = {}, {}
     for modality, start in starts.items():
-        origins[modality] = (load_file(encoders[modality], modality, start, settings, clips) if start.path else
-                             load_imagenet(encoders[modality], modality, start.colours))
+        if start.path and start.path not in opened:
+            with failing_together():
+                opened[start.path] = open_trained(start.path)
+        origins[modality] = (load_file(encoders[modality], modality, opened[start.path], start, settings, clips)
+                             if start.path else load_imagenet(encoders[modality], modality, start.colours))
     return origins
 
 
-def load_encoder(encoder: nn.Module, modality: str, path: Path, colours: bool = True,
-                 adapted: bool = True) -> tuple[dict, bool]:
+def load_encoder(encoder: nn.Module, modality: str, trained: Trained, colours: bool = True,
+                 adapted: bool = True) -> bool:
     """Loads an encoder from a checkpoint of a whole model (keys `<modality>_net.*`) or of an encoder alone, such as
-    torchvision's ResNet-18 -> the checkpoint's content, and whether it holds a head, which is not used.
+    torchvision's ResNet-18 -> whether the file holds a head, which is not used.
 
     colours: whether the channels of the encoder's input mean what those of the checkpoint's do, if they are as many.
     Notes what had to be adapted: a first convolution of other input channels, a projection that the file lacks; nothing
     is without `adapted`. Raises InputError that names what does not fit.
     """
-    content = checkpoint.load_own(path)
-    state = checkpoint.state_dict_of(content, path)
+    path = trained.path
+    state = checkpoint.state_dict_of(trained.content, path)
     prefix = f"{modality}_net."
     inside = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     own = encoder.state_dict()
@@ -59,7 +63,7 @@ def load_encoder(encoder: nn.Module, modality: str, path: Path, colours: bool = 
         adapt_projection(wanted, own, modality, path)
     checkpoint.load_weights(encoder, wanted, path, f"It should hold {prefix}* or the encoder's weights alone, of the "
                             f"same --{modality}_encoder.")
-    return content, bool(head)
+    return bool(head)
 
 
 def adapt_first_convolution(state: dict[str, Tensor], own: Mapping[str, Tensor], modality: str, path: Path,
@@ -98,12 +102,11 @@ def adapt_projection(state: dict[str, Tensor], own: Mapping[str, Tensor], modali
 
 
 @failing_together()
-def load_file(encoder: nn.Module, modality: str, start: Start, settings: Mapping[str, object],
+def load_file(encoder: nn.Module, modality: str, trained: Trained, start: Start, settings: Mapping[str, object],
               clips: Clips) -> Origin:
     """Loads the encoder of a checkpoint -> what its settings say of it. Notes which inputs differ."""
-    path = start.path
-    content, head = load_encoder(encoder, modality, path, adapted=not start.teaches)
-    saved, facts = content.get("args"), content.get("facts")
+    path, content, saved, facts = trained.path, trained.content, trained.settings, trained.facts
+    head = load_encoder(encoder, modality, trained, adapted=not start.teaches)
     origin = {"file": str(path), "pretrained_on": None}
     if clips and "clips" in content:
         check_no_overlap(content, clips, path, bool(settings.get("allow_overlap")))
@@ -152,7 +155,7 @@ def load_imagenet(encoder: nn.Module, modality: str, colours: bool = True) -> Or
     with failing_together():
         if is_first_here():
             provide(weights, path, modality)
-    _, head = load_encoder(encoder, modality, path, colours)
+    head = load_encoder(encoder, modality, open_trained(path), colours)
     origin = {"file": path.name, "pretrained_on": f"ImageNet ({weights}, torchvision)"}
     print_start(modality, origin, head)
     return origin

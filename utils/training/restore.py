@@ -15,15 +15,17 @@ from utils.training.engine import PARTS, Compute, Learner
 from utils.training.precision import choice, dtype_named
 from utils.training.report import described
 from utils.training.same_data import Clips, check_same_data, note_other_order
+from utils.training.trained import Trained
 
 IN_LAST_PT = (*PARTS, "history", "class_norms", "iterations", "wall_seconds", "facts", "epoch")
 OF_THE_SCHEDULE = ("step_size", "gamma", "base_lrs")  # the run's settings fix them
 
 
-def restore(path: Path, learner: Learner, facts: Mapping[str, object], clips: Clips, metrics: Sequence[str]) -> dict:
-    """Puts `learner` where the last.pt `path` left it -> its content. Raises InputError: not a last.pt, of other data,
-    or damaged. metrics: names that every record of the history has."""
-    saved = checkpoint.load_own(path, IN_LAST_PT)
+def restore(last: Trained, learner: Learner, facts: Mapping[str, object], clips: Clips,
+            metrics: Sequence[str]) -> dict:
+    """Puts `learner` where a last.pt left it -> its content. Raises InputError: not a last.pt, of other data, or
+    damaged. metrics: names that every record of the history has."""
+    path, saved = last.path, checkpoint.checked(last.content, last.path, IN_LAST_PT)
     check_same_data(saved, clips, facts, path, "start a new run with --train")
     note_other_order(saved, clips, path)
     note_other_processes(saved["facts"], path)
@@ -37,15 +39,15 @@ def restore(path: Path, learner: Learner, facts: Mapping[str, object], clips: Cl
     return saved
 
 
-def in_own_precision(compute: Compute, path: Path) -> Compute:
-    """For a run with --amp auto: `compute` in the precision that the run of the last.pt `path` was
-    started in, also where this machine would choose another."""
-    before = checkpoint.load_own(path, ["facts"])["facts"].get("precision")
+def in_own_precision(compute: Compute, last: Trained) -> Compute:
+    """For a run with --amp auto: `compute` in the precision that the run of a last.pt was started in, also where this
+    machine would choose another."""
+    before = last.facts.get("precision")
     precision = dtype_named(before)
     if precision in (None, compute.precision):
         return compute
     now = choice("auto", compute.device)
-    print_once(f"note: {path} is of a run in {before} and goes on so; a new run would choose "
+    print_once(f"note: {last.path} is of a run in {before} and goes on so; a new run would choose "
                f"{str(now.precision).removeprefix('torch.')} here ({now.reason})")
     return compute._replace(precision=precision)
 

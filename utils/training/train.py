@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -26,6 +25,7 @@ from utils.training.pretraining import Origin, load_pretrained
 from utils.training.restore import in_own_precision, restore
 from utils.training.run import Run
 from utils.training.same_data import Clips
+from utils.training.trained import Trained
 from utils.training.trial import Trial, hold_out
 
 ORIGINS = ("pretrained", "teachers")  # facts about where weights come from
@@ -61,15 +61,15 @@ class Task(Protocol):
 def train(task: Task, plan: Plan) -> dict:
     """Trains the task's network, or continues the run in the plan's folder -> what result.json holds."""
     optimisation, output = plan.optimisation, plan.output
-    if output.resume and output.settings["amp"] == "auto":
-        task.compute = in_own_precision(task.compute, output.folder / "last.pt")
+    if output.resumed and output.settings["amp"] == "auto":
+        task.compute = in_own_precision(task.compute, output.resumed)
     model, compute = task.model, task.compute
     if told := presets.note(output.settings):
         print_once(told)
     warn_about_settings(model, optimisation.lam, optimisation.accumulate)
     encoders = {name: model.encoder(name) for name in model.modalities}
     origins = {}
-    if not output.resume:
+    if not output.resumed:
         origins["pretrained"] = load_pretrained(encoders, plan.encoders.starts, output.settings, task.clips)
     for encoder in encoders.values():
         encoder.requires_grad_(not plan.encoders.frozen)
@@ -77,13 +77,16 @@ def train(task: Task, plan: Plan) -> dict:
         method = METHODS[plan.balancing.modulation](model, **plan.balancing.settings)
     except ValueError as error:
         raise InputError(f"--modulation {plan.balancing.modulation}: {error}") from error
-    if plan.encoders.teachers and not output.resume:
+    if plan.encoders.teachers and not output.resumed:
         origins["teachers"] = load_pretrained(method.teachers, plan.encoders.teachers, output.settings, task.clips)
     learner = Learner(place(model, compute, optimisation.compile), compute, optimisation.optimizer,
                       optimisation.learning_rate, optimisation.weight_decay, optimisation.lr_decay_step,
                       optimisation.lr_decay_ratio, method, optimisation.accumulate)
-    with run_folder.held(output.folder, output.resume):
-        return carry_out(task, learner, open_run(task, learner, output, origins), optimisation)
+    with run_folder.held(output.folder, bool(output.resumed)):
+        run = open_run(task, learner, output, origins)
+        if output.resumed:
+            output.resumed.content.clear()  # the learner and the run have it now
+        return carry_out(task, learner, run, optimisation)
 
 
 def carry_out(task: Task, learner: Learner, run: Run, optimisation: Optimisation) -> dict:
@@ -95,7 +98,7 @@ def carry_out(task: Task, learner: Learner, run: Run, optimisation: Optimisation
                 run.save_last(learner.state_dict())
             if not run.history:
                 trial = Trial(learner, task.train, task.loaders, seed, lam, run)
-                learner.method.prepare(learner, epochs, trial)
+                learner.prepare(epochs, trial)
             run.facts.update(learner.method.facts())
             fit(task, learner, run, epochs, seed, lam)
             return run.finish(task.final(run))
@@ -116,25 +119,23 @@ def carry_out(task: Task, learner: Learner, run: Run, optimisation: Optimisation
 
 def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: float) -> None:
     """Trains from where `run` stands up to `epochs`; after each, held-out data is evaluated and the epoch recorded."""
-    dataset, clips = task.train, None
+    dataset = task.train
     if learner.method.needs_held_out:
-        dataset, clips = hold_out(task.train, task.val, task.loaders, seed)
-        run.facts.update(n_trained=len(dataset), n_held_out_by_method=len(clips.held_out.dataset))
+        dataset, learner.clips = hold_out(task.train, task.val, task.loaders, seed)
+        run.facts.update(n_trained=len(dataset), n_held_out_by_method=len(learner.clips.held_out.dataset))
     loader = task.loaders.training(dataset)
     begun = len(run.history)
     started = time.perf_counter()
     for epoch in range(begun + 1, epochs + 1):
         torch.manual_seed(mixed_seed(seed, epoch))  # for whatever a step draws: the same after a resume
-        learner.method.begin_epoch(epoch, learner, clips)
+        learner.begin_epoch(epoch)
         loader.batch_sampler.epoch = epoch
         start = time.perf_counter()
         lr = learner.scheduler.get_last_lr()[0]
         left = report.time_left(start - started, epoch - 1 - begun, epochs - begun)
         train = train_one_epoch(learner, loader, lam, run, f"epoch {epoch}/{epochs}{left}")
         learner.scheduler.step()
-        distributed.broadcast_model(learner.model)
-        learner.method.end_epoch(learner, clips)
-        balance = {"method": learner.method.quantities()}
+        balance = {"method": learner.end_epoch()}
         seconds = time.perf_counter() - start
         held_out, test = task.evaluate_held_out(), task.evaluate_test() if run.tests_every_epoch else {}
         count = loader.batch_sampler.clips
@@ -155,7 +156,7 @@ def open_run(task: Task, learner: Learner, output: Output, origins: Mapping[str,
     "teachers": {modality: where its weights come from}}"""
     folder = output.folder
     metrics = [f"{task.split}_{name}" for name in task.shown.values()]
-    saved = restore(folder / "last.pt", learner, task.facts, task.clips, metrics) if output.resume else None
+    saved = restore(output.resumed, learner, task.facts, task.clips, metrics) if output.resumed else None
     if saved:
         origins = {"pretrained": {}, **{name: saved["facts"][name] for name in ORIGINS if name in saved["facts"]}}
     facts = {**task.facts, "modalities": list(learner.model.modalities), **origins,
@@ -188,13 +189,14 @@ def load_best(model: MultimodalClassifier, run: Run) -> None:
     distributed.broadcast_model(model)
 
 
-def load_evaluated(model: MultimodalClassifier, content: Mapping, path: Path) -> None:
-    """The weights of the checkpoint `path`, whose content it is."""
-    if "args" not in content:
+def load_evaluated(model: MultimodalClassifier, trained: Trained) -> None:
+    """Loads the weights of what is evaluated."""
+    path = trained.path
+    if not trained.settings:
         fusion = next(name for name, kind in FUSIONS.items() if type(model.fusion_module) is kind)
         print_once(f"{path} holds no settings: taken as --fusion_method {fusion} --mmcosine {model.mmcosine} "
                    f"--scaling {model.scaling:g}")
-    checkpoint.load_model(model, content, path)
+    checkpoint.load_model(model, trained.content, path)
 
 
 def warn_about_settings(model: MultimodalClassifier, lam: float, accumulate: int) -> None:

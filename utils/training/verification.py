@@ -20,13 +20,14 @@ from models import MultimodalClassifier
 from models.mmcosine import unit
 from utils import distributed
 from utils.distributed import print_once
-from utils.training import checkpoint, evaluation, report
+from utils.training import evaluation, report
 from utils.training.engine import Compute, outputs
 from utils.training.loading import Loaders
 from utils.training.metrics import equal_error_rate, error_rates, min_dcf
 from utils.training.plots import plot_det
 from utils.training.run import Run
 from utils.training.train import load_best, load_evaluated, place
+from utils.training.trained import Trained
 
 P_TARGETS = (0.01, 0.05)  # priors of minDCF: the paper's and VoxSRC's
 TRIALS_AT_ONCE = 512  # pairs of embeddings that are in memory at a time
@@ -95,12 +96,12 @@ class Verification:
         run.events.figure("result/det", write_scores(scores, self.test, self.scores_path or run.folder))
         return metrics_of(scores, self.test)
 
-    def evaluate_checkpoint(self, path: Path, compile: bool, output: Path | None,
+    def evaluate_checkpoint(self, trained: Trained, compile: bool, output: Path | None,
                             settings: Mapping[str, object]) -> dict:
         """Evaluates the checkpoint on the test trials -> what evaluation.json holds, which is written into `output`, or
         beside the checkpoint. settings: all flags."""
-        content = checkpoint.load_own(path)
-        load_evaluated(self.model, content, path)
+        path = trained.path
+        load_evaluated(self.model, trained)
         place(self.model, self.compute, compile)
         scores = self.score(self.test)
         found = metrics_of(scores, self.test)
@@ -110,7 +111,7 @@ class Verification:
         print_once(f"{path} on {len(self.test.utterances)} utterances in {precision}, scores and det.png in {folder}")
         print_once(report.verification(found, self.test.counts()))
         found |= {"trials": self.test.counts(), "n_test": len(self.test.utterances)}
-        return evaluation.write(found, content, path, output, self.compute, settings)
+        return evaluation.write(found, trained, output, self.compute, settings)
 
     def score(self, trial_set: TrialSet) -> Scores:
         """The scores of all trials, in every process."""
@@ -136,13 +137,6 @@ class Verification:
         for output, places in outputs(self.model, self.known[id(utterances)], self.compute):
             rows[:, places] = (output.modality_logits if logits else output.fused).float()
         return distributed.sum_over_processes(rows)
-
-
-def known_identities(path: Path) -> set[str]:
-    """The names and folders of the identities that a checkpoint was trained on, or that chose its epoch; those of older
-    versions hold the names of the first alone."""
-    content = checkpoint.load_own(path)
-    return {*content.get("clips", {}).get("train", ()), *content.get("facts", {}).get("classes", ())}
 
 
 def prefix(name: str, trial_set: TrialSet) -> str:
