@@ -8,8 +8,10 @@
     python main_CD.py --ckpt_path runs/NAME                                     # evaluate
 """
 
+import shlex
 from argparse import Namespace
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils import startup
@@ -18,7 +20,7 @@ if __name__ == "__main__":
     startup.explain_import_errors()
 
 from dataset.clips import ClipDataset, ClipFiles
-from dataset.cremad import EMOTIONS, PAPER_COUNTS, find_clips, variant_of
+from dataset.cremad import EMOTIONS, PAPER_COUNTS, find_clips, not_comparable, variant_of
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
 from dataset.lists import check_every_class_has_a_clip, read_lists, split_by_speaker, split_stratified
 from utils import cli, distributed
@@ -128,6 +130,7 @@ def load_splits(args: Namespace) -> Splits:
     """The lists, checked against the files: clips that cannot be used stop the run, or are counted and left out."""
     classes, found, variant = find_files(args)
     clips = usable_clips(found, classes, args.data_root, args.skip_missing, args.num_workers)
+    note_unusable(args, classes, found, clips)
     datasets = {name: make_dataset(args, part, classes, train=name == "train") for name, part in clips.items() if part}
     return Splits(classes, datasets.get("train"), datasets.get("val"), datasets["test"], {"variant": variant})
 
@@ -141,7 +144,7 @@ def make_dataset(args: Namespace, clips: Sequence[ClipFiles], classes: Sequence[
 @distributed.failing_together()
 def find_files(args: Namespace) -> tuple[list[str], Found, str | None]:
     """The classes, for each split the listed clips' files, and which variant of the data they are."""
-    how_to_get = HOW_TO_GET[args.dataset == "CREMAD"].format(root=args.data_root)
+    how_to_get = HOW_TO_GET[args.dataset == "CREMAD"].format(root=shlex.quote(str(args.data_root)))
     classes, train, test = read_lists(args.data_root, how_to_get)
     note_other_lists(args, classes, len(train), len(test))
     parts = {"test": test}
@@ -159,6 +162,18 @@ def note_other_lists(args: Namespace, classes: Sequence[str], train: int, test: 
     if set(classes) == set(EMOTIONS) and not args.demo and (train, test) != tuple(PAPER_COUNTS.values()):
         print_once(f"note: {train} train and {test} test clips, the paper's lists have {PAPER_COUNTS['train']} and "
                    f"{PAPER_COUNTS['test']}: results are not comparable with the paper's (data/CREMAD/README.md)")
+
+
+def note_unusable(args: Namespace, classes: Sequence[str], found: Found, clips: Mapping[str, Sequence]) -> None:
+    """Says that not all clips of the paper's lists are used. found: with what is wrong of the others."""
+    listed, usable = Counter(), Counter()
+    for name, (there, wrong) in found.items():
+        split = "train" if name == "val" else name
+        listed[split] += len(there) + len(wrong)
+        usable[split] += len(clips[name])
+    papers = set(classes) == set(EMOTIONS) and not args.demo and dict(listed).items() <= PAPER_COUNTS.items()
+    if papers and usable != listed:
+        print_once(f"note: {not_comparable(usable)}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,13 @@
 
     <root>/stat.csv train.csv test.csv         see dataset/lists.py
     <root>/AudioWAV/<clip>.wav
-    <root>/Image-01-FPS/<clip>/*.jpg           sorted by name; or one image: <root>/image/<clip>.jpg
+    <root>/Image-01-FPS/<clip>/*.jpg           in the natural order of their names (2 before 10); or .png
+    <root>/image/<clip>.jpg                    instead: one image a clip
+
+Suffixes may be in upper case, and names on disk in another normal form of Unicode than in the lists.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from dataset.errors import InputError
 from dataset.files import check_audio, check_image
 from dataset.frames import find_frames
 from dataset.lists import Clip
+from dataset.names import on_disk
 from dataset.whole_files import read_json
 
 EMOTIONS = {"NEU": "neutral", "HAP": "happy", "SAD": "sad", "FEA": "fear", "DIS": "disgust", "ANG": "angry"}
@@ -22,13 +26,25 @@ AUDIO_FOLDER = "AudioWAV"
 VARIANT_NOTE = "prepare_variant.json"  # of a variant of prepared data, as scripts/prepare_grid.py makes them
 
 
+def not_comparable(usable: Mapping[str, int]) -> str:
+    """What is said where not all clips of the paper's lists can be used. usable: {split: clips}."""
+    told = " and ".join(f"{usable[split]:,} of {count:,} {name} clips" for (split, name), count in zip(
+        (("train", "training"), ("test", "test")), PAPER_COUNTS.values(), strict=True) if split in usable)
+    return f"of the paper's lists, {told} are usable: results are not comparable with the paper's"
+
+
 def audio_path(root: Path, name: str) -> Path:
-    return root / AUDIO_FOLDER / f"{name}.wav"
+    return on_disk(root / AUDIO_FOLDER / f"{name}.wav")
 
 
 def frames_folder(root: Path, fps: int = 1) -> Path:
     """The folder that holds one folder of frames per clip."""
     return root / f"Image-{fps:02d}-FPS"
+
+
+def clip_folder(root: Path, fps: int, name: str) -> Path:
+    """The folder of a clip's frames."""
+    return on_disk(frames_folder(root, fps) / name)
 
 
 def variant_of(root: Path) -> str | None:
@@ -55,9 +71,9 @@ def find_clip(root: Path, clip: Clip, fps: int = 1, modalities: Sequence[str] = 
 
 
 def clip_frames(root: Path, name: str, fps: int) -> tuple[Path, ...]:
-    """`Image-<fps>-FPS/<name>/*.jpg` sorted by name, else the single `image/<name>.jpg`. Raises InputError."""
-    folder = frames_folder(root, fps) / name
-    single = root / "image" / f"{name}.jpg"
+    """`Image-<fps>-FPS/<name>/*.jpg`, else the single `image/<name>.jpg`. Raises InputError."""
+    folder = clip_folder(root, fps, name)
+    single = on_disk(root / "image" / f"{name}.jpg")
     frames = find_frames(folder)
     if not frames and single.is_file():
         check_image(single)

@@ -17,6 +17,13 @@ def first_few(names: Sequence[str], count: int = 5) -> str:
     return ", ".join(names[:count]) + more
 
 
+def counted(count: int, noun: str, verb: str = "") -> str:
+    """`1 file`, `2 files`; with the verb "is" `1 file is`, `2 files are`, with "has" `2 files have`."""
+    verbs = {"is": "are", "has": "have", "was": "were", "holds": "hold"}
+    words = [f"{count:,}", noun if count == 1 else f"{noun}s", verb if count == 1 else verbs.get(verb, verb)]
+    return " ".join(word for word in words if word)
+
+
 def report_problems(problems: Mapping[str, str], total: int, what: str = "clips") -> str:
     """One message for all clips that cannot be used: their count, the first few with the reason."""
     lines = [f"{len(problems)} of {total} {what} cannot be used:"]

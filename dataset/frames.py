@@ -7,15 +7,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dataset.errors import InputError
+from dataset.errors import InputError, first_few
 from dataset.files import check_image, read_image
+from dataset.names import canonical, find_images
 
 CROP_AREA, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of training crops; torchvision's defaults
 
 
 def find_frames(folder: Path) -> tuple[Path, ...]:
-    """The images of a folder, sorted by name, checked for truncation; () if there are none. Raises InputError."""
-    frames = tuple(sorted(folder.glob("[!.]*.jpg")))
+    """The images of a folder in the natural order of their names (2.jpg before 10.jpg), checked for truncation; () if
+    there are none. Raises InputError: truncated, or JPEG and PNG images, which may be pictures of two kinds."""
+    names = find_images(folder)
+    if len({Path(canonical(name)).suffix for name in names}) > 1:
+        raise InputError(f"{folder} holds JPEG and PNG images ({first_few(names)}): keep those of one kind")
+    frames = tuple(folder / name for name in names)
     for path in frames:
         check_image(path)
     return frames

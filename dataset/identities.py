@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dataset.errors import InputError
 from dataset.lists import NOT_A_NAME
+from dataset.names import composed
 from dataset.voxceleb import Utterance
 
 HEADER = b"wav,faces,identity,n_frames"
@@ -71,6 +72,8 @@ def read_train_list(path: Path, how_to_get: str) -> TrainList:
     if not path.is_file():
         raise InputError(f"no {path}. {how_to_get}")
     content = path.read_bytes()
+    if not content.isascii():
+        content = composed(content.decode(errors="surrogateescape")).encode(errors="surrogateescape")
     starts, stops, labels, hashes = array("q"), array("q"), array("q"), array("q")
     numbers: dict[bytes, int] = {}  # of the identities, by first appearance
     folders = set()

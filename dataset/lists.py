@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.errors import InputError, first_few
+from dataset.errors import InputError, counted, first_few
+from dataset.names import composed
 from dataset.whole_files import write_whole
 
 # ./ ../ // and / at either end, control characters and line ends: such names are not those of files below a folder
@@ -45,8 +46,8 @@ def read_lists(root: Path, how_to_get: str) -> Lists:
     train, test = (read_clips(root / name, classes) for name in ("train.csv", "test.csv"))
     both = sorted({clip.name for clip in train} & {clip.name for clip in test})
     if both:
-        raise InputError(f"{len(both)} clips are in {root / 'train.csv'} and in test.csv: {first_few(both)}. "
-                         "Remove them from one of the two.")
+        told = f"{counted(len(both), 'clip', 'is')} in {root / 'train.csv'} and in test.csv: {first_few(both)}"
+        raise InputError(f"{told}. Remove them from one of the two.")
     check_every_class_has_a_clip(classes, train, root / "train.csv")
     return Lists(classes, train, test)
 
@@ -94,10 +95,18 @@ def read_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
             yield number, cells
 
 
+def check_columns_once(header: Sequence[str], path: Path) -> None:
+    """Raises InputError: two columns have one name."""
+    twice = [name for name, count in Counter(name.strip() for name in header).items() if name and count > 1]
+    if twice:
+        raise InputError(f"{path} has two columns named {twice[0]}: remove or rename one of the two")
+
+
 def read_text(path: Path) -> str:
-    """UTF-8 with or without BOM. Raises InputError: it is not."""
+    """UTF-8 with or without BOM, accents composed (Unicode NFC): a name is one name, however it is written. Raises
+    InputError: it is not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return composed(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
 

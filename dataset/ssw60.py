@@ -12,6 +12,7 @@ Other columns are not read: `frame_count` is not fps x duration; durations come 
 
 import csv
 import io
+import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,8 @@ from dataset.clips import ClipFiles, find_each
 from dataset.errors import InputError, first_few
 from dataset.files import check_audio, check_image
 from dataset.frames import find_frames
-from dataset.lists import NOT_A_NAME, read_text
+from dataset.lists import NOT_A_NAME, check_columns_once, read_text
+from dataset.names import on_disk
 
 MEDIA = {"video_ml": "mp4", "audio_ml": "wav", "images_inat": "jpg", "images_nabirds": "jpg"}  # as distributed
 OF_MODALITY = {"audio": ("audio_ml",), "visual": ("images_inat", "images_nabirds")}  # to pretrain its encoder on
@@ -47,7 +49,7 @@ class Asset(NamedTuple):
 
     def file(self, root: Path) -> Path:
         """The media file as distributed."""
-        return root / f"{self.name}.{MEDIA[self.collection]}"
+        return on_disk(root / f"{self.name}.{MEDIA[self.collection]}")
 
     def frames(self, root: Path, fps: int) -> Path:
         """The folder of a video's extracted frames."""
@@ -62,7 +64,7 @@ class Asset(NamedTuple):
 
     def beside(self, root: Path, kind: str, suffix: str) -> Path:
         collection, asset_id = self.name.split("/")
-        return root / f"{collection}-{kind}" / f"{asset_id}{suffix}"
+        return on_disk(root / f"{collection}-{kind}" / f"{asset_id}{suffix}")
 
 
 def read_taxa(root: Path, how_to_get: str) -> dict[str, str]:
@@ -130,6 +132,7 @@ def read_table(path: Path, columns: Sequence[str], how_to_get: str) -> Iterator[
         raise InputError(f"{path} is missing. {how_to_get}")
     rows = read_cells(path)
     header = next(rows, (1, []))[1]
+    check_columns_once(header, path)
     missing = [name for name in columns if name not in header]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)}: its first line must name the columns "
@@ -166,7 +169,7 @@ def check_prepared(root: Path, collection: str, fps: int, sample_rate: int, moda
     for modality in modalities if collection.endswith("_ml") else ():  # photographs are read directly
         if not needed[modality].is_dir():
             raise InputError(f"{needed[modality]} does not exist. Create it with: python scripts/prepare_ssw60.py "
-                             f"--data_root {root} --sample_rate {sample_rate} --fps {fps}")
+                             f"--data_root {shlex.quote(str(root))} --sample_rate {sample_rate} --fps {fps}")
 
 
 def find_assets(assets: Sequence[Asset], root: Path, fps: int, sample_rate: int,

@@ -13,6 +13,7 @@ HandstandPushups are called v_HandStandPushups_*.
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -99,7 +100,7 @@ def read_clips(path: Path, classes: Sequence[str], how_to_get: str) -> list[Clip
     clips, first_line = [], {}
     for line, words in read_words(path, how_to_get):
         place = Path(words[0])
-        if len(words) > 2 or len(place.parts) != 2 or place.suffix != ".avi" or NOT_A_NAME.search(words[0]):
+        if len(words) > 2 or len(place.parts) != 2 or place.suffix.lower() != ".avi" or NOT_A_NAME.search(words[0]):
             raise InputError(f"{path}, line {line}: expected <Class>/<video>.avi and perhaps the number of the class, "
                              f"found {' '.join(words)!r}")
         name, label = place.with_suffix("").as_posix(), place.parent.name
@@ -208,7 +209,7 @@ def check_prepared(root: Path, modalities: Sequence[str], flow: str, flow_frames
     """One message where there would be one for each clip. Raises InputError: a folder that the preparation creates is
     missing, or has fewer flow fields than --flow_frames asks for."""
     for kind, folder in needed_folders(root, modalities, flow).items():
-        command = f"python scripts/prepare_ucf101.py --data_root {root} --flow {flow}"
+        command = f"python scripts/prepare_ucf101.py --data_root {shlex.quote(str(root))} --flow {flow}"
         if not folder.is_dir():
             raise InputError(f"{folder} does not exist. Create it with: {command}")
         first = next((clip for clip in clips if (folder / clip.name / NOTE).is_file()), None)

@@ -26,13 +26,13 @@ from dataset.crops import cut
 from dataset.errors import InputError
 from dataset.files import check_audio, check_image, read_audio, read_excerpt
 from dataset.frames import frame_indices, image_transform, read_frames
+from dataset.names import find_images, on_disk
 from dataset.packed import Media, Packed, to_float
 
 SAMPLE_RATE = 16000  # Hz
 TEST_FRAME = 2  # the frame that is evaluated, or the last one of fewer
 CHECKED_AT_ONCE = 500  # utterances
 CROP_AREA, CROP_RATIO = (0.7, 1.0), (0.9, 1.1)  # of training crops: they keep most of the aligned face
-IMAGES = (".png", ".jpg", ".jpeg")
 
 
 class Utterance(NamedTuple):
@@ -55,14 +55,17 @@ def samples_of(frames: int) -> int:
     return frames * 160 + 240
 
 
+def voice_path(root: Path, utterance: Utterance) -> Path:
+    return on_disk(root / "wav" / utterance.wav)
+
+
 def find_faces(folder: Path, name: str) -> list[Path]:
     """The images of folder/name, or of the flat folder of that utterance, sorted. Raises InputError: none found."""
     flat = f"{name.replace('/', '#')}.txt#000.mp4"
-    for place in (folder / name, folder / flat):
-        if place.is_dir():
-            images = sorted(file for file in os.listdir(place) if file.lower().endswith(IMAGES) and file[0] != ".")
-            if images:
-                return [place / file for file in images]
+    for place in (on_disk(folder / name), folder / flat):
+        images = find_images(place)
+        if images:
+            return [place / file for file in images]
     raise InputError(f"no faces of {name}: neither {folder / name} nor {folder / flat} holds images. Prepare it again, "
                      "or remove the utterance from the list")
 
@@ -94,7 +97,7 @@ def find_problems(root: Path, utterances: Utterances, modalities: Sequence[str],
 def check_utterance(root: Path, utterance: Utterance, modalities: Sequence[str]) -> None:
     """Raises InputError, naming the file. Only the first face is checked."""
     if "audio" in modalities:
-        check_audio(root / "wav" / utterance.wav)
+        check_audio(voice_path(root, utterance))
     if "visual" in modalities:
         check_image(find_faces(root / "faces", utterance.faces)[0])
 
@@ -128,7 +131,7 @@ class UtteranceDataset(Dataset):
         return {**{name: self.read[name](utterance) for name in self.modalities}, "label": utterance.label}
 
     def read_voice(self, utterance: Utterance) -> Tensor:  # (N,)
-        path = self.root / "wav" / utterance.wav
+        path = voice_path(self.root, utterance)
         return torch.from_numpy(read_excerpt(path, SAMPLE_RATE, self.audio_samples, anywhere=self.train))
 
     def read_faces(self, utterance: Utterance) -> Tensor:  # (T, 3, S, S)
@@ -148,7 +151,7 @@ class UtteranceDataset(Dataset):
 
     def files(self, index: int) -> list[Path]:
         utterance = self.utterances[index]
-        sound = [self.root / "wav" / utterance.wav] if "audio" in self.modalities else []
+        sound = [voice_path(self.root, utterance)] if "audio" in self.modalities else []
         return [*sound, *(find_faces(self.root / "faces", utterance.faces) if "visual" in self.modalities else ())]
 
     def media(self, index: int) -> Media:

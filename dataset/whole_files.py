@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and JSON files read back."""
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -16,6 +17,7 @@ from pathlib import Path
 from dataset.errors import DiskError, InputError, check_name
 
 TEMPORARY = re.compile(r"\.(?P<process>\d+)-(?P<machine>[0-9a-f]{8})\.")
+LONG, LONGEST_SUFFIX = 100, 20  # bytes of a name; most file systems accept 255, some encrypted ones 143
 # how torch.save and libsndfile report that a write failed: without the system's reason
 HIDDEN_REASON = re.compile(r"inline_container|PytorchStreamWriter|System error")
 
@@ -43,8 +45,12 @@ def write_whole(path: Path, content: str | Callable[[Path], None]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def disk_error(path: Path, error: Exception) -> DiskError:
-    """The error that `path` cannot be written, after `error` of the system or of a library."""
+def disk_error(path: Path, error: Exception) -> InputError:
+    """The error that `path` cannot be written, after `error` of the system or of a library: a DiskError, unless only
+    its name is too long."""
+    if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+        return InputError(f"the name {path.name!r} has {len(os.fsencode(path.name))} bytes, too many for its file "
+                          "system: rename the file that it is made from")
     reason = getattr(error, "strerror", None) or "the disk is full or does not accept the file"
     folder = next(folder for folder in (path.absolute(), *path.absolute().parents) if os.path.isdir(folder))
     return DiskError(f"{path} cannot be written ({reason}; {with_unit(shutil.disk_usage(folder).free)} free there)")
@@ -81,8 +87,13 @@ def read_json(path: Path, next_step: str = "") -> dict:
 
 
 def temporary_name(path: Path) -> Path:
-    """Beside `path`, of this process: `.<pid>-<machine>.<name>`."""
-    return path.with_name(f".{os.getpid()}-{machine()}.{path.name}")
+    """Beside `path`, of this process: `.<pid>-<machine>.<name>`. A long name, which would be too long for the file
+    system with more before it, becomes a hash with its suffix."""
+    name = path.name
+    if len(os.fsencode(name)) > LONG:
+        suffix = path.suffix if len(path.suffix) <= LONGEST_SUFFIX else ""
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + suffix
+    return path.with_name(f".{os.getpid()}-{machine()}.{name}")
 
 
 @cache

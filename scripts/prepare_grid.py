@@ -28,6 +28,7 @@ Exit status: 0 if every clip is usable, 2 otherwise (all usable clips are still 
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,8 +42,9 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from dataset.cremad import AUDIO_FOLDER, audio_path, frames_folder
+from dataset.cremad import AUDIO_FOLDER, audio_path, clip_folder, frames_folder
 from dataset.errors import InputError
+from dataset.names import canonical, last_name
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
 from dataset.preparation import reader, variants
@@ -91,7 +93,7 @@ def find_files(grid_root: Path, suffix: str, speakers: Sequence[str | None]) -> 
     found: dict[str, Path] = {}
     paths = sorted(Path(place, file) for place, files in prep.walk(grid_root) for file in files)
     for path in paths:
-        if path.suffix != suffix or speaker_of(path.relative_to(grid_root)) not in speakers:
+        if Path(canonical(path.name)).suffix != suffix or speaker_of(path.relative_to(grid_root)) not in speakers:
             continue
         if path.stem in found and os.path.realpath(path) != os.path.realpath(found[path.stem]):
             raise InputError(f"two files of clip {path.stem}: {found[path.stem]} and {path}. Name a folder with only "
@@ -134,7 +136,7 @@ def find_alignments(grid_root: Path, speakers: Sequence[str]) -> dict[str, Path]
 
 def cut_word(name: str, video: Path, word: Word, root: Path, rows: Sequence[int], columns: Sequence[int]) -> None:
     """Writes the sound and the frames of one word, unless they exist. Raises InputError."""
-    wav, folder = audio_path(root, name), frames_folder(root) / name
+    wav, folder = audio_path(root, name), clip_folder(root, 1, name)
     if wav.is_file() and prep.has_frames(folder):
         return
     sound = cut_sound(video, word)
@@ -198,7 +200,7 @@ def main(argv: list[str]) -> dict[str, int]:
     problems |= cut_words(videos, words, root, args)
     prep.check_some_usable(grid_root, videos, problems)
     labels = {name: word.text.upper() for name, word in words.items() if name not in problems}
-    lists = prep_lists.settle_lists(root, lists, labels, problems, len(videos), fps=1, **how)
+    lists = prep_lists.settle_lists(root, lists, labels, problems, videos, fps=1, **how)
     prep_lists.report_lists(lists, labels)
     spans = {name: span(word) for name, word in words.items()}
     made, unmixed = variants.make_all(root, lists, args.folds, args.split, args.babble_snr, videos, spans, args.seed,
@@ -206,8 +208,9 @@ def main(argv: list[str]) -> dict[str, int]:
     problems |= unmixed
     if unmixed:
         prep.write_failures(root, problems, len(videos))
-    prep.finish(root, problems, f"python main_CD.py --train --dataset {made[-1].name} --data_root {made[-1]} "
-                                "--image_size 112 --audio_seconds 1 --learning_rate 0.01")
+    prep.finish(root, problems, shlex.join([
+        "python", "main_CD.py", "--train", "--dataset", last_name(made[-1]),
+        "--data_root", str(made[-1]), "--image_size", "112", "--audio_seconds", "1", "--learning_rate", "0.01"]))
     return {"clips": len(videos), "failed": len(problems), "train": len(lists.train), "test": len(lists.test)}
 
 

@@ -20,6 +20,7 @@ Exit status: 0 if every asset is usable, 2 otherwise (all usable assets are stil
 
 import argparse
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -166,13 +167,14 @@ def rows_of_others(path: Path, columns: Sequence[str], collections: Collection[s
 
 
 def next_command(args: argparse.Namespace) -> str:
+    command = f"python main_SSW.py --train --data_root {shlex.quote(str(args.data_root))}"
     if "video_ml" not in args.collections:
         modality = "audio" if "audio_ml" in args.collections else "visual"
         fitting = " ".join(name for name in args.collections if name in OF_MODALITY[modality])
-        return f"python main_SSW.py --train --data_root {args.data_root} --modality {modality} --pretrain_on {fitting}"
+        return f"{command} --modality {modality} --pretrain_on {fitting}"
     frontend = f" --audio_frontend {FRONTEND_OF[args.sample_rate]}" if args.sample_rate != 16000 else ""
     fps = f" --fps {args.fps}" if args.fps != 1 else ""
-    return f"python main_SSW.py --train --data_root {args.data_root}{frontend}{fps}"
+    return f"{command}{frontend}{fps}"
 
 
 def main(argv: Sequence[str]) -> dict[str, int]:

@@ -5,7 +5,7 @@
     python scripts/prepare_ucf101.py --data_root data/UCF101 --fps 1         # an RGB frame per second, not three a clip
 
 Reads    <root>/ucfTrainTestlist/classInd.txt, trainlist0{1,2,3}.txt, testlist0{1,2,3}.txt
-         <root>/UCF-101/<Class>/<video>.avi              the videos in the lists
+         <root>/UCF-101/<Class>/<video>.avi              the videos in the lists, or in another format
 Writes   <root>/frames/<Class>/<video>/                  rgb_<n>.jpg: frame n (from 0), next_<n>.jpg: the one after it
          <root>/flow_<method>/<Class>/<video>/           u_<n>.jpg, v_<n>.jpg: flow from frame n to the one after it
          <root>/prepare_report.csv                       one row per class: listed, usable
@@ -20,6 +20,7 @@ Exit status: 0 if every clip is usable, 2 otherwise (all usable clips are still 
 
 import argparse
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,10 +36,12 @@ if __name__ == "__main__":
 import cv2
 
 from dataset import ucf101
-from dataset.errors import InputError, first_few
+from dataset.errors import InputError, counted, first_few
 from dataset.lists import Clip
+from dataset.names import VIDEOS, composed, is_named
 from dataset.preparation import clips as prep
 from dataset.preparation import motion, reader
+from dataset.preparation.videos import tell_left_out
 from dataset.whole_files import remove_leftovers, write_csv
 from utils import cli
 
@@ -73,8 +76,17 @@ def find_videos(root: Path) -> dict[str, Path]:
     """{`<class>/<video>` in lower case: path}: some copies write HandStandPushups otherwise than the lists."""
     if not (root / "UCF-101").is_dir():
         raise InputError(f"no folder {root / 'UCF-101'}. {HOW_TO_GET}")
-    paths = sorted((root / "UCF-101").glob("*/*.avi"))
-    return {path.relative_to(root / "UCF-101").with_suffix("").as_posix().lower(): path for path in paths}
+    found, others = {}, []
+    for path in (Path(place, file) for place, files in prep.walk(root / "UCF-101") for file in files):
+        below = path.relative_to(root / "UCF-101")
+        if not is_named(path.name, VIDEOS):
+            others.append(below)
+            continue
+        other = found.setdefault(composed(below.with_suffix("").as_posix()).lower(), path)
+        if other != path:
+            raise InputError(f"{other} and {path} would both be one clip: remove one of them")
+    tell_left_out(others, "no videos by their names")
+    return found
 
 
 class Preparer:
@@ -139,7 +151,7 @@ def report(root: Path, classes: Sequence[str], clips: Sequence[Clip], problems: 
           f"{usable.total():,} usable; by class: {root / REPORT}")
     unlisted = sorted(videos.keys() - {clip.name.lower() for clip in clips})
     if unlisted:
-        print(f"{len(unlisted)} videos are in no list and were not prepared: {first_few(unlisted)}")
+        print(f"{counted(len(unlisted), 'video', 'is')} in no list and left out: {first_few(unlisted)}")
 
 
 def main(argv: Sequence[str]) -> dict[str, int]:
@@ -154,7 +166,7 @@ def main(argv: Sequence[str]) -> dict[str, int]:
     prep.check_some_usable(root, [clip.name for clip in clips], problems)
     report(root, classes, clips, problems, videos)
     prep.write_failures(root, problems, len(clips))
-    prep.finish(root, problems, f"python main_UCF.py --train --data_root {root}"
+    prep.finish(root, problems, f"python main_UCF.py --train --data_root {shlex.quote(str(root))}"
                                 f"{f' --flow {args.flow}' if args.flow != 'dis' else ''}"
                                 f"{f' --flow_frames {args.flow_frames}' if args.flow_frames != 16 else ''}")
     return {"listed": len(clips), "failed": len(problems)}

@@ -39,9 +39,10 @@ if __name__ == "__main__":
 import numpy as np
 import soundfile
 
-from dataset.cremad import AUDIO_FOLDER, audio_path, frames_folder
-from dataset.errors import InputError, first_few
+from dataset.cremad import AUDIO_FOLDER, audio_path, clip_folder
+from dataset.errors import InputError, counted, first_few
 from dataset.lists import NOT_A_NAME, Clip, Lists, check_every_class_has_a_clip, write_clips
+from dataset.names import last_name
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
 from dataset.preparation import official_lists as official
@@ -146,7 +147,8 @@ def unusable(sources: Sequence[Source]) -> dict[str, str]:
     problems = {}
     for source in sources:
         if not source.video:
-            problems[source.name] = "its video is not there"
+            place = f": there is no file {source.looked_for}" if source.looked_for else ""
+            problems[source.name] = f"its video is not there{place}"
         elif NOT_A_NAME.search(source.name) or source.name != source.name.strip():
             problems[source.name] = (f"the file name {source.video.name!r} holds characters that lists cannot contain: "
                                      "rename the file")
@@ -156,7 +158,7 @@ def unusable(sources: Sequence[Source]) -> dict[str, str]:
 def prepare_clips(sources: Mapping[str, Source], args: argparse.Namespace) -> dict[str, str]:
     """{name: reason} of the clips that failed."""
     folders = {path.parent for name in sources for path in (audio_path(args.data_root, name),
-                                                            frames_folder(args.data_root, args.fps) / name)}
+                                                            clip_folder(args.data_root, args.fps, name))}
     for folder in {args.data_root, *folders}:
         remove_leftovers(folder)
     work = partial(prepare_clip, sources=sources, root=args.data_root, fps=args.fps)
@@ -201,7 +203,7 @@ def next_command(root: Path, names: Sequence[str], fps: int) -> str:
     lengths = [soundfile.info(str(audio_path(root, name))).duration for name in names]
     seconds = max(LEAST_SECONDS, round(float(np.median(lengths)), 1))
     rate = ["--fps", str(fps), "--num_frames", str(min(fps, 3))] if fps > 1 else []
-    return shlex.join(["python", "main_CD.py", "--train", "--mmcosine", "True", "--dataset", root.resolve().name,
+    return shlex.join(["python", "main_CD.py", "--train", "--mmcosine", "True", "--dataset", last_name(root),
                        "--data_root", str(root), "--audio_seconds", f"{seconds:g}", *rate])
 
 
@@ -225,7 +227,7 @@ def main(argv: list[str]) -> dict[str, int]:
     usable = [source for source in sources if source.name not in problems]
     silent = [source.name for source in usable if not soundfile.read(audio_path(root, source.name))[0].any()]
     if silent:
-        print(f"{len(silent)} clips are silent or have no sound stream: {first_few(silent)}")
+        print(f"{counted(len(silent), 'clip', 'is')} silent or without a sound stream: {first_few(silent)}")
     problems |= prep_lists.listed_problems(root, own, args.fps, problems) if own else {}
     prep.write_failures(root, problems, len(sources))
     lists = own or settle(root, usable, args)

@@ -40,16 +40,16 @@ import torch
 
 from dataset.errors import InputError, first_few
 from dataset.lists import read_text
+from dataset.names import SOUNDS, VIDEOS, composed, first_suffixes, is_named, on_disk
 from dataset.preparation import clips as prep
 from dataset.preparation.faces import DETECTORS, Detector, found_faces, read_faces, write_faces
 from dataset.preparation.reader import read_sound
+from dataset.preparation.videos import tell_left_out
 from dataset.trials import format_trials, identity_of, make_trials
 from dataset.voxceleb import SAMPLE_RATE, Utterance, check_utterance, find_faces
 from dataset.whole_files import read_json, remove_leftovers, write_whole
 from utils import cli
 
-VIDEOS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mpg")
-SOUNDS = (".m4a", ".wav", ".flac", ".mp3", ".ogg", ".opus")
 SETTINGS = "prepare.json"  # settings of a split, and the digest of its generated list
 LISTS = {"train": "train.csv", "test": "test_pairs.csv"}
 NEXT = {"train": "python main_Vox.py --train --mmcosine True --data_root {root}",
@@ -75,14 +75,18 @@ def find_files(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[str]]:
     if not folder.is_dir():
         raise InputError(f"no folder {folder}: data/VoxCeleb/README.md explains where to get VoxCeleb")
     found: dict[str, list[str]] = {}
+    others = []
     for place, files in prep.walk(folder):
         below = os.path.relpath(place, folder)
         for file in files:
             stem, suffix = os.path.splitext(file)
-            if suffix.lower() in suffixes and not file.startswith("."):
-                found.setdefault(f"{below}/{stem}".removeprefix("./"), []).append(suffix)
+            if is_named(file, suffixes):
+                found.setdefault(composed(f"{below}/{stem}".removeprefix("./")), []).append(suffix)
+            else:
+                others.append(Path(below, file))
     if not found:
         raise InputError(f"{folder} holds no file of {', '.join(suffixes)}: name the folder with the identities")
+    tell_left_out(others, f"not named {first_suffixes(suffixes)}")
     return found
 
 
@@ -114,9 +118,9 @@ class Preparer:
 
     def prepare(self, name: str) -> None:
         """Writes what is missing or incomplete. Raises InputError."""
-        video = self.args.video / f"{name}{self.videos[name][0]}"
-        sound = self.args.audio / f"{name}{self.sounds[name][0]}" if self.sounds else video
-        wav, faces = self.out / "wav" / f"{name}.wav", self.out / "faces" / name
+        video = on_disk(self.args.video / f"{name}{self.videos[name][0]}")
+        sound = on_disk(self.args.audio / f"{name}{self.sounds[name][0]}") if self.sounds else video
+        wav, faces = on_disk(self.out / "wav" / f"{name}.wav"), on_disk(self.out / "faces" / name)
         if not is_whole(self.out, name, "audio"):
             prep.write_sound(wav, read_sound(sound, SAMPLE_RATE), SAMPLE_RATE)
         if not is_whole(self.out, name, "visual"):

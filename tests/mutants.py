@@ -542,7 +542,7 @@ MUTANTS: Sequence[Mutant] = [
            '"$row" "$search_seed"', '"$row" "${seeds[0]}"',
            "The search of finetuned validates on clips that its encoders were trained on."),
     Mutant("cremad-frames-at-one-fps", "scripts/prepare_cremad.py",
-           "frames=frames, fps=args.fps", "frames=frames, fps=1",
+           "good, root, videos, args.fps", "good, root, videos, 1",
            "--fps names the folder, the frames in it are one a second."),
     Mutant("grid-folds-ignore-split", "scripts/prepare_grid.py",
            "args.split", '"stratified"',

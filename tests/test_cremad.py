@@ -74,9 +74,9 @@ def test_fewer_frames_than_wanted_are_repeated_in_order(train):
     assert len(chosen) == 5 and chosen == sorted(chosen) and {chosen[0], chosen[-1]} == {0, 1}
 
 
-def test_frames_are_found_in_the_folder_of_their_rate_sorted_by_name(root):
+def test_frames_are_found_in_the_folder_of_their_rate_in_numeric_order(root):
     write_frames(root / "Image-02-FPS" / "a", ["10", "9", "1"])
-    assert [path.name for path in find_clip(root, Clip("a", "HAP"), fps=2).frames] == ["1.jpg", "10.jpg", "9.jpg"]
+    assert [path.name for path in find_clip(root, Clip("a", "HAP"), fps=2).frames] == ["1.jpg", "9.jpg", "10.jpg"]
     found = find_clip(root, Clip("a", "HAP"))
     assert [path.relative_to(root).as_posix() for path in found.frames] == [
         f"Image-01-FPS/a/000{i}.jpg" for i in (1, 2, 3)]

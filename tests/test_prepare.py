@@ -98,20 +98,11 @@ def prepare(root: Path, *flags: str) -> dict:
     return prepare_cremad.main(["--data_root", str(root), *flags])
 
 
-def test_frames_are_the_middles_of_equal_parts(tmp_path, flv):
-    names = make_cremad(tmp_path, flv)
-    assert prepare(tmp_path) == {"clips": 4, "failed": 0, "train": 2, "test": 2}
-    prepare(tmp_path, "--fps", "3")
-    for name in names:
-        assert levels(tmp_path / "Image-01-FPS" / name) == [15, 45]
-        assert levels(tmp_path / "Image-03-FPS" / name) == [5, 15, 25, 35, 45, 55]
-
-
 def test_frames_of_ogm_ge_are_the_first_of_every_29(tmp_path):
     video = tmp_path / "video.flv"
     write_video(video, 65, Fraction(30000, 1001), "flv")  # 29.97 frames per second, as CREMA-D
     names = make_cremad(tmp_path / "data", video)
-    prepare(tmp_path / "data", "--frames", "ogm_ge")
+    prepare(tmp_path / "data")  # the default
     prepare(tmp_path / "data", "--frames", "ogm_ge", "--fps", "3")
     for name in names:
         assert levels(tmp_path / "data" / "Image-01-FPS" / name) == [0, 29, 58]
@@ -120,13 +111,25 @@ def test_frames_of_ogm_ge_are_the_first_of_every_29(tmp_path):
 
 def test_frames_of_two_kinds_do_not_mix_in_one_folder(tmp_path, flv):
     make_cremad(tmp_path, flv)
-    prepare(tmp_path)
+    prepare(tmp_path, "--frames", "middle")
     (tmp_path / "Image-01-FPS.txt").unlink()  # as versions without --frames left it
     for rule, other in (("middle", "ogm_ge"), ("ogm_ge", "middle")):
         prepare(tmp_path, "--frames", rule)
         with pytest.raises(InputError, match=f"Image-01-FPS holds frames of --frames {rule}"):
             prepare(tmp_path, "--frames", other)
         shutil.rmtree(tmp_path / "Image-01-FPS")
+
+
+def test_a_folder_with_frames_of_the_former_default_keeps_them_and_says_so(tmp_path, flv, capsys):
+    names = make_cremad(tmp_path, flv)
+    prepare(tmp_path, "--frames", "middle")
+    (tmp_path / "Image-01-FPS.txt").unlink()  # as versions without --frames left it
+    shutil.rmtree(tmp_path / "Image-01-FPS" / names[1])
+    capsys.readouterr()
+    prepare(tmp_path)
+    assert "Image-01-FPS holds frames of --frames middle, which are kept. They are not the paper's" in (
+        capsys.readouterr().out)
+    assert levels(tmp_path / "Image-01-FPS" / names[1]) == [15, 45]
 
 
 @pytest.mark.parametrize(("duration", "fps", "times"), [(0.2, 1, [0.1]), (1.4, 1, [0.7]), (1.6, 1, [0.4, 1.2])])
@@ -155,14 +158,6 @@ def test_lists_cover_every_clip_once_and_are_the_same_for_the_same_seed(tmp_path
     assert (tmp_path / "test.csv").read_bytes() == first
 
 
-def test_speaker_split_has_no_actor_in_both_lists(tmp_path, flv):
-    make_cremad(tmp_path, flv, actors=5)
-    prepare(tmp_path, "--split", "speaker", "--test_fraction", "0.4")
-    lists = read_lists(tmp_path, "")
-    train, test = ({clip.name[:4] for clip in clips} for clips in (lists.train, lists.test))
-    assert (len(train), len(test), train & test) == (3, 2, set())
-
-
 def test_folds_of_actors_test_each_actor_once(tmp_path, flv):
     root = tmp_path / "data"
     make_cremad(root, flv, actors=5)
@@ -184,7 +179,7 @@ def test_lists_that_are_there_are_kept_and_checked(tmp_path, flv, capsys):
     (tmp_path / "train.csv").write_text(f"{names[0]},ANG\n{names[1]},HAP\n")
     (tmp_path / "test.csv").write_text(f"{names[2]},ANG\n1009_DFA_ANG_XX,ANG\n")
     before = {path: path.read_bytes() for path in tmp_path.glob("*.csv")}
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         prepare(tmp_path)
     assert all(path.read_bytes() == content for path, content in before.items())
     assert list(failures(tmp_path)) == ["1009_DFA_ANG_XX"]
@@ -204,7 +199,7 @@ def test_one_clip_a_class_gives_frames_and_says_how_to_get_lists(tmp_path, flv):
     names = make_cremad(tmp_path, flv, actors=1)
     with pytest.raises(InputError, match=r"class ANG has 1 clip.*by hand"):
         prepare(tmp_path)
-    assert levels(tmp_path / "Image-01-FPS" / names[0]) == [15, 45]
+    assert levels(tmp_path / "Image-01-FPS" / names[0]) == [0, 30]
     assert not list(tmp_path.glob("*.csv"))
 
 
@@ -224,7 +219,7 @@ def test_every_bad_clip_is_named_with_its_reason_and_the_rest_is_written(tmp_pat
     soundfile.write(wav[names[8]], np.zeros(0), 16000)
     (tmp_path / "AudioWAV" / "1009_DFA_JOY_XX.wav").write_bytes(wav[names[0]].read_bytes())
     with pytest.raises(InputError, match="9 clips cannot be used"):
-        prepare(tmp_path)
+        prepare(tmp_path, "--frames", "middle")
     reasons = ["git lfs pull", "is empty", "cannot be read as a video", "truncated", ".flv is missing",
                ".wav is missing", "cannot be read as audio", "0 samples", "class is unknown"]
     expected = dict(zip([*names[1:9], "1009_DFA_JOY_XX"], reasons, strict=True))
@@ -277,7 +272,7 @@ def test_finished_clips_are_left_alone_and_leftovers_removed(tmp_path, flv):
     (tmp_path / "VideoFlash" / f"{names[1]}.flv").unlink()  # no longer needed
     prepare(tmp_path)
     assert sorted(path.name for path in frames.iterdir()) == names
-    assert levels(frames / names[0]) == [15, 45]
+    assert levels(frames / names[0]) == [0, 30]
     assert all(path.stat().st_mtime_ns == when for path, when in times.items() if path.parent.name != names[0])
 
 
@@ -319,7 +314,7 @@ def test_command_exits_with_2_and_a_message_when_a_clip_failed(tmp_path, flv, mo
     assert run_command(monkeypatch, "prepare_cremad.py", "--data_root", str(tmp_path)) == 2
     out, err = capsys.readouterr()
     assert f"{names[0]}.wav is missing" in out
-    assert "error: 1 clips cannot be used" in err and "python main_CD.py --train" in err
+    assert "error: 1 clip cannot be used" in err and "python main_CD.py --train" in err
     write_wav(wav)
     assert run_command(monkeypatch, "prepare_cremad.py", "--data_root", str(tmp_path)) == 0
 
@@ -517,7 +512,7 @@ def test_file_names_that_lists_cannot_contain_are_counted_and_the_others_prepare
     for folder, suffix in (("s1", "mpg"), ("align", "align")):
         path = tmp_path / "grid" / folder / f"{names[0]}.{suffix}"
         path.rename(path.with_name(f"clip\n0.{suffix}"))
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         cut(tmp_path / "grid", tmp_path / "out")
     assert "'clip\\n0' holds characters that lists cannot contain" in (
         tmp_path / "out/prepare_failures.csv").read_text()
@@ -546,7 +541,7 @@ def test_grid_names_such_a_clip_and_cuts_the_others(tmp_path, mpg):
     make_grid(tmp_path / "grid", mpg)
     (tmp_path / "grid" / "s1" / f"{ODD}.mpg").symlink_to(mpg)
     (tmp_path / "grid" / "align" / f"{ODD}.align").write_text(ALIGN)
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         cut(tmp_path / "grid", tmp_path / "out")
     [(name, reason)] = failures(tmp_path / "out").items()
     assert name == SHOWN and "is not UTF-8" in reason
@@ -557,7 +552,7 @@ def test_cremad_names_such_a_clip_and_prepares_the_others(tmp_path, flv):
     make_cremad(tmp_path, flv)
     write_wav(tmp_path / "AudioWAV" / "a.wav")
     (tmp_path / "AudioWAV" / "a.wav").rename(tmp_path / "AudioWAV" / f"{ODD}.wav")
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         prepare(tmp_path)
     assert list(failures(tmp_path)) == [SHOWN] and len(list((tmp_path / "Image-01-FPS").iterdir())) == 4
 
@@ -631,7 +626,8 @@ def link_cremad(root: Path, flv: Path) -> list[str]:
 
 def test_prepare_cremad_takes_the_middle_frames_at_its_fps_and_splits_as_it_is_told(tmp_path, films, capsys):
     names = link_cremad(tmp_path, films["flv"])
-    argv = ["--data_root", str(tmp_path), "--fps", "2", "--test_fraction", "0.25", "--workers", "2"]
+    argv = ["--data_root", str(tmp_path), "--fps", "2", "--test_fraction", "0.25", "--workers", "2",
+            "--frames", "middle"]
     assert prepare_cremad.main(argv) == {"clips": 24, "failed": 0, "train": 18, "test": 6}
     command = next_command(capsys.readouterr().out)
     args = main_CD.get_args_parser().parse_args(command[1:])

@@ -102,13 +102,6 @@ def test_a_sound_stream_without_sound_is_silence_too(root):
     assert "is empty" in (root / "video_ml-16000Hz/train2.silent").read_text()
 
 
-def test_other_rates_go_into_folders_of_their_own_and_the_next_command_uses_them(root, capsys):
-    prepare(root, "--collections", "video_ml", "--fps", "2", "--sample_rate", "22050")
-    assert len(list((root / "video_ml-2fps/train1").iterdir())) == 4
-    assert soundfile.info(root / "video_ml-22050Hz/train2.wav").samplerate == 22050
-    assert f"--data_root {root} --audio_frontend ogm_ge --fps 2" in capsys.readouterr().out
-
-
 def test_frames_are_shrunk_never_enlarged_and_keep_their_shape(tmp_path, root):
     write_video(tmp_path / "large.mp4", 10, 25, "mpeg4", side=160)
     path = root / "video_ml/train1.mp4"
@@ -148,7 +141,7 @@ def test_a_photograph_that_is_damaged_behind_valid_ends_is_reported(root):
     data = bytearray(path.read_bytes())
     data[len(data) // 2:len(data) // 2 + 40] = b"\xff" * 40
     path.write_bytes(data)
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         prepare(root)
     [(name, reason)] = failures(root).items()
     assert name == "images_inat/train2" and f"{path} cannot be read as an image" in reason and "Corrupt JPEG" in reason
@@ -237,7 +230,7 @@ def test_a_video_that_got_its_sound_later_is_not_silent_any_more(root, videos):
 
 def test_preparing_one_collection_keeps_what_is_known_of_the_others(root, capsys):
     (root / "images_inat/train1.jpg").unlink()
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         prepare(root)
     rows = (root / "prepare_report.csv").read_text().splitlines()
     capsys.readouterr()

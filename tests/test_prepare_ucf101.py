@@ -152,7 +152,7 @@ def test_every_failure_is_named_and_counted_by_class_and_the_others_are_prepared
                                           ["2", "HandstandPushups", "2", "1"]]
     out = capsys.readouterr().out
     assert "4 clips of 2 classes in the lists (official: 13,320), 1 usable" in out
-    assert "1 videos are in no list and were not prepared: diving/v_diving_g09_c01" in out
+    assert "1 video is in no list and left out: diving/v_diving_g09_c01" in out
     assert note(root, "flow_dis", NAMES[3])["video_frames"] == 31
 
 

@@ -257,7 +257,7 @@ def test_folders_by_class_become_a_data_set_that_is_trained_on(folders, tmp_path
         frames = sorted((root / "Image-02-FPS" / name).glob("*.jpg"))
         assert [number_of(cv2.imread(str(file)), int(name[-1])) for file in frames] == [5, 15]  # 0.2 and 0.6 s
     printed = capsys.readouterr().out
-    assert "1 clips are silent or have no sound stream: b/clip 3" in printed
+    assert "1 clip is silent or without a sound stream: b/clip 3" in printed
     flags = printed.strip().splitlines()[-1].removeprefix("Next: python main_CD.py ").split()
     assert flags[-6:] == ["--audio_seconds", "0.8", "--fps", "2", "--num_frames", "2"]
     result = train([*flags, "--epochs", "1", "--ckpt_path", str(tmp_path / "runs"), *SMALL[:2], *SMALL[4:]])
@@ -277,7 +277,7 @@ def test_a_second_start_decodes_only_what_has_changed(folders, tmp_path, monkeyp
     assert [path.name for path in read] == ["clip 0.mp4"]
     (folders / "a" / "clip 0.mp4").write_bytes(b"half a download")
     before = frame_of(tmp_path / "mine", "a/clip 0")
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         main(argv)
     assert frame_of(tmp_path / "mine", "a/clip 0") == before
     with pytest.raises(InputError, match=r"prepared with .*'fps': 1.*not with .*'fps': 3"):
@@ -410,7 +410,7 @@ def test_parts_beyond_the_end_and_missing_videos_are_named(tmp_path):
     reasons = dict(rows(tmp_path / "mine" / "prepare_failures.csv")[1:])
     assert "lasts 0.80 s: there is nothing at 5 s" in reasons["a_5_6"]
     assert "lasts 0.80 s, the part ends at 9 s" in reasons["a_0_9"]
-    assert reasons["gone"] == "its video is not there"
+    assert reasons["gone"] == f"its video is not there: there is no file {tmp_path / 'gone.mp4'}"
     assert rows(tmp_path / "mine" / "missing.csv")[1:] == [["", "x", "3", "1"], ["", "y", "4", "0"]]
     make_video(tmp_path / "gone.mp4", 0.8, sound=False, shade=9)
     with pytest.raises(InputError, match="2 clips cannot be used"):
@@ -495,12 +495,12 @@ def test_times_are_named_as_they_are_written(tmp_path):
 
 
 def test_files_that_are_ignored_are_counted(folders, tmp_path, capsys):
-    for name in ("loose.mp4", "a/notes.txt", ".hidden"):
+    for name in ("loose.mp4", "a/notes.txt", ".hidden", "a/._clip 0.mp4", "b/Thumbs.db", ".DS_Store"):
         (folders / name).touch()
     for k, suffix in enumerate((".MTS", ".m2ts", ".vob", ".asf")):
         (folders / "b" / f"{k}{suffix}").touch()
     assert len(from_folders(folders)) == 12
-    assert "2 files are ignored, as they are no videos by their names or in no class: loose.mp4, a/notes.txt" in (
+    assert "2 files are left out, as no videos by their names, or in no class: loose.mp4, a/notes.txt" in (
         capsys.readouterr().out)
 
 
@@ -547,7 +547,7 @@ def test_official_lists_are_trained_on_and_what_is_gone_is_counted(form, tmp_pat
     from main_CD import main as train
 
     root = tmp_path / "data"
-    with pytest.raises(InputError, match="1 clips cannot be used"):
+    with pytest.raises(InputError, match="1 clip cannot be used"):
         main(["--format", form, *official(tmp_path, form), "--data_root", str(root)])
     counted = Counter({row[0]: int(row[3]) for row in rows(root / "missing.csv")[1:] if int(row[3])})
     assert counted == {"test": 1} and "test: 3 listed, 1 of them without a video" in capsys.readouterr().out
@@ -585,7 +585,7 @@ def test_a_clip_that_two_lists_name_can_be_dropped(tmp_path):
     flags = ["--format", "ave", *flags, "--data_root", str(tmp_path / "out")]
     with pytest.raises(InputError, match=r"gone_0_1 is in the train and in the test list: .* --drop_shared"):
         main(flags)
-    with pytest.raises(InputError, match=r"1 clips cannot be used .*"):
+    with pytest.raises(InputError, match=r"1 clip cannot be used .*"):
         main([*flags, "--drop_shared"])
 
 

@@ -19,8 +19,9 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from dataset.errors import DiskError, InputError, report_problems
+from dataset.errors import DiskError, InputError, counted, report_problems
 from dataset.files import read_image
+from dataset.names import find_images, is_hidden
 from dataset.preparation.reader import print_notes
 from dataset.whole_files import disk_error, temporary_name, write_csv, write_whole
 
@@ -71,11 +72,11 @@ def remove_folder(folder: Path) -> None:
 
 def walk(folder: Path, above: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
     """(folder, names of the files in it) of a folder and all below it, in order of their names. Linked folders are
-    searched as well, as they may be on another disk; not one that contains itself."""
+    searched as well, as they may be on another disk; not one that contains itself. What is hidden is left out."""
     real = os.path.realpath(folder)
     if real in above:
         return
-    names = sorted(os.listdir(folder))
+    names = sorted(name for name in os.listdir(folder) if not is_hidden(name))
     folders = [name for name in names if os.path.isdir(os.path.join(folder, name))]
     yield str(folder), sorted(set(names) - set(folders))
     for name in folders:
@@ -84,7 +85,7 @@ def walk(folder: Path, above: Sequence[str] = ()) -> Iterator[tuple[str, list[st
 
 def has_frames(folder: Path) -> bool:
     """Whether `folder` holds images and all can be decoded (write_folder_whole wrote all or none)."""
-    paths = list(folder.glob("[!.]*.jpg"))
+    paths = [folder / name for name in find_images(folder)]
     try:
         for path in paths:
             read_image(path)
@@ -152,7 +153,7 @@ def write_failures(root: Path, problems: dict[str, str], total: int) -> None:
 def finish(root: Path, problems: dict[str, str], next_command: str) -> None:
     """Prints the next command. Raises InputError (exit status 2) if clips failed; they are listed in FAILURES."""
     if problems:
-        raise InputError(f"{len(problems)} clips cannot be used (reasons in {root / FAILURES}); everything else "
-                         "is ready. Fix them and run the same command again, or continue without them: "
-                         f"{next_command} --skip_missing")
+        told = f"{counted(len(problems), 'clip')} cannot be used (reasons in {root / FAILURES})"
+        raise InputError(f"{told}; everything else is ready. Fix them and run the same command again, or continue "
+                         f"without them: {next_command} --skip_missing")
     print(f"Next: {next_command}")

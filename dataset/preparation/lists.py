@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -41,16 +41,17 @@ def listed_problems(root: Path, lists: Lists, fps: int, known: dict[str, str]) -
     return find_clips(root, clips, fps)[1]
 
 
-def settle_lists(root: Path, own: Lists | None, labels: Mapping[str, str], problems: dict[str, str], found: int, *,
-                 fps: int, split: str, test_fraction: float, seed: int) -> Lists:
+def settle_lists(root: Path, own: Lists | None, labels: Mapping[str, str], problems: dict[str, str],
+                 found: Collection[str], *, fps: int, split: str, test_fraction: float, seed: int) -> Lists:
     """The lists to use: `own`, after a check that all listed files exist, or new ones of `labels` ({clip: class}).
 
-    Adds problems of listed clips to `problems`, of `found` clips, and writes them to a file; notes how new lists were
-    made. fps: of the frames. Other arguments as of `make_lists`.
+    Adds problems of listed clips to `problems` of the clips that were `found`, and writes them to a file; notes how new
+    lists were made. fps: of the frames. Other arguments as of `make_lists`.
     """
     if own:
         problems |= listed_problems(root, own, fps, problems)
-    write_failures(root, problems, max(found, len(problems)))
+    listed = [clip.name for clip in own.train + own.test] if own else []
+    write_failures(root, problems, len({*found, *listed}))
     if own:
         return own
     clips = [Clip(name, label) for name, label in labels.items()]

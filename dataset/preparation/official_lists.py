@@ -6,8 +6,9 @@ from pathlib import Path
 
 from dataset.errors import InputError, first_few
 from dataset.lists import read_rows, read_text
+from dataset.names import VIDEOS, composed, is_named
 from dataset.preparation.clips import walk
-from dataset.preparation.videos import SPLITS, SUFFIXES, Source, part_name, seconds
+from dataset.preparation.videos import SPLITS, Source, part_name, seconds, tell_left_out
 
 
 def ave(path: Path, split: str, videos: "Videos") -> Iterator[Source]:
@@ -60,12 +61,15 @@ class Videos:
         if not root.is_dir():
             raise InputError(f"no folder {root}: name the folder of the downloaded videos with --videos")
         self.found: dict[str, Path] = {}
+        others = []
         for path in (Path(place, file) for place, files in walk(root) for file in files):
-            if path.suffix.lower() not in SUFFIXES:
+            if not is_named(path.name, VIDEOS):
+                others.append(path)
                 continue
-            other = self.found.setdefault(path.stem, path)
+            other = self.found.setdefault(composed(path.stem), path)
             if other != path:
                 raise InputError(f"two videos are called {path.stem}: {other} and {path}. Remove one of them")
+        tell_left_out([path.relative_to(root) for path in others], "no videos by their names")
 
     def find(self, stem: str) -> Path | None:
         return self.found.get(stem)

@@ -12,6 +12,7 @@ import soundfile
 from dataset.cremad import AUDIO_FOLDER, VARIANT_NOTE, audio_path, frames_folder
 from dataset.errors import InputError
 from dataset.lists import Clip, Lists, by_speakers, check_every_class_has_a_clip, group, write_lists
+from dataset.names import beside
 from dataset.preparation.babble import PEAK, VOICES, add_babble, choose_voices, generator
 from dataset.preparation.clips import check_some_usable, run_parallel, write_sound
 from dataset.preparation.lists import check_settings
@@ -60,8 +61,7 @@ def deal_speakers(clips: Sequence[Clip], count: int, rng: np.random.Generator) -
 
 def variant_root(root: Path, fold: int | None, level: float | None) -> Path:
     """`digits` -> `digits-fold0-snr-5`."""
-    name = root.name + ("" if fold is None else f"-fold{fold}") + ("" if level is None else f"-snr{level:g}")
-    return root.with_name(name)
+    return beside(root, ("" if fold is None else f"-fold{fold}") + ("" if level is None else f"-snr{level:g}"))
 
 
 def link(source: Path, target: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from dataset.cremad import audio_path, frames_folder
+from dataset.cremad import audio_path, clip_folder
 from dataset.errors import InputError
 from dataset.files import check_audio, check_is_media
 from dataset.preparation import clips as prep
@@ -19,7 +19,7 @@ NOTE = "made_from.json"  # in the folder of a clip's frames
 def prepare_clip(name: str, sources: Mapping[str, Source], root: Path, fps: int) -> None:
     """Writes sound and frames of a clip, unless they are there and were made from the same part of the same video.
     Raises InputError."""
-    source, wav, frames = sources[name], audio_path(root, name), frames_folder(root, fps) / name
+    source, wav, frames = sources[name], audio_path(root, name), clip_folder(root, fps, name)
     note = made_from(source)
     if is_finished(wav, frames, note):
         return

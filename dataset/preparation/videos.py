@@ -2,25 +2,26 @@
 
 import csv
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from dataset.errors import InputError, check_name, first_few, readable
-from dataset.lists import NOT_A_NAME, read_text
+from dataset.errors import InputError, check_name, counted, first_few, readable
+from dataset.lists import NOT_A_NAME, check_columns_once, read_text
+from dataset.names import VIDEOS, composed, first_suffixes, is_hidden, is_named, on_disk
 from dataset.preparation.clips import walk
 
-SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mpg", ".mpeg", ".m4v", ".wmv", ".ts", ".3gp", ".ogv",
-            ".mts", ".m2ts", ".vob", ".asf", ".f4v", ".3g2", ".mxf", ".dv", ".qt")
 SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "label", "split", "start", "end")
 
 
 class Source(NamedTuple):
     """A clip: its name and label, the video it is cut from (None: not there), from `start` to `end` seconds (None: its
-    end). split: "" where none is given. group: clips of a group stay on one side of a split."""
+    end). split: "" where none is given. group: clips of a group stay on one side of a split. looked_for: where the
+    video should be, if a list says so."""
 
     name: str
     label: str
@@ -29,6 +30,7 @@ class Source(NamedTuple):
     end: float | None = None
     split: str = ""
     group: str = ""
+    looked_for: Path | None = None
 
 
 def from_folders(root: Path) -> list[Source]:
@@ -36,35 +38,37 @@ def from_folders(root: Path) -> list[Source]:
     video, one video twice, two videos that would be one clip."""
     if not root.is_dir():
         raise InputError(f"no folder {root}: with --videos name one that holds a folder of videos for each class")
-    classes = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    entries = sorted(path for path in root.iterdir() if not is_hidden(path.name))
+    classes = [path for path in entries if path.is_dir()]
     if not classes:
-        loose = [path.name for path in root.iterdir() if path.suffix.lower() in SUFFIXES]
-        raise InputError(f"{root} holds no folder{f', only {len(loose)} videos' if loose else ''}: put the videos into "
-                         "one folder for each class, or name them in a csv with --list")
-    sources, ignored = [], [path for path in sorted(root.iterdir()) if path not in classes]
+        loose = [path.name for path in entries if is_named(path.name, VIDEOS)]
+        only = f", only {counted(len(loose), 'video')}" if loose else ""
+        raise InputError(f"{root} holds no folder{only}: put the videos into one folder for each class, or name them "
+                         "in a csv with --list")
+    sources, others = [], [path for path in entries if path not in classes]
     for folder in classes:
         check_name(folder)
-        check_label(folder.name)
+        label = composed(folder.name)
+        check_label(label)
         every = [Path(place, file) for place, files in walk(folder) for file in files]
-        found = [path for path in every if is_video(path)]
-        ignored += [path for path in every if not is_video(path)]
-        if not found:
-            raise InputError(f"the folder {folder} holds no video ({', '.join(SUFFIXES[:5])}, ...): add some, or "
-                             "remove the folder")
-        sources += [Source(name_of(path.relative_to(root)), folder.name, path) for path in found]
-    ignored = [readable(path.relative_to(root)) for path in ignored if not path.name.startswith(".")]
-    if ignored:
-        print(f"{len(ignored)} files are ignored, as they are no videos by their names or in no class: "
-              f"{first_few(ignored)}")
+        videos = [path for path in every if is_named(path.name, VIDEOS)]
+        others += [path for path in every if not is_named(path.name, VIDEOS)]
+        if not videos:
+            raise InputError(f"the folder {folder} holds no video ({first_suffixes(VIDEOS)}): add some, or remove the "
+                             "folder")
+        sources += [Source(name_of(path.relative_to(root)), label, path) for path in videos]
+    tell_left_out([path.relative_to(root) for path in others], "no videos by their names, or in no class")
     check_unique(sources, str(root))
     check_not_nested(sources)
     check_copies(sources)
     return sources
 
 
-def is_video(path: Path) -> bool:
-    """By its name."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+def tell_left_out(files: Sequence[Path], why: str) -> None:
+    """Prints how many files are left out, and the first of them. why: what they are."""
+    if files:
+        they = counted(len(files), "file", "is")
+        print(f"{they} left out, as {why}: {first_few([readable(path) for path in files])}")
 
 
 def check_label(label: str) -> None:
@@ -74,7 +78,7 @@ def check_label(label: str) -> None:
 
 
 def name_of(path: Path) -> str:
-    return path.with_suffix("").as_posix()
+    return composed(path.with_suffix("").as_posix())
 
 
 def check_unique(sources: Sequence[Source], where: str) -> None:
@@ -142,6 +146,7 @@ def from_list(path: Path, folder: Path, group: str | None = None, labelled: bool
         raise InputError(f"no list {path}: name a csv with the columns path,label with --list")
     lines = list(read_cells(path))
     header = lines[0][1] if lines else []
+    check_columns_once(header, path)
     needed = ["path", *["label"] * labelled, *([group] if group else [])]
     missing = [name for name in needed if name not in header]
     if missing:
@@ -194,8 +199,9 @@ def source_of(row: Mapping[str, str], folder: Path, group: str) -> Source:
     if not Path(row["path"]).name or NOT_A_NAME.search(name_of(Path(row["path"])).lstrip("/")):
         raise InputError(f"{row['path']!r} is no path of a file below {folder}: leave out ./ and ../")
     name = part_name(name_of(Path(row["path"])).lstrip("/"), start, end)
-    video = folder / row["path"]
-    return Source(name, row["label"], video if video.is_file() else None, start or 0.0, end, split, group)
+    video = on_disk(folder / row["path"])
+    return Source(name, row["label"], video if os.path.isfile(video) else None, start or 0.0, end, split, group,
+                  looked_for=folder / row["path"])
 
 
 def part_name(name: str, start: float | None, end: float | None) -> str:

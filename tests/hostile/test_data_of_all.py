@@ -128,7 +128,7 @@ LISTS = [
     ("main_CD", "a clip twice", lambda root: append(root / "train.csv", rows(root / "train.csv")[0]),
      r"train\.csv, line 7: clip .* already listed"),
     ("main_CD", "train in test", lambda root: append(root / "test.csv", rows(root / "train.csv")[0]),
-     r"1 clips are in .*train\.csv and in test\.csv"),
+     r"1 clip is in .*train\.csv and in test\.csv"),
     ("main_CD", "not UTF-8", lambda root: append(root / "train.csv", b"caf\xe9,ANG"), "train.csv.*UTF-8"),
     ("main_CD", "a folder", lambda root: folder_instead(root / "train.csv"), "no train.csv"),
     ("main_CD", "a binary list", lambda root: replace(root / "test.csv", bytes(range(256))), r"test\.csv is not UTF-8"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset.errors import InputError
+from dataset.lists import check_columns_once
 from dataset.whole_files import read_json
 from utils.experiments.finished_run import FinishedRun, check_kinds
 from utils.training.experiment import NOT_COMPARED, RECORDED
@@ -54,7 +55,9 @@ def read_csv(path: Path) -> tuple[list[RunRow], list[str]]:
     runs."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            check_columns_once(reader.fieldnames or (), path)
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}): name the runs.csv of a sweep") from error
     missing = [name for name in NEEDED if name not in (rows[0] if rows else ())]
