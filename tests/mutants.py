@@ -328,7 +328,7 @@ MUTANTS: Sequence[Mutant] = [
            '{**renamed, "ckpt_path": output}', "renamed",
            "--output has no effect in training: the run's folder is made in runs."),
     Mutant("evaluation-beside-the-checkpoint-always", "utils/training/evaluation.py",
-           "(output or path.parent)", "path.parent",
+           "(output or trained.path.parent)", "trained.path.parent",
            "An evaluation with --output writes evaluation.json beside the checkpoint."),
     Mutant("resumed-run-chooses-its-precision-again", "utils/training/train.py",
            "in_own_precision(task.compute", "(lambda compute, _: compute)(task.compute",
