@@ -38,7 +38,7 @@ MODALITIES = (
 # --image_size and --audio_seconds have least values because oneDNN's bfloat16 convolutions on AMX give garbage for 3x3
 # kernels of stride 2 on maps 1 or 2 wide (torch 2.11), which is what the last stage gets of 32 columns or fewer.
 DEMO = {"dataset": "demo", "data_root": Path("data/demo"), "epochs": 12, "image_size": 80, "audio_seconds": 1.0,
-        "learning_rate": 0.01, "lr_decay_step": 9}
+        "learning_rate": 0.01, "lr_decay_step": 9, "relearn_every": 3}
 
 
 def get_args_parser() -> flags.Parser:

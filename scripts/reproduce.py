@@ -3,8 +3,7 @@
     python scripts/reproduce.py --list                                    # operating points (--preset NAME)
     python scripts/reproduce.py --dry_run                                 # CREMA-D: commands, hours, gigabytes
     python scripts/reproduce.py --random_seed 0 1 2 --workers 2           # start it again to continue
-    python scripts/reproduce.py --script main_SSW.py --dry_run -- --audio_pretrain runs/audio/best.pt \\
-        --visual_pretrain runs/visual/best.pt                             # flags after -- go to every run
+    python scripts/reproduce.py --script main_SSW.py -- --audio_pretrain A.pt --visual_pretrain V.pt   # for every run
     python scripts/reproduce.py --cells mmcosine-concat --random_seed 0 --demo    # a cell on synthetic data
     python scripts/reproduce.py --report_only                             # the table again, from the runs
 

@@ -24,12 +24,13 @@ SETTINGS = {  # of every method, for tests that go through all of them
     "ogm": OF_OGM,
     "ogm_ge": OF_OGM,
     "gblend": {"blend_epochs": 1},
-    "pmr": {"alpha": 1.0, "pmr_entropy": 0.5, "pmr_entropy_epochs": 9},
+    "pmr": {"pmr_alpha": 1.0, "pmr_entropy": 0.5, "pmr_entropy_epochs": 9},
     "multiloss": {"uni_weight": 1.0},
     "mmpareto": {"pareto_gamma": 1.5},
-    "agm": {"agm_alpha": 0.1},
+    "agm": {"agm_alpha": 0.1, "agm_clip": 1.0},
     "mla": {"mla_norm": "none"},
-    "lfm": {"lfm_weight": 0.4, "lfm_rate": 0.1},
+    "lfm": {"lfm_weight": "schedule", "lfm_divergence": "reverse_js"},
+    "lfm_learned": {"lfm_start": 0.4, "lfm_rate": 0.1, "lfm_divergence": "reverse_js"},
     "dnr": {"uni_weight": 1.0, "relearn_every": 1, "relearn_times": 1, "relearn_strength": 3.0},
     "mcr": {"mcr_uni": 1.0, "mcr_mipd": 1.0, "mcr_permutations": 2},
     "dgl": {"dgl_alpha": 0.5, "dgl_clip": 40.0},
@@ -38,7 +39,7 @@ SETTINGS = {  # of every method, for tests that go through all of them
                 "inforeg_formula": "paper"},  # whatever grows
     "mslr": {"mslr_factors": "0.7", "mslr_window": 2},
     "umt": {"umt_weight": 0.5},  # its teachers are the encoders at their start
-    "reconboost": {"recon_epochs": 1, "recon_weight": 1.5, "recon_agreement": 0.5},
+    "reconboost": {"recon_epochs": 1, "recon_weight": 6.0, "recon_others": 4.0, "recon_agreement": 0.5},
 }
 CLASSES, DIM, CLIPS, RATE, SCALING = 4, 6, 7, 0.5, 3.0
 
@@ -52,11 +53,17 @@ def network(modalities: int = 2, mmcosine: bool = False, fusion: str = "concat",
     return MultimodalClassifier(encoders, CLASSES, fusion, mmcosine, SCALING, dim=DIM).double()
 
 
-def loader(modalities: int, seed: int) -> DataLoader:
+def loader(modalities: int, seed: int, dtype: torch.dtype = torch.float64) -> DataLoader:
     """The clips of this seed in batches of 3, as a loader gives them."""
     inputs, labels = clips(modalities, seed)
-    items = [{**{name: x[i] for name, x in zip(NAMES, inputs, strict=False)}, "label": labels[i]} for i in range(CLIPS)]
+    items = [{**{name: x[i].to(dtype) for name, x in zip(NAMES, inputs, strict=False)}, "label": labels[i]}
+             for i in range(CLIPS)]
     return DataLoader(items, batch_size=3)
+
+
+def both(modalities: int, dtype: torch.dtype = torch.float64) -> Clips:
+    """The clips of seed 2 as those trained on, and those of seed 5 held out."""
+    return Clips(loader(modalities, 2, dtype), loader(modalities, 5, dtype))
 
 
 def clips(modalities: int, seed: int = 1) -> tuple[list[Tensor], Tensor]:
@@ -81,10 +88,9 @@ def parameters(learner: Learner) -> State:
 
 
 def stepped(name: str, settings: dict, modalities: int = 2, mmcosine: bool = False,
-            prepared: Callable[[Method], None] | None = None, seed: int = 0,
-            ends: bool = False) -> tuple[State, State, Method]:
-    """(parameters before, descent: what a step takes off them divided by the learning rate, the method). ends: whether
-    the step ends its epoch, with the clips of seed 5 held out."""
+            prepared: Callable[[Method], None] | None = None, seed: int = 0) -> tuple[State, State, Method]:
+    """(parameters before, descent: what a step takes off them divided by the learning rate, the method). prepared: is
+    called with the method before its epoch begins."""
     model = network(modalities, mmcosine, (*METHODS[name].fusions, "concat")[0], seed)
     method = METHODS[name](model, **settings).double()
     learner = learner_of(model, method)
@@ -92,12 +98,10 @@ def stepped(name: str, settings: dict, modalities: int = 2, mmcosine: bool = Fal
         prepared(method)
     before = parameters(learner)
     inputs, labels = clips(modalities)
+    method.begin_epoch(1, learner, both(modalities))
     learner.train()
-    method.begin_epoch(1, learner, None)
     method.step(learner, Batch(inputs, labels, 1.0, 0.0))
     after = parameters(learner)
-    if ends:
-        method.end_epoch(learner, Clips(loader(modalities, 1), loader(modalities, 5)))
     descent = {name: ((value - after[name]) / RATE).detach() for name, value in before.items()}
     return before, descent, copy.deepcopy(method)
 

@@ -26,7 +26,7 @@ from utils.training.metrics import batch_sums
 
 CLIPS, CLASSES = 4, 3
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
-AT_ITS_EPOCH = ("mslr",)  # methods that ask the host before an epoch
+AT_ITS_EPOCH = ("mslr", "pmr")  # methods that ask the host before an epoch
 
 
 @pytest.fixture

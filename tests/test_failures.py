@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import SMALL
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.utils.data import DataLoader, Dataset
 
 from dataset.errors import InputError
@@ -226,6 +227,28 @@ def test_of_two_errors_about_a_loader_process_the_one_with_the_reason_counts():
     error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
     error.__context__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. ")
     assert "--shm-size" in str(machine_error(error))
+
+
+@pytest.mark.parametrize("status, said", [(-9, "SIGKILL"), (-15, "SIGTERM"), (-99, "signal 99")])
+def test_a_process_of_several_gpus_that_a_signal_ends_is_told(status, said, monkeypatch):
+    failed = ProcessFailure(1, 4711, status, "<N/A>")
+
+    def launched(*_: object) -> None:
+        raise ChildFailedError("main_CD.py", {1: failed})
+
+    monkeypatch.setattr(distributed, "elastic_launch", lambda *_: launched)
+    with pytest.raises(InputError, match=f"^process 1 of 2 was ended by {said}, .* continue with --resume$"):
+        distributed.launch("main_CD.py", [], 2)
+
+
+def test_a_process_of_several_gpus_that_fails_gives_its_exit_status(monkeypatch):
+    def launched(*_: object) -> None:
+        raise ChildFailedError("main_CD.py", {0: ProcessFailure(0, 4711, 2, "<N/A>")})
+
+    monkeypatch.setattr(distributed, "elastic_launch", lambda *_: launched)
+    with pytest.raises(SystemExit) as stop:
+        distributed.launch("main_CD.py", [], 2)
+    assert stop.value.code == 2
 
 
 def test_the_first_process_that_fails_speaks_for_all(tmp_path):

@@ -17,7 +17,7 @@ from dataset.crops import cut
 from dataset.frontends import NormaliseFrames, Spectrogram
 from models import AVClassifier, MultimodalClassifier, SpeakerClassifier
 from models.balancing import METHODS
-from models.balancing.method import Batch
+from models.balancing.method import Batch, Clips
 from utils.training.engine import Compute, Learner
 from utils.training.metrics import batch_sums
 from utils.training.train import place
@@ -58,8 +58,10 @@ def learner_of(name: str, device: torch.device, precision: torch.dtype, mmcosine
 
 def losses(learner: Learner, steps: int, lam: float = 0.0) -> list[float]:
     device = learner.compute.device
+    images, labels = inputs(torch.device("cpu"))
+    batch = {**dict(zip(NAMES, images, strict=False)), "label": labels}
+    learner.method.begin_epoch(1, learner, Clips([batch]))
     learner.train()
-    learner.method.begin_epoch(1, learner, None)
     found = []
     for _ in range(steps):
         _, loss = learner.method.step(learner, Batch(*inputs(device), 1.0, lam))

@@ -5,6 +5,7 @@ import itertools
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from conftest import REPO
@@ -16,6 +17,7 @@ from one_step import (
     SCALING,
     SETTINGS,
     assert_same,
+    both,
     clips,
     distance,
     feature,
@@ -34,7 +36,7 @@ from one_step import (
 from scipy.optimize import minimize_scalar
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from main_CD import parse
 from models import MultimodalClassifier
@@ -44,10 +46,10 @@ from models.balancing.method import Batch, Clips
 from models.balancing.mmpareto import weights
 from models.balancing.relearning import purity
 from models.mmcosine import unit
-from utils.training.engine import Learner
+from utils.training.engine import Compute, Learner
 from utils.training.loading import Loaders
 from utils.training.options import settings
-from utils.training.trial import hold_out
+from utils.training.trial import hold_out, sample
 
 BOTH_HEADS = pytest.mark.parametrize("mmcosine", [False, True])
 TWO_OR_THREE = pytest.mark.parametrize("modalities", [2, 3])
@@ -163,14 +165,16 @@ def naive_responses(state: dict, inputs: list, i: int, mmcosine: bool) -> list[t
 
 @TWO_OR_THREE
 @BOTH_HEADS
-def test_agm_multiplies_the_gradient_that_flows_into_each_response(modalities, mmcosine):
+@pytest.mark.parametrize(("alpha", "clip"), [(0.2, 1.0), (5.0, 1.0), (5.0, 0.25), (5.0, 0.0)])
+def test_agm_multiplies_the_gradient_that_flows_into_each_response_and_clips(modalities, mmcosine, alpha, clip):
+    """All gradients are scaled to a total norm of `clip` where one of the head's weights has more than 1."""
     past = torch.tensor([0.9, 1.6, 1.2], dtype=torch.float64)[:modalities]
 
     def prepared(method):
         method.means.copy_(past)
         method.steps.fill_(3)
 
-    before, descent, method = stepped("agm", {"agm_alpha": 0.8}, modalities, mmcosine, prepared)
+    before, descent, method = stepped("agm", {"agm_alpha": alpha, "agm_clip": clip}, modalities, mmcosine, prepared)
     inputs, labels = clips(modalities)
     phi = [naive_responses(before, inputs, i, mmcosine) for i in range(len(labels))]
     surprise = [float(sum(nll(phi[i][m].detach(), int(label)) for i, label in enumerate(labels)) / len(labels))
@@ -180,7 +184,7 @@ def test_agm_multiplies_the_gradient_that_flows_into_each_response(modalities, m
         others = [float(score) for n, score in enumerate(scores) if n != m]
         return math.exp(sum(others) / len(others) - float(scores[m]))
 
-    kappa = [math.exp(0.8 * min(ahead(past, m) - ahead(surprise, m), 10)) for m in range(modalities)]
+    kappa = [math.exp(alpha * min(ahead(past, m) - ahead(surprise, m), 10)) for m in range(modalities)]
     assert max(kappa) > 1 > min(kappa)
 
     def loss(state, inputs, labels):
@@ -191,14 +195,38 @@ def test_agm_multiplies_the_gradient_that_flows_into_each_response(modalities, m
             total = total + sum(factor * (error @ one) for factor, one in zip(kappa, phi, strict=True)) / len(labels)
         return total
 
-    assert_same(descent, naive_gradients(loss, before, modalities))
+    expected = naive_gradients(loss, before, modalities)
+    largest = max(abs(float(entry)) for entry in expected["fusion_module.fc_out.weight"].flatten())
+    assert (largest > 1) == (alpha > 1 or mmcosine)
+    if largest > 1 and clip:
+        norm = math.sqrt(sum(float(entry) ** 2 for value in expected.values() for entry in value.flatten()))
+        expected = {name: clip * value / norm for name, value in expected.items()}
+    assert_same(descent, expected)
     assert distance(descent, plain_descent(modalities, mmcosine)) > 0.01
     means = [float(mean) * 3 / 4 + score / 4 for mean, score in zip(past, surprise, strict=True)]
     assert method.means.tolist() == pytest.approx(means) and method.steps == 4
 
 
+def test_the_gradients_that_agm_clips_are_those_without_the_factor_of_the_loss_scaler():
+    """And only where one leaves [-1, 1]: the scaler's factor of 256 would take every one out of it."""
+    descents = []
+    for alpha, scaled in itertools.product((0.1, 5.0), (False, True)):
+        model = network(2)
+        learner = learner_of(model, METHODS["agm"](model, agm_alpha=alpha, agm_clip=1.0).double())
+        learner.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=scaled)
+        learner.method.means.copy_(torch.tensor([0.9, 1.6]))
+        before, (inputs, labels) = parameters(learner), clips(2)
+        learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
+        after = parameters(learner)
+        descents.append({name: (value - after[name]).detach() / RATE for name, value in before.items()})
+    for plain, scaled in (descents[:2], descents[2:]):
+        assert_same(scaled, plain)
+    norms = [math.sqrt(sum(float(value.square().sum()) for value in descent.values())) for descent in descents]
+    assert norms[0] != pytest.approx(1, rel=0.01) and norms[2] == pytest.approx(1)
+
+
 def test_agm_bounds_the_losses_and_the_exponent():
-    method = METHODS["agm"](network(2), agm_alpha=0.2).double()
+    method = METHODS["agm"](network(2), agm_alpha=0.2, agm_clip=1.0).double()
     method.means.copy_(torch.tensor([1.0, 6.0]))
     method.steps.fill_(1)
     phi = torch.zeros(2, 1, CLASSES, dtype=torch.float64)
@@ -213,7 +241,7 @@ def test_agm_bounds_the_losses_and_the_exponent():
 
 
 def test_the_loss_of_agm_is_that_of_the_joint_logits_however_large_its_coefficients_are():
-    _, _, method = stepped("agm", {"agm_alpha": 2.0})  # e^20 at most
+    _, _, method = stepped("agm", {"agm_alpha": 2.0, "agm_clip": 1.0})  # e^20 at most
     model, (inputs, labels) = network(2).float(), clips(2)
     method.float().means.copy_(torch.tensor([1.0, 9.0]))
     output = model(*(x.float() for x in inputs))
@@ -297,20 +325,35 @@ def test_the_projection_of_mla_goes_on_from_batch_to_batch():
 # ---- LFM
 
 
-def naive_divergence(rows: list[torch.Tensor]) -> torch.Tensor:
+def predictions(rows: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The softmaxes of a clip's rows of logits, and their mean."""
+    p = [row.exp() / sum(value.exp() for value in row) for row in rows]
+    return p, sum(p) / len(p)
+
+
+def naive_js(rows: list[torch.Tensor]) -> torch.Tensor:
     """JS of the predictions of one clip: the mean of their Kullback-Leibler divergences from their mean."""
-    p = [row.exp() / row.exp().sum() for row in rows]
-    middle = sum(p) / len(p)
-    return sum((one * (one / middle).log()).sum() for one in p) / len(p)
+    p, middle = predictions(rows)
+    return sum(sum(a * (a / b).log() for a, b in zip(one, middle, strict=True)) for one in p) / len(p)
 
 
-def late_loss(weight: float, modalities: int, mmcosine: bool):
+def naive_reverse_js(rows: list[torch.Tensor]) -> torch.Tensor:
+    """The mean of the Kullback-Leibler divergences of the mean from the predictions: for two, 1/2 (KL(m||p) +
+    KL(m||q))."""
+    p, middle = predictions(rows)
+    return sum(sum(b * (b / a).log() for a, b in zip(one, middle, strict=True)) for one in p) / len(p)
+
+
+NAIVE = {"reverse_js": naive_reverse_js, "js": naive_js}
+
+
+def late_loss(weight: float, modalities: int, mmcosine: bool = False, divergence: str = "reverse_js"):
     def loss(state, inputs, labels):
         total = 0.0
         for i, label in enumerate(labels):
             rows = [modality_logit(state, m, modalities, feature(state, NAMES[m], x[i]), mmcosine)
                     for m, x in enumerate(inputs)]
-            total = total + (1 - weight) * nll(sum(rows) / modalities, label) + weight * naive_divergence(rows)
+            total = total + (1 - weight) * nll(sum(rows) / modalities, label) + weight * NAIVE[divergence](rows)
         return 2 * total / len(labels)
 
     return loss
@@ -318,75 +361,110 @@ def late_loss(weight: float, modalities: int, mmcosine: bool):
 
 @TWO_OR_THREE
 @BOTH_HEADS
-def test_lfm_descends_the_loss_of_the_mean_logits_and_the_divergence_of_the_predictions(modalities, mmcosine):
-    before, descent, _ = stepped("lfm", {"lfm_weight": 0.25, "lfm_rate": 0.0}, modalities, mmcosine)
-    assert_same(descent, naive_gradients(late_loss(0.25, modalities, mmcosine), before, modalities))
-    without = naive_gradients(late_loss(0.0, modalities, mmcosine), before, modalities)
-    assert distance(descent, without) > 0.01
+@pytest.mark.parametrize("divergence", NAIVE)
+@pytest.mark.parametrize("name", ["lfm", "lfm_learned"])
+def test_lfm_descends_the_loss_of_the_mean_logits_and_the_divergence_of_the_predictions(modalities, mmcosine,
+                                                                                         divergence, name):
+    settings = {"lfm_weight": 0.25} if name == "lfm" else {"lfm_start": 0.25, "lfm_rate": 0.1}
+    before, descent, _ = stepped(name, {**settings, "lfm_divergence": divergence}, modalities, mmcosine)
+    assert_same(descent, naive_gradients(late_loss(0.25, modalities, mmcosine, divergence), before, modalities))
+    without, other = (naive_gradients(late_loss(weight, modalities, mmcosine, kind), before, modalities)
+                      for weight, kind in ((0.0, divergence), (0.25, "js" if divergence != "js" else "reverse_js")))
+    assert distance(descent, without) > 0.01 and distance(descent, other) > 5e-5
 
 
-def test_lfm_moves_its_weight_by_how_the_held_out_loss_changes_with_it():
-    """Against a central difference over two whole steps."""
-
-    def held_out_loss(weight: float) -> float:
-        before, descent, _ = stepped("lfm", {"lfm_weight": weight, "lfm_rate": 0.0})
-        after = {name: value.detach() - RATE * descent[name] for name, value in before.items()}
-        inputs, labels = clips(2, seed=5)
-        return float(late_loss(0.0, 2, False)(after, inputs, labels.tolist())) / 2
-
-    expected = (held_out_loss(0.25 + 1 / 1024) - held_out_loss(0.25 - 1 / 1024)) * 512
-    _, _, method = stepped("lfm", {"lfm_weight": 0.25, "lfm_rate": 0.5}, ends=True)
-    assert abs(expected) > 5e-4
-    assert float(method.weight) == pytest.approx(0.25 - 0.5 * expected, abs=1e-6)
-    assert stepped("lfm", {"lfm_weight": 0.25, "lfm_rate": 1e6}, ends=True)[2].weight in (0.05, 0.95)
-
-
-def test_what_moves_lfms_weight_is_added_up_over_the_steps_of_an_epoch_and_begins_anew_in_the_next():
+@pytest.mark.parametrize("epochs", [200, 100, 8, 1])
+def test_the_weight_of_lfm_follows_the_published_polynomial_over_the_length_of_the_run(epochs):
+    """Its values in the epochs 0, 49, 99 and 199 of 200 are 0.795, 0.567, 0.463 and 0.084."""
     model = network(2)
-    learner = learner_of(model, METHODS["lfm"](model, lfm_weight=0.25, lfm_rate=0.1))
-    learner.optimizer.param_groups[0]["momentum"] = 0
-    inputs, labels = clips(2)
-    learner.method.begin_epoch(1, learner, None)
-    learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
-    first, middle = [moved.clone() for moved in learner.method.moved.values()], copy.deepcopy(model.state_dict())
-    learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
-    both = [moved.clone() for moved in learner.method.moved.values()]
-    model.load_state_dict(middle)
-    learner.method.begin_epoch(2, learner, None)
-    learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
-    second = list(learner.method.moved.values())
-    torch.testing.assert_close(both, [a + b for a, b in zip(first, second, strict=True)])
-    assert max(moved.abs().max() for moved in second) > 0.001
-    model.load_state_dict(middle)
-    learner.optimizer.param_groups[0]["lr"] /= 10  # the run's schedule has lowered it
+    method = METHODS["lfm"](model, "schedule", "js")
+    method.begin_run(epochs)
+    polynomial = np.polynomial.Polynomial([0.795376296, -3.35472727e-3, -1.22989557e-4, 2.92947416e-6, -2.23835486e-8,
+                                           5.39717505e-11])
+    places = np.arange(epochs) * (200 / epochs)
+    weights = []
+    for epoch in range(1, epochs + 1):
+        method.begin_epoch(epoch, None, None)
+        weights.append(method.weight)
+    assert weights == pytest.approx(polynomial(places).tolist(), rel=1e-12)
+    if epochs == 200:
+        assert [round(weights[e], 3) for e in (0, 49, 99, 199)] == [0.795, 0.567, 0.463, 0.084]
+
+
+def test_a_step_of_lfm_has_the_weight_of_its_epoch():
+    model = network(2)
+    learner = learner_of(model, METHODS["lfm"](model, "schedule", "reverse_js"))
+    learner.method.begin_run(4)
     learner.method.begin_epoch(3, learner, None)
+    before, (inputs, labels) = parameters(learner), clips(2)
     learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
-    torch.testing.assert_close(list(learner.method.moved.values()), [moved / 10 for moved in second])
+    after = parameters(learner)
+    descent = {name: ((value - after[name]) / RATE).detach() for name, value in before.items()}
+    halfway = sum(factor * 100 ** power for power, factor in enumerate((
+        0.795376296, -3.35472727e-3, -1.22989557e-4, 2.92947416e-6, -2.23835486e-8, 5.39717505e-11)))
+    assert_same(descent, naive_gradients(late_loss(halfway, 2), before, 2))
+
+
+def learned_epoch(weight: float, rate: float = 0.5, modalities: int = 2, steps: int = 3) -> tuple[Learner, float]:
+    """(a learner after an epoch of lfm_learned with this weight, which began with momentum from steps before, and not
+    yet at its end; the cross-entropy of held-out clips)"""
+    model = network(modalities)
+    method = METHODS["lfm_learned"](model, 0.5, rate, "reverse_js").double()
+    compute = Compute(torch.device("cpu"), torch.float32, dict.fromkeys(model.modalities, nn.Identity()))
+    learner = Learner(model, compute, "sgd", 0.2, 0.01, 100, 0.1, method)
+    for epoch in (1, 2):
+        method.learned.fill_(weight if epoch == 2 else 0.5)
+        method.begin_epoch(epoch, learner, None)
+        for number in range(steps):
+            method.step(learner, Batch(*clips(modalities, seed=10 * epoch + number), 1.0, 0.0))
+    inputs, labels = clips(modalities, seed=5)
+    return learner, float(late_loss(0.0, modalities)(parameters(learner), inputs, labels.tolist()).detach()) / 2
+
+
+@TWO_OR_THREE
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_learned_weight_of_lfm_moves_along_a_finite_difference_of_the_held_out_loss_through_sgd(modalities, steps):
+    """With momentum that is there before, and weight decay: over a whole epoch of one and of several steps."""
+    h = 1e-4
+    above, below = (learned_epoch(0.3 + sign * h, modalities=modalities, steps=steps)[1] for sign in (1, -1))
+    learner, _ = learned_epoch(0.3, modalities=modalities, steps=steps)
+    learner.method.end_epoch(learner, both(modalities))
+    slope = (above - below) / (2 * h)
+    assert abs(slope) > 5e-4
+    assert float(learner.method.learned) == pytest.approx(0.3 - 0.5 * slope, abs=1e-6)
+
+
+def test_the_learned_weight_of_lfm_stays_within_its_bounds_and_an_epoch_forgets_the_derivatives_of_the_one_before():
+    learner, _ = learned_epoch(0.3, rate=1e6)
+    learner.method.end_epoch(learner, both(2))
+    assert learner.method.learned in (0.05, 0.95)
+    learner.method.begin_epoch(3, learner, None)
+    assert not any(part.any() for parts in learner.method.moved.values() for part in parts)
 
 
 def test_a_step_that_the_loss_scaler_skips_moves_nothing_for_lfm(monkeypatch):
-    model = network(2)
-    learner = learner_of(model, METHODS["lfm"](model, lfm_weight=0.25, lfm_rate=0.1))
-    inputs, labels = clips(2)
-    learner.method.begin_epoch(1, learner, None)
+    learner, _ = learned_epoch(0.3)
+    before = copy.deepcopy(list(learner.method.moved.values()))
     gradients = learner.gradients
 
     def overflow(batch, loss, parameters):
-        found = gradients(batch, loss, parameters)
-        return {**found, parameters[0]: torch.full_like(parameters[0], torch.inf)}
+        made = gradients(batch, loss, parameters)
+        return {**made, parameters[0]: torch.full_like(parameters[0], torch.inf)}
 
-    with monkeypatch.context() as patch:
-        patch.setattr(learner, "gradients", overflow)
-        patch.setattr(learner, "descend_along", lambda *_: None)
-        learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
-    assert all(not moved.any() for moved in learner.method.moved.values())
+    monkeypatch.setattr(learner, "gradients", overflow)
+    monkeypatch.setattr(learner, "descend_along", lambda *_: None)
+    learner.method.step(learner, Batch(*clips(2), 1.0, 0.0))
+    torch.testing.assert_close(list(learner.method.moved.values()), before, rtol=0, atol=0)
 
 
 # ---- Diagnosing & Re-learning
 
 
 @TWO_OR_THREE
-def test_dnr_descends_the_joint_loss_and_lambda_times_the_loss_of_each_head(modalities):
+def test_dnr_descends_the_joint_loss_alone_or_with_uni_weight_the_loss_of_each_head(modalities):
+    before, descent, method = stepped("dnr", {**SETTINGS["dnr"], "uni_weight": 0.0}, modalities)
+    assert_same(descent, naive_gradients(joint_loss(modalities), before, modalities))
+    assert not list(method.heads.parameters() if method.heads else [])
     before, descent, _ = stepped("dnr", {**SETTINGS["dnr"], "uni_weight": 0.7}, modalities)
     loss = total((1.0, joint_loss(modalities)), *((0.7, head_loss(m)) for m in range(modalities)))
     assert_same(descent, naive_gradients(loss, before, modalities))
@@ -469,7 +547,7 @@ def test_each_encoder_plays_for_its_own_influence_under_mcr_and_the_rest_does_no
                                mmcosine) for m, x in enumerate(inputs)]
 
     def influence(state, inputs, m):
-        return sum(naive_divergence([sum(rows(state, inputs, i)), sum(rows(state, inputs, i, order, m))])
+        return sum(naive_js([sum(rows(state, inputs, i)), sum(rows(state, inputs, i, order, m))])
                    for order in orders for i in range(7)) / 21
 
     def contrast(state, inputs, labels, a, b):
@@ -482,8 +560,8 @@ def test_each_encoder_plays_for_its_own_influence_under_mcr_and_the_rest_does_no
         return total / len(labels)
 
     def rest(state, inputs, labels):
-        alone = sum(nll(row, label) for i, label in enumerate(labels) for row in rows(state, inputs, i)) / len(labels)
         pairs = list(itertools.permutations(range(modalities), 2))
+        alone = sum(head_loss(m)(state, inputs, labels) for m in range(modalities))
         return (joint_loss(modalities, mmcosine)(state, inputs, labels) + 0.6 * alone
                 + sum(contrast(state, inputs, labels, a, b) for a, b in pairs) / len(pairs))
 
@@ -653,19 +731,84 @@ def test_opm_never_drops_the_modality_with_the_lowest_score():
     assert opm.probabilities(torch.tensor([9.0, 1.0]), 0.9, 5.0).tolist() == [1, 0]
 
 
-# ---- PMR's entropy term
+# ---- PMR
+
+
+def test_prototypes_are_the_means_of_the_features_of_the_given_clips_in_evaluation_mode_before_every_epoch():
+    """The first included; later ones keep a fifth of the old ones. A class without clips keeps its own."""
+    model = network(2)
+    model.audio_net.add_module("norm", nn.BatchNorm1d(DIM).double())
+    method = METHODS["pmr"](model, 1.0, 0.01, 10).double()
+    learner = learner_of(model, method)
+    learner.train()
+    expected = None
+    for epoch, seed in ((1, 5), (2, 6), (3, 7)):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 0.1 * torch.randn_like(parameter)
+        method.begin_epoch(epoch, learner, Clips(loader(2, seed)))
+        learner.train()
+        inputs, labels = clips(2, seed)
+        for m, name in enumerate(NAMES[:2]):
+            encoder = copy.deepcopy(model.encoder(name)).eval()
+            means = []
+            for c in range(CLASSES):
+                features = [encoder(inputs[m][i:i + 1])[0] for i, label in enumerate(labels.tolist()) if label == c]
+                means.append(sum(features) / len(features))
+            means = torch.stack(means).detach()
+            expected = expected or [means, None]
+            expected[m] = means if epoch == 1 else 0.2 * expected[m] + 0.8 * means
+            torch.testing.assert_close(method.prototypes[m], expected[m])
+    kept = method.prototypes.clone()
+    items = [item for item in loader(2, 5).dataset if item["label"] == 0]
+    method.begin_epoch(4, learner, Clips(DataLoader(items, batch_size=3)))
+    assert torch.equal(method.prototypes[:, 1:], kept[:, 1:]) and not torch.equal(method.prototypes[:, 0], kept[:, 0])
+
+
+def test_pmr_has_no_term_until_every_class_has_a_prototype():
+    model = network(2)
+    learner = learner_of(model, METHODS["pmr"](model, 1.0, 0.5, 10).double())
+    inputs, labels = clips(2)
+    output, loss = learner.model(*inputs), torch.tensor(1.5, dtype=torch.float64)
+    items = list(loader(2, 5).dataset)
+    for present, acts in (((0, 1), False), ((2,), False), ((3,), True)):
+        chosen = [item for item in items if int(item["label"]) in present]
+        learner.method.begin_epoch(1, learner, Clips(DataLoader(chosen, batch_size=3)))
+        assert (learner.method.loss(model, output, labels, loss) != loss) == acts
+
+
+def test_a_method_that_looks_at_training_clips_gets_a_seeded_tenth_and_at_least_five_for_a_class():
+    class Numbers(Dataset):
+        def __init__(self, count: int, seen: str = "in training"):
+            self.count, self.seen = count, seen
+
+        def __len__(self):
+            return self.count
+
+        def __getitem__(self, i):
+            return {"number": i, "seen": self.seen}
+
+        def for_evaluation(self):
+            return Numbers(self.count, "in evaluation")
+
+    def seen(count: int, classes: int, seed: int) -> list[int]:
+        drawn = sample(Numbers(count), classes, Loaders(7, 0, 0, torch.device("cpu")), seed)
+        assert drawn.held_out is None
+        batches = list(drawn.trained)
+        assert {how for batch in batches for how in batch["seen"]} == {"in evaluation"}
+        return [int(number) for batch in batches for number in batch["number"]]
+
+    numbers = seen(300, 4, 0)
+    assert len(set(numbers)) == 30 and max(numbers) - min(numbers) > 200 and numbers == seen(300, 4, 0)
+    assert numbers != seen(300, 4, 1)
+    assert len(set(seen(300, 9, 0))) == 45 and seen(20, 9, 0) == list(range(20))
 
 
 @TWO_OR_THREE
 @BOTH_HEADS
 def test_pmr_adds_the_entropy_of_a_leading_modality_to_what_it_descends_in_its_first_epochs(modalities, mmcosine):
-    def prepared(method):
-        torch.manual_seed(3)
-        method.prototypes.normal_()
-        method.known.fill_(1)
-
-    settings = {"alpha": 0.8, "pmr_entropy": 0.6, "pmr_entropy_epochs": 1}
-    before, descent, method = stepped("pmr", settings, modalities, mmcosine, prepared)
+    settings = {"pmr_alpha": 0.8, "pmr_entropy": 0.6, "pmr_entropy_epochs": 1}
+    before, descent, method = stepped("pmr", settings, modalities, mmcosine)
     inputs, labels = clips(modalities)
     prototypes = method.prototypes
 
@@ -684,7 +827,7 @@ def test_pmr_adds_the_entropy_of_a_leading_modality_to_what_it_descends_in_its_f
                 for i, label in enumerate(labels):
                     p = rows(state, m, x[i]).exp() / rows(state, m, x[i]).exp().sum()
                     total = total - 0.8 * min(max(1 / lead[m] - 1, 0), 1) * p[label].log() / len(labels)
-                    total = total - weight * min(max(lead[m] - 1, 0), 1) * -(p * p.log()).sum() / len(labels)
+                    total = total - weight * (lead[m] > 1) * -(p * p.log()).sum() / len(labels)
             return total
 
         return loss
@@ -692,9 +835,10 @@ def test_pmr_adds_the_entropy_of_a_leading_modality_to_what_it_descends_in_its_f
     assert_same(descent, naive_gradients(loss(0.6), before, modalities))
     without = naive_gradients(loss(0.0), before, modalities)
     assert distance(descent, without) > 0.005
-    off = stepped("pmr", {**settings, "pmr_entropy": 0.0}, modalities, mmcosine, prepared)[1]
+    off = stepped("pmr", {**settings, "pmr_entropy": 0.0}, modalities, mmcosine)[1]
     assert_same(off, without)
-    method.begin_epoch(2, None, None)
+    model = network(modalities)
+    method.begin_epoch(2, learner_of(model, METHODS["none"](model)), both(modalities))
     assert not method.early
 
 
@@ -883,14 +1027,14 @@ def boosted_step(modalities: int, mmcosine: bool, epoch: int, **settings: object
 @BOTH_HEADS
 @pytest.mark.parametrize("epoch", [1, 3, 6, 4])
 def test_reconboost_trains_one_modality_on_what_the_others_have_not_learnt_and_then_all(modalities, mmcosine, epoch):
-    settings = {"recon_epochs": 1, "recon_weight": 3.0, "recon_agreement": 20.0}
+    settings = {"recon_epochs": 1, "recon_weight": 3.0, "recon_others": 0.7, "recon_agreement": 20.0}
     before, descent = boosted_step(modalities, mmcosine, epoch, **settings)
     turn = None if epoch % 2 == 0 else (epoch - 1) // 2
 
     def softmax(row):
         return row.exp() / row.exp().sum()
 
-    def loss(state, inputs, labels, weight=3.0, agreement=20.0):
+    def loss(state, inputs, labels, weight=3.0, of_others=0.7, agreement=20.0):
         total = 0.0
         for i, label in enumerate(labels):
             rows = [layer_logit(state, m, x[i], mmcosine) for m, x in enumerate(inputs)]
@@ -899,9 +1043,11 @@ def test_reconboost_trains_one_modality_on_what_the_others_have_not_learnt_and_t
                 continue
             others = sum(row for m, row in enumerate(rows) if m != turn).detach()
             previous = softmax(rows[(turn - 1) % modalities].detach())
-            total = total - weight * softmax(rows[turn])[label].log()
-            total = total + softmax(others)[label] * softmax(rows[turn])[label].log()
-            total = total + agreement * (softmax(rows[turn]) - previous).square().sum() / CLASSES
+            for c in range(CLASSES):
+                true = float(c == label)
+                total = total - weight * true * softmax(rows[turn])[c].log() / CLASSES
+                total = total + of_others * true * softmax(others)[c] * softmax(rows[turn])[c].log() / CLASSES
+                total = total + agreement * (softmax(rows[turn])[c] - previous[c]).square() / CLASSES
         return total / len(labels)
 
     assert_same(descent, naive_gradients(loss, before, modalities))
@@ -909,7 +1055,7 @@ def test_reconboost_trains_one_modality_on_what_the_others_have_not_learnt_and_t
         return
     others = [name for name in descent if not name.startswith((NAMES[turn], f"fusion_module.fc_{'xyz'[turn]}"))]
     assert all(descent[name].abs().max() == 0 for name in others), "the others are fixed"
-    for left_out in ({"agreement": 0.0}, {"weight": 2.0}):
+    for left_out in ({"agreement": 0.0}, {"weight": 2.0}, {"of_others": 0.0}):
         without = naive_gradients(lambda *given, left_out=left_out: loss(*given, **left_out), before, modalities)
         assert distance(descent, without) > 0.005
 
@@ -918,7 +1064,7 @@ def test_the_other_encoders_are_in_evaluation_mode_in_a_turn_of_reconboost_and_m
     model = network(2, fusion="sum")
     for name in NAMES[:2]:
         model.encoder(name).add_module("norm", nn.BatchNorm1d(DIM).double())
-    learner = learner_of(model, METHODS["reconboost"](model, 2, 5.0, 0.5))
+    learner = learner_of(model, METHODS["reconboost"](model, 2, 5.0, 1.0, 0.5))
     inputs, labels = clips(2)
     moved = []
     for epoch in range(1, 10):
@@ -934,6 +1080,23 @@ def test_the_other_encoders_are_in_evaluation_mode_in_a_turn_of_reconboost_and_m
     assert moved == ["a", "a", "av", "av", "v", "v", "av", "av", "a"]
 
 
+def test_every_phase_of_reconboost_begins_without_the_momentum_of_the_one_before():
+    """Its first step is a plain one, and those after it have the momentum of the phase alone."""
+    model = network(2, fusion="sum")
+    learner = learner_of(model, METHODS["reconboost"](model, 2, 5.0, 1.0, 0.5))
+    momentum: dict[str, torch.Tensor] = {}
+    for epoch in range(1, 9):
+        learner.method.begin_epoch(epoch, learner, None)
+        momentum = {} if epoch % 2 else momentum
+        inputs, labels = clips(2, seed=epoch)
+        before = parameters(learner)
+        learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()
+                     if parameter.grad is not None}
+        momentum = {name: 0.9 * momentum.get(name, 0.0) + gradient for name, gradient in gradients.items()}
+        assert_same(parameters(learner), {name: before[name] - RATE * push for name, push in momentum.items()})
+
+
 # ---- all methods
 
 
@@ -947,7 +1110,7 @@ def test_the_other_encoders_are_in_evaluation_mode_in_a_turn_of_reconboost_and_m
     (["agm", "--lam", "0.1"], "--lam cannot be combined with --modulation agm: it replaces the loss"),
     (["dnr", "--relearn_every", "9", "--epochs", "9"], "--relearn_every 9 would set encoders back after the last"),
     (["dnr", "--relearn_every", "9", "--epochs", "8"], "--relearn_every 9 is not before the last of 8 epochs"),
-    (["dnr", "--epochs", "20"], "--relearn_every 10 would set encoders back after the last of 20 epochs"),
+    (["dnr", "--epochs", "20"], "--relearn_every 20 would set encoders back after the last of 20 epochs"),
     (["opm", "--accumulate", "2"], "--accumulate cannot be combined with --modulation opm, whose step needs the whole"),
     (["agm", "--accumulate", "2"], "--accumulate cannot be combined with --modulation agm, whose step needs the whole"),
     (["mmpareto", "--compile"], "--compile cannot be combined with --modulation mmpareto: it takes gradients of parts"),
@@ -956,7 +1119,11 @@ def test_the_other_encoders_are_in_evaluation_mode_in_a_turn_of_reconboost_and_m
     (["opm", "--epochs", "6"], "--opm_warmup 6 is not less than the 6 epochs of the run: opm would drop nothing"),
     (["opm", "--lam", "0.1"], "--lam cannot be combined with --modulation opm: it replaces the loss"),
     (["opm", "--opm_base", "1.1"], "out of range"), (["dgl", "--dgl_alpha", "0"], "out of range"),
-    (["mmpareto", "--pareto_gamma", "0"], "out of range"), (["lfm", "--lfm_weight", "0.99"], "out of range")])
+    (["mmpareto", "--pareto_gamma", "0"], "out of range"), (["lfm", "--lfm_weight", "1.1"], "out of range"),
+    (["lfm", "--lfm_weight", "learned"], "'learned' is neither schedule nor a number"),
+    (["lfm", "--lfm_divergence", "kl"], "'kl' is not one of reverse_js, js"),
+    (["lfm_learned", "--optimizer", "adam"], "--modulation lfm_learned is defined for --optimizer sgd"),
+    (["lfm_learned", "--compile"], "--compile cannot be combined with --modulation lfm_learned: it takes gradients")])
 def test_what_a_method_is_not_defined_for_is_refused(argv, message, capsys):
     with pytest.raises(SystemExit):
         parse(["--train", "--modulation", *argv])
@@ -996,7 +1163,7 @@ def test_every_method_looks_at_the_features_of_the_encoders_and_not_at_the_fused
 
     model.forward = without_fused
     learner = learner_of(model, METHODS[name](model, **SETTINGS[name]).double())
-    learner.method.begin_epoch(1, learner, None)
+    learner.method.begin_epoch(1, learner, both(2))
     inputs, labels = clips(2)
     _, loss = learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
     assert all(value.isfinite().all() for value in (loss, *model.parameters(), *learner.method.parameters()))
@@ -1006,7 +1173,7 @@ def test_every_method_looks_at_the_features_of_the_encoders_and_not_at_the_fused
 def test_all_that_a_method_goes_by_is_in_its_state(name):
     """A learner of another start that is given one's state goes on as that one does."""
     settings = {**SETTINGS[name], **({"relearn_every": 4} if name == "dnr" else {})}
-    (inputs, labels), held = clips(2), Clips(loader(2, 1), loader(2, 5))
+    (inputs, labels), held = clips(2), both(2)
 
     def train(learner, epochs) -> None:
         for epoch in epochs:
@@ -1056,7 +1223,7 @@ def take_steps(name: str, modalities: int, precision: torch.dtype, mode=None) ->
     model = network(modalities, mmcosine="mmcosine" not in METHODS[name].without,
                     fusion=(*METHODS[name].fusions, "concat")[0]).float()
     learner = learner_of(model, METHODS[name](model, **SETTINGS[name]), precision)
-    learner.method.begin_epoch(1, learner, None)
+    learner.method.begin_epoch(1, learner, both(modalities, torch.float32))
     learner.train()
     inputs, labels = clips(modalities)
     batch = Batch([x.float() for x in inputs], labels, 1.0, 0.0)
@@ -1082,7 +1249,7 @@ def test_a_step_in_float16_is_that_in_float32_but_for_rounding(name):
         model = network(2, fusion=(*METHODS[name].fusions, "concat")[0]).float()
         learner = learner_of(model, METHODS[name](model, **SETTINGS[name]), precision)
         learner.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=precision == torch.float16)
-        learner.method.begin_epoch(1, learner, None)
+        learner.method.begin_epoch(1, learner, both(2, torch.float32))
         learner.train()
         before = copy.deepcopy([model.state_dict(), learner.method.state_dict()])
         inputs, labels = clips(2)
@@ -1155,7 +1322,8 @@ def test_the_table_of_methods_names_each_with_its_flags_and_a_test_that_is_there
         own = table[flags.split("`")[1]][3] if flags.startswith("as ") else flags
         assert set(re.findall(r"--(\w+)", own)) == METHODS[name].uses(), name
         for flag in METHODS[name].flags:
-            default = flag.default if isinstance(flag.default, str) else f"{flag.default:g}"
+            default = METHODS[name].default_settings.get(flag.name, flag.default)
+            default = default if isinstance(default, str) else f"{default:g}"
             assert f"`--{flag.name}` ({default}" in own.replace("1e-4", "0.0001"), flag.name
         assert mmcosine == ("refused" if "mmcosine" in METHODS[name].without else "yes"), name
         assert f"def {test.strip('`| ')}(" in tests, name

@@ -29,7 +29,7 @@ NAMES = ("rgb", "flow", "audio")
 SHAPES = {"rgb": (3, 8, 8), "flow": (2, 8, 8), "audio": (1, 257, 7)}  # of the inputs of the encoders
 CPU = ["--device", "cpu", "--num_workers", "0"]
 METHOD_SETTINGS = {"ogm": ["--alpha", "0.5"], "ogm_ge": ["--alpha", "0.5"], "gblend": ["--blend_epochs", "2"],
-                   "lfm": ["--lfm_rate", "10"], "dnr": ["--relearn_every", "1", "--relearn_times", "1"],
+                   "lfm_learned": ["--lfm_rate", "10"], "dnr": ["--relearn_every", "1", "--relearn_times", "1"],
                    "pmr": ["--pmr_entropy", "5"], "opm": ["--opm_warmup", "1"],
                    "mslr": ["--mslr_factors", "0.5,1,2"], "reconboost": ["--recon_epochs", "1"]}
 

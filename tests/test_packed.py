@@ -646,7 +646,7 @@ def test_a_run_that_may_have_had_trials_goes_on_with_the_cache_that_they_had():
 
 
 def test_a_method_that_holds_clips_out_does_so_with_a_cache(train_argv, tiny_encoders):
-    assert main([*train_argv, "--cache", "ram", "--epochs", "1", "--modulation", "lfm"])["n_trained"] == 22
+    assert main([*train_argv, "--cache", "ram", "--epochs", "1", "--modulation", "lfm_learned"])["n_trained"] == 22
 
 
 def test_less_detail_than_the_networks_images_is_refused(train_argv, tiny_encoders):

@@ -8,6 +8,7 @@ import torch
 
 from main_CD import main
 from scripts import benchmark
+from utils import distributed
 from utils.training import checkpoint, flags, precision
 from utils.training.engine import Compute
 from utils.training.precision import PRECISIONS, choose_precision
@@ -61,6 +62,12 @@ def test_a_cpu_whose_vendor_nobody_tells_needs_amx(capabilities, dtype, tmp_path
 def test_amx_that_the_kernel_does_not_allow_does_not_count(tmp_path, monkeypatch):
     machine(monkeypatch, tmp_path, INTEL, VECTORS, {"avx512_bf16": True, "amx_bf16": True})
     assert choose_precision("auto", CPU) is torch.float32
+
+
+def test_all_processes_of_a_run_take_the_precision_of_the_main_one(tmp_path, monkeypatch):
+    machine(monkeypatch, tmp_path, INTEL, VECTORS, {"avx512_bf16": True})
+    monkeypatch.setattr(distributed, "from_main", lambda here: torch.bfloat16)  # which is on another machine
+    assert choose_precision("auto", CPU) is torch.bfloat16 and choose_precision("off", CPU) is torch.float32
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])

@@ -98,15 +98,6 @@ def prepare(root: Path, *flags: str) -> dict:
     return prepare_cremad.main(["--data_root", str(root), *flags])
 
 
-def test_frames_are_the_middles_of_equal_parts(tmp_path, flv):
-    names = make_cremad(tmp_path, flv)
-    assert prepare(tmp_path, "--frames", "middle") == {"clips": 4, "failed": 0, "train": 2, "test": 2}
-    prepare(tmp_path, "--frames", "middle", "--fps", "3")
-    for name in names:
-        assert levels(tmp_path / "Image-01-FPS" / name) == [15, 45]
-        assert levels(tmp_path / "Image-03-FPS" / name) == [5, 15, 25, 35, 45, 55]
-
-
 def test_frames_of_ogm_ge_are_the_first_of_every_29(tmp_path):
     video = tmp_path / "video.flv"
     write_video(video, 65, Fraction(30000, 1001), "flv")  # 29.97 frames per second, as CREMA-D
@@ -165,14 +156,6 @@ def test_lists_cover_every_clip_once_and_are_the_same_for_the_same_seed(tmp_path
         (tmp_path / name).unlink()
     prepare(tmp_path, "--test_fraction", "0.34")
     assert (tmp_path / "test.csv").read_bytes() == first
-
-
-def test_speaker_split_has_no_actor_in_both_lists(tmp_path, flv):
-    make_cremad(tmp_path, flv, actors=5)
-    prepare(tmp_path, "--split", "speaker", "--test_fraction", "0.4")
-    lists = read_lists(tmp_path, "")
-    train, test = ({clip.name[:4] for clip in clips} for clips in (lists.train, lists.test))
-    assert (len(train), len(test), train & test) == (3, 2, set())
 
 
 def test_folds_of_actors_test_each_actor_once(tmp_path, flv):

@@ -102,13 +102,6 @@ def test_a_sound_stream_without_sound_is_silence_too(root):
     assert "is empty" in (root / "video_ml-16000Hz/train2.silent").read_text()
 
 
-def test_other_rates_go_into_folders_of_their_own_and_the_next_command_uses_them(root, capsys):
-    prepare(root, "--collections", "video_ml", "--fps", "2", "--sample_rate", "22050")
-    assert len(list((root / "video_ml-2fps/train1").iterdir())) == 4
-    assert soundfile.info(root / "video_ml-22050Hz/train2.wav").samplerate == 22050
-    assert f"--data_root {root} --audio_frontend ogm_ge --fps 2" in capsys.readouterr().out
-
-
 def test_frames_are_shrunk_never_enlarged_and_keep_their_shape(tmp_path, root):
     write_video(tmp_path / "large.mp4", 10, 25, "mpeg4", side=160)
     path = root / "video_ml/train1.mp4"

@@ -81,15 +81,6 @@ def test_videos_become_wavs_faces_and_a_training_list(videos, tmp_path, capsys):
     assert "python main_Vox.py --train" in capsys.readouterr().out and not list(out.rglob(".*"))
 
 
-def test_sound_can_lie_in_a_folder_of_its_own(videos, tmp_path):
-    for number, video in enumerate(sorted(videos.rglob("*.mp4"))):
-        path = (tmp_path / "aac" / video.relative_to(videos)).with_suffix(".wav")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, np.full(8000 * (number + 1), 0.1), 8000)
-    main([*argv(videos, tmp_path), "--audio", str(tmp_path / "aac")])
-    assert soundfile.info(str(tmp_path / "out/train/wav/id2/v/2.wav")).duration == pytest.approx(4, abs=0.01)
-
-
 def test_test_videos_become_trials_unless_some_are_there(videos, tmp_path):
     main(argv(videos, tmp_path, "test"))
     path = tmp_path / "out/test_pairs.csv"

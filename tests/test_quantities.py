@@ -7,12 +7,12 @@ import re
 import pytest
 import torch
 from conftest import REPO
-from one_step import NAMES, SETTINGS, clips, feature, learner_of, loader, modality_logit, network, nll, parameters
+from one_step import NAMES, SETTINGS, both, clips, feature, learner_of, modality_logit, network, nll, parameters
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from three_modalities import main
 
 from models.balancing import METHODS, Method
-from models.balancing.method import Batch, Clips
+from models.balancing.method import Batch
 
 
 def test_quantities_are_means_over_the_steps_since_the_last_call():
@@ -29,14 +29,14 @@ def reported(name: str, settings: dict, modalities: int, steps: int = 2) -> tupl
     """(the parameters before each step, what is reported after them)."""
     model = network(modalities, fusion=(*METHODS[name].fusions, "concat")[0])
     learner = learner_of(model, METHODS[name](model, **settings).double())
-    learner.method.begin_epoch(1, learner, None)
+    learner.method.begin_epoch(1, learner, both(modalities))
     learner.train()
     inputs, labels = clips(modalities)
     before = []
     for _ in range(steps):
         before.append(parameters(learner))
         learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
-    learner.method.end_epoch(learner, Clips(loader(modalities, 1), loader(modalities, 5)))
+    learner.method.end_epoch(learner, both(modalities))
     return before, learner.method.quantities()
 
 

@@ -1,6 +1,7 @@
 """Sweeps: which runs a grid has, what survives a kill, and what the tables say of them."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -614,9 +615,9 @@ def test_the_comparison_of_methods_runs_on_every_demo_and_takes_parameters_of_me
     commands = [line.split()[1:] for line in told.read_text().splitlines()]
     assert all(not main(command) for command in commands)
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith(f"python {script} --train ") for line in lines) == 41
+    assert sum(line.startswith(f"python {script} --train ") for line in lines) == 43
     assert all(("--scaling 20 " in line) == ("--mmcosine True" in line) for line in lines if "--train" in line)
-    for flag, methods in (("--relearn_every 5", {"dnr"}), ("--alpha 0.5", {"ogm", "ogm_ge", "pmr"})):
+    for flag, methods in (("--relearn_every 5", {"dnr"}), ("--alpha 0.5", {"ogm", "ogm_ge"})):
         assert {line.split("--modulation ")[1].split()[0] for line in lines if flag in line} == methods
 
 
@@ -664,16 +665,35 @@ def test_runs_from_before_encoders_could_be_chosen_count_as_runs_of_the_default_
     assert sorted(cells[0] for cells in rows.values() if cells[0].isdigit()) == ["1", "2"]
 
 
+def test_a_method_with_a_default_of_its_own_for_a_flag_of_the_run_is_compared_with_the_plain_runs(finished_runs,
+                                                                                                   tmp_path):
+    """ReconBoost has another weight decay; one that differs from both has nothing to be compared with."""
+    runs = (("plain", "none", 1e-4), ("turns", "reconboost", 5e-4), ("other", "reconboost", 1e-3))
+    for (name, method, decay), seed in itertools.product(runs, (0, 1)):
+        folder = tmp_path / f"{name}{seed}"
+        folder.mkdir()
+        more = {"modulation": method, "weight_decay": decay, "fusion_method": "sum", "random_seed": seed}
+        for kind in ("args.json", "result.json"):
+            content = json.loads((finished_runs["plain"] / kind).read_text())
+            content = content | more | ({"seed": seed} if "result" in kind else {})
+            (folder / kind).write_text(json.dumps(content))
+    report = comparison.report(comparison.read_runs(tmp_path)).partition("\nPoints to")[2]
+    rows = [line.split(" | ")[0].removeprefix("| ") for line in report.splitlines() if "reconboost" in line]
+    assert rows == ["sum, plain, reconboost, weight_decay 0.0005"]
+
+
 def test_the_table_tells_which_methods_trained_on_fewer_clips_than_the_other_rows(finished_runs, tmp_path):
-    counts = {"none": {}, "lfm": {"n_trained": 22}, "mslr": {"n_trained": 21}, "dnr": {"n_trained": 24}}  # of 24
-    for method, more in counts.items():
+    counts = {"none": 24, "lfm_learned": 22, "mslr": 21, "dnr": 24}  # of 24
+    for method, trained in counts.items():
         (tmp_path / method).mkdir()
         for name in ("args.json", "result.json"):
             content = json.loads((finished_runs["plain"] / name).read_text()) | {"modulation": method}
-            (tmp_path / method / name).write_text(json.dumps({**content, **more} if "result" in name else content))
-    told = "part of the training clips, the others being held out by the method: lfm on 22 of 24, mslr on 21 of 24.\n"
+            more = {"n_trained": trained} if "result" in name and method != "none" else {}
+            (tmp_path / method / name).write_text(json.dumps({**content, **more}))
+    told = ("part of the training clips, the others being held out by the method: lfm_learned on 22 of 24, mslr on "
+            "21 of 24.\n")
     assert f"Trained on a {told}" in comparison.report(comparison.read_runs(tmp_path))
-    for method in ("lfm", "mslr"):
+    for method in ("lfm_learned", "mslr"):
         (tmp_path / method / "result.json").unlink()
     assert "part of the training clips" not in comparison.report(comparison.read_runs(tmp_path))
 

@@ -4,7 +4,7 @@ from .agm import Agm
 from .dgl import Dgl
 from .gradient_blending import GradientBlending
 from .inforeg import InfoReg
-from .lfm import Lfm
+from .lfm import Lfm, LfmLearned
 from .mcr import Mcr
 from .method import Method
 from .mla import Mla
@@ -29,6 +29,7 @@ METHODS = {
     "agm": Agm,
     "mla": Mla,
     "lfm": Lfm,
+    "lfm_learned": LfmLearned,
     "dnr": Relearning,
     "mcr": Mcr,
     "dgl": Dgl,

@@ -11,17 +11,18 @@ so that the responses add up to F; for two, phi_a = (F(a, v) - F(0, v) + F(a, 0)
     r_m = exp(s_others - s_m),   tau_m = exp(S_others - S_m),   kappa_m = exp(alpha * min(tau_m - r_m, 10))
 
 the gradient of cross-entropy(sum_m phi_m, y) that flows into phi_m is multiplied by kappa_m: a modality that is further
-ahead than on average learns slower. alpha is `agm_alpha`, 1 by default; the paper takes 1 to 3. s_m is of the whole
+ahead than on average learns slower. alpha is `agm_alpha`, 1 by default; the authors take 1 to 3. s_m is of the whole
 batch, over all processes; -log has the ceiling -log(1e-8).
 
-Any M, any fusion; with MMCosine phi_m = l_m, since a feature of 0 has cosine 0. It replaces the plain loss.
+kappa is an exponential of a difference of exponentials, at most e^(10 alpha): a modality that falls behind its mean
+lead is pushed the harder the worse it gets. Therefore the authors' code clips: in a step in which an entry of the
+gradient of the head's weight (`fusion_module.head()`) leaves [-1, 1], the gradients of all parameters are scaled to a
+total norm of 1. `agm_clip` is that norm; with 0 gradients are never scaled. They are tested and scaled as the update
+takes them: averaged over the processes and without the factor of float16's loss scaler.
 
-kappa is an exponential of a difference of exponentials, at most e^(10 alpha). For a modality whose mean lead in the run
-is L = S_others - S_m nats it is exp(alpha * (e^L - 1)) in a batch where the lead is gone, and exp(alpha * (e^L - e^2L))
-in one where it is twice as wide: for L = 1 and alpha 1, 2, 3 these are 5.6, 31, 173 and 9e-3, 9e-5, 8e-7; for L = 1.5
-the first are 33, 1057, 34374. So a leader hardly learns until its mean lead has followed, and a modality that falls
-behind is pushed the harder the worse it gets: at a high learning rate that diverges (docs/methods.md).
+Any M, any fusion; with MMCosine phi_m = l_m, since a feature of 0 has cosine 0. It replaces the plain loss.
 """
+
 
 from __future__ import annotations
 
@@ -42,17 +43,21 @@ if TYPE_CHECKING:
 
 CEILING = -math.log(1e-8)
 LARGEST = 10.0  # of tau - r
+LARGEST_HEAD_GRADIENT = 1.0  # of an entry, with which nothing is scaled
 
 
 class Agm(Method):
     title = "adaptive gradient modulation by Shapley values"
-    flags: ClassVar[tuple[Flag, ...]] = (Flag("agm_alpha", Number(float, 0, 8), 1.0, "strength alpha of agm"),)
+    flags: ClassVar[tuple[Flag, ...]] = (
+        Flag("agm_alpha", Number(float, 0, 8), 1.0, "strength alpha of agm; its authors take 1 to 3"),
+        Flag("agm_clip", Number(float, 0), 1.0, "total norm to which agm scales the gradients of a step in which that "
+             "of one of the head's weights leaves [-1, 1]; 1 in its authors' code; 0: never"))
     without = REPLACES_LOSS
     whole_batches = True  # of which the running means are
 
-    def __init__(self, model: MultimodalClassifier, agm_alpha: float):
+    def __init__(self, model: MultimodalClassifier, agm_alpha: float, agm_clip: float):
         super().__init__(model)
-        self.alpha = agm_alpha
+        self.alpha, self.clip = agm_alpha, agm_clip
         self.register_buffer("means", torch.zeros(len(model.modalities)))  # S_m
         self.register_buffer("steps", torch.zeros(()))
 
@@ -70,7 +75,20 @@ class Agm(Method):
         r, tau = (torch.exp(mean_of_others(score) - score) for score in (s, self.means))
         self.steps += 1
         self.means += (s - self.means) / self.steps
-        return torch.exp(self.alpha * (tau - r).clamp(max=LARGEST))
+        kappa = torch.exp(self.alpha * (tau - r).clamp(max=LARGEST))
+        self.note(factor=kappa)
+        return kappa
+
+    def adjust_gradients(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor) -> None:
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        largest = torch.stack([layer.weight.grad.abs().amax() for layer in model.fusion_module.head()]).amax()
+        clipped = largest > LARGEST_HEAD_GRADIENT
+        if self.clip:
+            self.note(clipped=clipped.float())
+            total = torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]).norm()
+            factor = torch.where(clipped, self.clip / total, 1.0)
+            for gradient in gradients:
+                gradient.mul_(factor)
 
 
 def responses(model: MultimodalClassifier, features: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class Learner:
         self.network = DistributedDataParallel(model) if parallel else model
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == torch.float16)
         self.begun = False  # whether an epoch has begun
-        self.prepared = type(self.method).prepare is Method.prepare
+        self.prepared = type(self.method).prepare is Method.prepare and not self.method.needs_length
         self.batches: int | None = None  # of the epoch
         self.steps = 0  # of the epoch so far
 
@@ -79,7 +79,7 @@ class Learner:
     # ---- what a training loop calls
 
     def prepare(self, epochs: int, trial: Trial | None = None) -> None:
-        """Before the first of `epochs`: the method's trials, if it has any; optional for the others.
+        """Before the first of `epochs`: the method's trials, if it has any, and its schedule; optional for the others.
 
         trial: how it trains and measures; by default on `clips`, with the learning rate that the optimizer has.
         Raises MethodError: with these settings the method would do nothing in so many epochs, or cannot go on.
@@ -88,13 +88,14 @@ class Learner:
         if not self.prepared and trial is None:
             self.check_clips()
         self.prepared = True
+        self.method.begin_run(epochs)
         self.method.prepare(self, epochs, trial or TrialOnClips(self))
         self.train()
 
     def begin_epoch(self, epoch: int, batches: int | None = None) -> None:
         """Before the first batch of an epoch, which is 1 for the first: the network in training mode, and what the
         method does then. batches: how many the epoch has, for methods that follow its progress."""
-        if self.method.needs_held_out:
+        if self.method.needs_held_out or self.method.needs_sample:
             self.check_clips()
         self.begun, self.batches, self.steps = True, batches, 0
         self.train()
@@ -143,15 +144,21 @@ class Learner:
             raise MethodError(f"{before}{error}") from None
 
     def check_clips(self) -> None:
+        if self.clips is None and self.method.needs_sample:
+            raise MethodError(f"{self.name} looks at a tenth of the training clips before each epoch: give the Learner "
+                              "clips=Clips(trained), a loader of them whose batches are (inputs, labels)")
         if self.clips is None:
             raise MethodError(f"{self.name} looks at held-out training clips: give the Learner clips=Clips(trained, "
                               "held_out), two loaders whose batches are (inputs, labels)")
 
     def check_step(self, inputs: Sequence[Tensor], lam: float) -> None:
+        if not self.prepared and self.method.needs_length:
+            raise MethodError(f"{self.name} follows the length of the training: call learner.prepare(epochs) first")
         if not self.prepared:
             raise MethodError(f"{self.name} has trials before the first epoch: give the Learner clips=Clips(trained, "
                               "held_out), and call learner.prepare(epochs)")
-        if not self.begun and type(self.method).end_epoch is not Method.end_epoch:
+        by_epochs = type(self.method).end_epoch is not Method.end_epoch or self.method.needs_sample
+        if not self.begun and (by_epochs or self.method.needs_length):
             raise MethodError(f"{self.name} works by epochs: call learner.begin_epoch(epoch) before the batches of "
                               "each, and learner.end_epoch() after them")
         if not self.begun:
@@ -284,7 +291,7 @@ def chosen_settings(name: str, given: Mapping[str, object]) -> dict[str, object]
         raise ValueError(f"{name} has no setting {unknown!r}: {known}")
     values = {}
     for setting, flag in flags.items():
-        value = given.get(setting, flag.default)
+        value = given.get(setting, METHODS[name].default_settings.get(setting, flag.default))
         text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         try:
             values[setting] = flag.kind(text)
@@ -332,6 +339,9 @@ def check_optimizer(name: str, method: Method, model: MultimodalClassifier, opti
     known = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     if known.isdisjoint(model.parameters()):
         raise ValueError("the optimizer has no parameter of this network: make it from model.parameters()")
+    if method.optimizers and type(optimizer).__name__.lower() not in method.optimizers:
+        raise ValueError(f"{name} is defined for the optimizer {' or '.join(method.optimizers)}, it was given "
+                         f"{type(optimizer).__name__}")
     if method.has_own_step() and any(group.get("fused") for group in optimizer.param_groups):
         raise ValueError(f"{name} gives some parameters no gradient in some steps, which a fused optimizer needs: make "
                          "the optimizer without fused=True")

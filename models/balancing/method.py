@@ -57,10 +57,11 @@ class Batch(NamedTuple):
 
 
 class Clips(NamedTuple):
-    """Loaders of the clips that are trained on and of those held out from them, as evaluation sees them."""
+    """Loaders of clips as evaluation sees them. trained: those trained on, or with `Method.needs_sample` some of them.
+    held_out: those held out from them, with `Method.needs_held_out`."""
 
     trained: DataLoader
-    held_out: DataLoader
+    held_out: DataLoader | None = None
 
 
 class Learner(Protocol):
@@ -100,8 +101,12 @@ class Method(nn.Module):
     flags: ClassVar[tuple[Flag, ...]] = ()  # what its constructor takes beside the model
     most_modalities: ClassVar[int] = 6  # that it is defined for
     fusions: ClassVar[tuple[str, ...]] = ()  # that it is defined for; (): all
+    optimizers: ClassVar[tuple[str, ...]] = ()  # that it is defined for; (): all
+    default_settings: ClassVar[Mapping[str, object]] = {}  # {flag of the run: its default under this method}
     without: ClassVar[Mapping[str, str]] = {}  # {flag that it cannot be combined with: why}
-    needs_held_out: ClassVar[bool] = False  # whether its hooks get `Clips`
+    needs_held_out: ClassVar[bool] = False  # whether its hooks get `Clips` of all clips, some of them held out
+    needs_sample: ClassVar[bool] = False  # whether they get `Clips` of a tenth of the training clips
+    needs_length: bool = False  # whether `begin_run` must have told it the length of the run; may be of the instance
     needs_progress: ClassVar[bool] = False  # whether its step uses `Batch.elapsed`
     whole_batches: ClassVar[bool] = False  # whether its loss cannot be computed on parts of a batch
     needs_teachers: ClassVar[bool] = False  # whether it has `teachers`, encoders loaded from --<modality>_teacher
@@ -163,8 +168,11 @@ class Method(nn.Module):
         self.noted = {}
         return means
 
+    def begin_run(self, epochs: int) -> None:
+        """Before the first epoch of a run that is to have so many `epochs`, and again where it is resumed."""
+
     def begin_epoch(self, epoch: int, learner: Learner, clips: Clips | None) -> None:
-        """Before an epoch; the first is 1. clips: None unless the method `needs_held_out`."""
+        """Before an epoch; the first is 1. clips: None unless the method `needs_held_out` or `needs_sample`."""
 
     def end_epoch(self, learner: Learner, clips: Clips | None) -> None:
         """After an epoch and its change of the learning rate, before it is evaluated and saved: what processes have

@@ -5,15 +5,21 @@ Modalities take turns. For `recon_epochs` epochs only the encoder of m and its l
 others being fixed (their BatchNorm in evaluation mode), on what the others have not learnt yet. With F_m the modality
 logits, p_m = softmax(F_m)[y], q = softmax(sum of the others' F)[y] and "before" the modality whose turn came before:
 
-    recon_weight * mean of -log p_m + mean of q * log p_m + recon_agreement * MSE(softmax F_m, softmax F_before)
+    (-recon_weight * mean of log p_m + recon_others * mean of q * log p_m) / C
+        + recon_agreement * MSE(softmax F_m, softmax F_before)
 
-where q and F_before have no gradient; the MSE is the mean over clips and classes. For as many epochs after it all
-parameters descend cross-entropy(sum of all F, y); then it is the turn of the next. The paper's values are the defaults:
-4 epochs each, weights 5 and 0.5.
+where q and F_before have no gradient, F_m has one in every term. All three are means over clips and classes, of which
+a one-hot label leaves one class of C in the first two. For as many epochs after it all parameters descend
+cross-entropy(sum of all F, y); then it is the turn of the next. Every phase, of one modality or of all, begins with a
+fresh optimiser: without momentum, and with the learning rate that the run's schedule has reached.
+
+Defaults are those of the authors' code: 4 epochs a phase, weights 5, 1 and 0.5. It also has SGD with rate 1e-2 and
+weight decay 5e-4, `default_settings` of the latter, and pretrained encoders; one MLP head that the modalities share,
+where here each has a linear layer of its own.
 
 Any M, in the order of the modalities. Defined for --fusion_method sum, in which each modality has a layer of its own;
-with MMCosine too. It replaces the plain loss. The published code detaches both sides of the agreement, which then does
-nothing, as do two re-implementations.
+with MMCosine too. It replaces the plain loss. Two re-implementations detach both sides of the agreement, which then
+does nothing.
 """
 
 from __future__ import annotations
@@ -33,15 +39,23 @@ if TYPE_CHECKING:
 class ReconBoost(Method):
     title = "modalities in turn, each on what the others have not learnt"
     flags: ClassVar[tuple[Flag, ...]] = (
-        Flag("recon_epochs", Number(int, 1), 4, "epochs of a modality's turn in reconboost, and of all after it"),
-        Flag("recon_weight", Number(float, 0), 5.0, "weight of a modality's own loss in its turn"),
-        Flag("recon_agreement", Number(float, 0), 0.5, "weight of its agreement with the modality before"))
+        Flag("recon_epochs", Number(int, 1), 4, "epochs of a modality's turn in reconboost, and of all together after "
+             "it; 4 in its authors' code"),
+        Flag("recon_weight", Number(float, 0), 5.0, "weight of a modality's own loss in its turn; 5 in reconboost's "
+             "code"),
+        Flag("recon_others", Number(float, 0), 1.0, "weight of what the others have learnt, which is taken off it; 1 "
+             "in reconboost's code"),
+        Flag("recon_agreement", Number(float, 0), 0.5, "weight of its agreement with the modality before; 0.5 in "
+             "reconboost's code"))
+    default_settings: ClassVar[Mapping[str, object]] = {"weight_decay": 5e-4}
     fusions: ClassVar[tuple[str, ...]] = ("sum",)
     without: ClassVar[Mapping[str, str]] = {**REPLACES_LOSS, **KEEPS_GRAPH}
 
-    def __init__(self, model: MultimodalClassifier, recon_epochs: int, recon_weight: float, recon_agreement: float):
+    def __init__(self, model: MultimodalClassifier, recon_epochs: int, recon_weight: float, recon_others: float,
+                 recon_agreement: float):
         super().__init__(model)
-        self.epochs, self.weight, self.agreement = recon_epochs, recon_weight, recon_agreement
+        self.epochs, self.weight, self.of_others, self.agreement = (recon_epochs, recon_weight, recon_others,
+                                                                    recon_agreement)
         self.modalities = len(model.modalities)
         self.turn: int | None = None  # number of the modality that is trained, None: all
 
@@ -52,7 +66,10 @@ class ReconBoost(Method):
                              f"{2 * recon_epochs}: give more --epochs, or a lower --recon_epochs")
 
     def begin_epoch(self, epoch: int, learner: Learner, clips: Clips | None) -> None:
-        turns, together = divmod((epoch - 1) // self.epochs, 2)
+        phase, epochs_of_phase = divmod(epoch - 1, self.epochs)
+        if not epochs_of_phase:
+            learner.optimizer.state.clear()
+        turns, together = divmod(phase, 2)
         self.turn = None if together else turns % self.modalities
 
     def step(self, learner: Learner, batch: Batch) -> tuple[ClassifierOutput, Tensor]:
@@ -76,7 +93,8 @@ class ReconBoost(Method):
         surprise = F.cross_entropy(own, labels, reduction="none")  # -log p, (B,)
         learnt = rest.softmax(-1).gather(1, labels[:, None]).squeeze(1)  # q
         agreement = F.mse_loss(own.softmax(-1), before)
-        return ((self.weight - learnt) * surprise).mean() + self.agreement * agreement
+        boosted = ((self.weight - self.of_others * learnt) * surprise).mean() / own.shape[-1]
+        return boosted + self.agreement * agreement
 
 
 def of_modality(model: MultimodalClassifier, m: int) -> list[nn.Parameter]:

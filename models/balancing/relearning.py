@@ -1,16 +1,18 @@
 """Diagnosing & Re-learning (Wei, Li, Feng, Hu: Diagnosing and Re-learning for Balanced Multimodal Learning, ECCV 2024,
 arXiv 2407.09705). M modalities, N clips, C classes, D features.
 
-Multi-loss training, with encoders that are partly set back. After every `relearn_every` epochs, `relearn_times` times,
-the features of each encoder are clustered by k-means, k = C, for the clips trained on and for clips held out from them
-apart. The purity of a clustering is the share of the clips that have the most frequent class of their cluster, and
+Training on the joint loss alone, with encoders that are partly set back. After every `relearn_every` epochs, at most
+`relearn_times` times, the features of each encoder are clustered by k-means, k = C, for the clips trained on and for
+clips held out from them apart. The purity of a clustering is the share of the clips that have the most frequent class
+of their cluster, and
 
     d_m = |purity_trained - purity_held_out|,   w_m = tanh(strength * d_m),   theta_m <- w_m theta_0 + (1 - w_m) theta_m
 
-with theta_0 the weights that the encoder of m started from: the wider the gap, the more is learnt again. strength is
-`relearn_strength`, 3 as in the paper; the paper sets back every 10 to 15 epochs, twice. Parameters are set back,
-BatchNorm's statistics and the optimizer's momentum are not; features are scaled to [-1, 1], each over the clips that
-are clustered together.
+with theta_0 the weights that the encoder of m started from: the wider the gap, the more is learnt again. Fusion and
+classifier are not set back. Defaults are those of the authors' code: strength 3 (`relearn_strength`), every 20 epochs,
+three times, and no losses of the modalities. Another reading has multi-loss training (`--uni_weight 1`: models/
+balancing/multiloss.py), twice, every 10 to 15 epochs. Parameters are set back, BatchNorm's statistics and the
+optimizer's momentum are not; features are scaled to [-1, 1], each over the clips that are clustered together.
 
 Any M, any fusion, with MMCosine too. Re-implementations take the test set as the held-out clips.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -26,28 +29,33 @@ import torch
 from torch import Tensor, nn
 
 from . import distributed
-from .method import Clips, Flag, Learner, Number
-from .multiloss import UNI_WEIGHT, MultiLoss
+from .heads import UniModalHeads
+from .method import Clips, Flag, Learner, Method, Number
+from .multiloss import UNI_WEIGHT
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
-    from ..classifier import MultimodalClassifier
+    from ..classifier import ClassifierOutput, MultimodalClassifier
 
 logger = logging.getLogger(__name__)
 
 
-class Relearning(MultiLoss):
-    title = "multiloss, with encoders that are partly set back where they overfit"
+class Relearning(Method):
+    title = "joint training with encoders that are partly set back where they overfit"
     flags: ClassVar[tuple[Flag, ...]] = (
-        UNI_WEIGHT, Flag("relearn_every", Number(int, 1), 10, "epochs between two times that dnr sets encoders back"),
-        Flag("relearn_times", Number(int, 1), 2, "how often dnr does so"),
-        Flag("relearn_strength", Number(float, 0), 3.0, "factor of dnr's purity gap"))
+        UNI_WEIGHT,
+        Flag("relearn_every", Number(int, 1), 20, "epochs between two times that dnr sets encoders back; 20 in its "
+             "authors' code"),
+        Flag("relearn_times", Number(int, 1), 3, "how often dnr does so at most; 3 in its authors' code"),
+        Flag("relearn_strength", Number(float, 0), 3.0, "factor of dnr's purity gap, 3 in the paper"))
+    default_settings: ClassVar[Mapping[str, object]] = {"uni_weight": 0.0}
     needs_held_out = True
 
     def __init__(self, model: MultimodalClassifier, uni_weight: float, relearn_every: int, relearn_times: int,
                  relearn_strength: float):
-        super().__init__(model, uni_weight)
+        super().__init__(model)
+        self.uni_weight, self.heads = uni_weight, UniModalHeads(model) if uni_weight else None
         self.strength, self.epoch = relearn_strength, 0
         self.epochs = range(relearn_every, relearn_every * relearn_times + 1, relearn_every)
         initial = {name: copy.deepcopy(model.encoder(name)) for name in model.modalities}
@@ -66,12 +74,18 @@ class Relearning(MultiLoss):
     def begin_epoch(self, epoch: int, learner: Learner, clips: Clips | None) -> None:
         self.epoch = epoch
 
+    def loss(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
+        if self.heads is None:
+            return loss
+        return loss + self.uni_weight * self.heads.losses(output.features, labels).sum()
+
     def end_epoch(self, learner: Learner, clips: Clips) -> None:
         if self.epoch not in self.epochs:
             return
         trained, held_out = (purities(learner, loader) for loader in (clips.trained, clips.held_out))
-        for name, a, b in zip(learner.model.modalities, trained, held_out, strict=True):
-            weight = float(np.tanh(self.strength * abs(a - b)))
+        weights = [float(np.tanh(self.strength * abs(a - b))) for a, b in zip(trained, held_out, strict=True)]
+        self.note(share=torch.tensor(weights, device=next(learner.model.parameters()).device))
+        for name, a, b, weight in zip(learner.model.modalities, trained, held_out, weights, strict=True):
             logger.info(f"the {name} encoder: purity {a:.3f} trained, {b:.3f} held out; set back by {weight:.3f}")
             set_back(learner.model.encoder(name), self.initial[name], weight)
 

@@ -14,7 +14,7 @@ from utils.experiments.run_rows import RunRow
 from utils.experiments.splits import means_over_splits
 from utils.experiments.table_notes import notes
 from utils.experiments.tables import Difference, holm, markdown, paired_difference, percent, points, probability
-from utils.training.experiment import CORE, NOT_COMPARED, label, seedless, without_meaning
+from utils.training.experiment import CORE, NOT_COMPARED, SHARED, label, seedless, without_meaning
 from utils.training.modalities import ENSEMBLE, JOINT, is_joint, predicts_jointly
 from utils.training.run import is_finished
 
@@ -228,4 +228,6 @@ def baseline_of(run: FinishedRun, groups: Mapping[str, Group]) -> dict[str, obje
         fusion = {"fusion_method": chosen.settings["fusion_method"]} if chosen else {}
         modality = chosen.settings["modality"] if chosen else JOINT[0]
         return {**run.settings, **BASELINE, **fusion, "modality": modality}
-    return {**run.settings, **BASELINE}
+    of_method = METHODS[run.settings["modulation"]].default_settings
+    usual = {name: SHARED[name].default for name, value in of_method.items() if run.settings.get(name) == value}
+    return {**run.settings, **usual, **BASELINE}

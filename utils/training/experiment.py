@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from models.balancing import METHODS
 from utils.training import flags
 from utils.training.modalities import ENSEMBLE
 
@@ -44,7 +45,8 @@ def run_name(settings: Mapping[str, object], axes: Mapping[str, object] | None =
              *parts, f"mmcosine{short(meant['scaling'])}" if settings["mmcosine"] else "plain"]
     if meant.get("modulation", "none") != "none":
         words.append(meant["modulation"])
-    defaults = {**{name: SHARED[name].default for name in CORE if name not in IN_WORDS}, **(axes or {})}
+    defaults = {**{name: SHARED[name].default for name in CORE if name not in IN_WORDS}, **(axes or {}),
+                **METHODS[meant.get("modulation", "none")].default_settings}
     words += [f"{'' if name == 'preset' else name}{short(meant[name])}" for name, default in defaults.items()
               if name in meant and meant[name] != default]
     return "-".join([*words, f"seed{settings['random_seed']}"])

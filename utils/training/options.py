@@ -26,13 +26,14 @@ from utils.training.trained import open_trained
 
 def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, object]) -> Namespace:
     """Flags from argv; those not given come from the run that is resumed, from the checkpoint that is evaluated, from
-    `demo_defaults` under --demo, from the --preset, else from the parser. `trained` is what is resumed or evaluated,
-    opened. Raises InputError, or exits with status 2 on a wrong flag."""
+    `demo_defaults` under --demo, from the --preset, from the method's `default_settings`, else from the parser.
+    `trained` is what is resumed or evaluated, opened. Raises InputError, or exits with status 2 on a wrong flag."""
     given = parser.given(argv)  # a wrong flag is told before a missing file
     if given.get("resume") or given.get("train"):
         given = without_output(parser, given)
     preset = parser.given(presets_of(parser.prog)[given["preset"]].argv) if given.get("preset") else {}
-    defaults = {**parser.defaults(), **preset, **(demo_defaults if given.get("demo") else {})}
+    of_method = METHODS[{**preset, **given}.get("modulation", "none")].default_settings
+    defaults = {**parser.defaults(), **of_method, **preset, **(demo_defaults if given.get("demo") else {})}
     command = f"python {parser.prog} {shlex.join(argv)}"
     if given.get("resume"):
         args, command = resumed(parser, defaults, given)
@@ -100,6 +101,8 @@ def check_method(parser: Parser, args: Namespace, changed: set[str]) -> None:
             parser.error(f"--{flag} cannot be combined with --modulation {args.modulation}: {why}")
     if method.fusions and args.fusion_method not in method.fusions:
         parser.error(f"--modulation {args.modulation} is defined for --fusion_method {' or '.join(method.fusions)}")
+    if method.optimizers and args.optimizer not in method.optimizers and args.train:
+        parser.error(f"--modulation {args.modulation} is defined for --optimizer {' or '.join(method.optimizers)}")
     if len(modalities.chosen(parser.declared, args.modality)) > method.most_modalities:
         parser.error(f"--modulation {args.modulation} is defined for {method.most_modalities} modalities: name them "
                      "with --modality")

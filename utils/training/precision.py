@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import torch
 
+from utils import distributed
+
 PRECISIONS = {"off": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -17,8 +19,10 @@ class Choice(NamedTuple):
 
 
 def choose_precision(amp: str, device: torch.device) -> torch.dtype:
-    """`off`, `bf16`, `fp16`, or `auto`: bfloat16 where it is faster than float32."""
-    return choice(amp, device).precision
+    """`off`, `bf16`, `fp16`, or `auto`: bfloat16 where it is faster than float32 for the main process, in every process
+    of a run, which may be on several machines. Every process must call it."""
+    precision = choice(amp, device).precision
+    return distributed.from_main(precision) if amp == "auto" else precision
 
 
 def choice(amp: str, device: torch.device) -> Choice:

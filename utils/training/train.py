@@ -26,7 +26,7 @@ from utils.training.restore import in_own_precision, restore
 from utils.training.run import Run
 from utils.training.same_data import Clips
 from utils.training.trained import Trained
-from utils.training.trial import Trial, hold_out
+from utils.training.trial import Trial, hold_out, sample
 
 ORIGINS = ("pretrained", "teachers")  # facts about where weights come from
 
@@ -123,6 +123,9 @@ def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: flo
     if learner.method.needs_held_out:
         dataset, learner.clips = hold_out(task.train, task.val, task.loaders, seed)
         run.facts.update(n_trained=len(dataset), n_held_out_by_method=len(learner.clips.held_out.dataset))
+    elif learner.method.needs_sample:
+        learner.clips = sample(task.train, len(learner.model.class_weights()[0]), task.loaders, seed)
+    learner.method.begin_run(epochs)
     loader = task.loaders.training(dataset)
     begun = len(run.history)
     started = time.perf_counter()

@@ -19,6 +19,8 @@ from utils.training.run import Run
 
 HELD_OUT = 0.2  # of the training clips, by a trial
 HELD_OUT_BY_METHOD = 0.1  # by a method in the whole run
+SAMPLED = 0.1  # of the training clips, for a method that looks at some
+LEAST_SAMPLED = 5  # clips for each class, in the mean
 
 
 def hold_out(train: Dataset, val: Dataset | None, loaders: Loaders, seed: int) -> tuple[Dataset, Clips]:
@@ -31,6 +33,14 @@ def hold_out(train: Dataset, val: Dataset | None, loaders: Loaders, seed: int) -
         kept = sorted(order[count:])
         trained, seen, held_out = Subset(train, kept), Subset(seen, kept), Subset(seen, sorted(order[:count]))
     return trained, Clips(loaders.evaluation(seen), loaders.evaluation(held_out))
+
+
+def sample(train: Dataset, classes: int, loaders: Loaders, seed: int) -> Clips:
+    """A seeded tenth of the training clips, the same in every epoch; more where a class would have less than
+    LEAST_SAMPLED of them in the mean."""
+    count = min(len(train), max(round(SAMPLED * len(train)), LEAST_SAMPLED * classes))
+    drawn = np.random.default_rng(seed).permutation(len(train))[:count].tolist()
+    return Clips(loaders.evaluation(Subset(train.for_evaluation(), sorted(drawn))))
 
 
 class Trial(NamedTuple):
