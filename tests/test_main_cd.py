@@ -305,17 +305,8 @@ def test_without_data_one_message_names_folder_preparation_and_demo(tmp_path, mo
 
 @pytest.mark.parametrize(("argv", "part"), [
     (["--train", "--fusion", "gated"], "unrecognized arguments: --fusion"),
-    (["--train", "--mmcosine", "maybe"], "'maybe' is not one of True"),
-    (["--train", "--scaling", "nan"], "out of range"),
-    (["--train", "--scaling", "0"], "more than 0"),
-    (["--train", "--epochs", "0"], "at least 1"),
-    (["--train", "--image_size", "1"], "at least 64"),
-    (["--train", "--gpu_ids", "0,0"], "different card numbers"),
     (["--mmcosine"], "nothing to do: give --train"),
-    (["--train", "--run_name", "a/b"], "is not a plain name"),
     (["--train", "--run_name", "a\nb"], "is not a plain name"),
-    *((["--train", "--dataset", name], "is not a plain name") for name in ("../../x", "/tmp/x", "a/b",
-                                                                                      "..", "")),
     (["--train", "--lam", "1", "--modality", "audio"], "leave it out with --modality audio"),
     (["--train", "--val_by_speaker"], "no effect without --val_fraction: "),
     (["--train", "--test_every_epoch"], "has no effect without --val_fraction"),
