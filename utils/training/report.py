@@ -100,8 +100,8 @@ def device_name(device: torch.device) -> str:
 
 
 def parts_of(facts: Mapping[str, object]) -> list[str]:
-    """The parts of the dataset that a run is about, where it has several. `pretrain_on`: of an older version."""
-    return list(facts.get("parts") or facts.get("pretrain_on") or [])
+    """The parts of the dataset that a run is about, where it has several."""
+    return list(facts.get("parts") or [])
 
 
 def summary(title: str, result: Mapping[str, object], shown: Mapping[str, str], split: str, folder: Path,

@@ -156,8 +156,7 @@ def open_run(task: Task, learner: Learner, output: Output, origins: Mapping[str,
     """A new run, or the resumed run at the end of its last whole epoch. origins: {"pretrained" and, if there are any,
     "teachers": {modality: where its weights come from}}"""
     folder = output.folder
-    metrics = [f"{task.split}_{name}" for name in task.shown.values()]
-    saved = restore(output.resumed, learner, task.facts, task.clips, metrics) if output.resumed else None
+    saved = restore(output.resumed, learner, task.facts, task.clips) if output.resumed else None
     if saved:
         origins = {"pretrained": {}, **{name: saved["facts"][name] for name in ORIGINS if name in saved["facts"]}}
     facts = {**task.facts, "modalities": list(learner.model.modalities), **origins,
