@@ -1172,7 +1172,8 @@ def test_every_method_looks_at_the_features_of_the_encoders_and_not_at_the_fused
 @pytest.mark.parametrize("name", METHODS)
 def test_all_that_a_method_goes_by_is_in_its_state(name):
     """A learner of another start that is given one's state goes on as that one does."""
-    settings = {**SETTINGS[name], **({"relearn_every": 4} if name == "dnr" else {})}
+    settings = {**SETTINGS[name], **({"relearn_every": 4} if name == "dnr" else {}),
+                **({"remix_warmup": 4} if name == "remix" else {})}
     (inputs, labels), held = clips(2), both(2)
 
     def train(learner, epochs) -> None:
