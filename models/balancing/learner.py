@@ -152,8 +152,8 @@ class Learner:
         if self.method.needs_held_out and (self.clips is None or self.clips.held_out is None):
             raise MethodError(NO_CLIPS.format(self.name))
         if self.method.needs_training_clips and self.clips is None:
-            raise MethodError(f"{self.name} looks at all training clips: give the Learner clips=Clips(trained), a loader "
-                              "in the order of the data set, whose batches are (inputs, labels)")
+            raise MethodError(f"{self.name} looks at all training clips: give the Learner clips=Clips(trained), a "
+                              "loader in the order of the data set, whose batches are (inputs, labels)")
 
     def check_step(self, inputs: Sequence[Tensor], lam: float) -> None:
         if not self.prepared and self.method.needs_length:
