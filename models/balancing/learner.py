@@ -88,7 +88,8 @@ class Learner:
         Raises MethodError: with these settings the method would do nothing in so many epochs, or cannot go on.
         """
         self.check_settings(epochs)
-        if not self.prepared and trial is None and self.clips is None:
+        has_trials = type(self.method).prepare is not Method.prepare
+        if has_trials and not self.prepared and trial is None and self.clips is None:
             raise MethodError(NO_CLIPS.format(self.name))
         self.prepared = True
         self.method.begin_run(epochs)
