@@ -17,7 +17,7 @@ import av
 import numpy as np
 
 from dataset.errors import InputError
-from dataset.files import check_is_media
+from dataset.files import check_is_media, other_kind
 
 BACKWARD = 0.25  # seconds that a clock goes back when it restarts; less is disorder
 FORWARD = 10.0  # seconds of a jump of all streams of a joined MPEG stream; FFmpeg's dts_delta_threshold
@@ -137,6 +137,9 @@ def read_timeline(path: Path) -> Timeline:
 
 @lru_cache(maxsize=32)  # of a long video many parts may be read
 def scan(path: Path, *_: int) -> Timeline:
+    kind = other_kind(path)  # FFmpeg shows a text as a picture of its letters
+    if kind:
+        raise InputError(f"{path} cannot be read as a video or as sound: by its content it is {kind}. Leave it out")
     with opened(path) as container:
         video, sound = first_stream(container.streams.video), first_stream(container.streams.audio)
         is_cover = video is None and bool(container.streams.video)

@@ -117,6 +117,8 @@ def summary(title: str, result: Mapping[str, object], shown: Mapping[str, str], 
         lines.append(f"bonus:     {100 * result['selection_bonus']:.2f} points, had the test set chosen the epoch "
                      f"({100 * result[f'best_test_{measure}']:.2f})")
     lines += [f"chosen by: {result['selection']}", f"run:       {folder}", f"curves:    {folder / 'curves.png'}"]
+    videos = "VIDEO OTHER_VIDEO" if measure == "eer" else "VIDEO"
+    lines.append(f"predict:   python scripts/predict.py {shlex.quote(str(folder))} {videos}")
     if events_folder:
         program = "tensorboard"
         if not shutil.which(program):  # make demo does not activate its environment
