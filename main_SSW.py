@@ -36,7 +36,7 @@ MODALITIES = (
              imagenet=True))
 DEMO = {"dataset": "demo_birds", "data_root": Path("data/demo_birds"), "epochs": 8, "image_size": 64, "num_frames": 1,
         "audio_seconds": 0.6, "batch_size": 16, "learning_rate": 0.01, "lr_decay_step": 6, "relearn_every": 3,
-        "recon_epochs": 2}
+        "recon_epochs": 2, "opm_warmup": 2, "remix_warmup": 3}
 
 
 def get_args_parser() -> flags.Parser:

@@ -37,7 +37,7 @@ MODALITIES = (
     Modality("difference", RESNETS, in_channels=3, colours=False, imagenet=True, input_settings=("image_size", "demo")))
 DEMO = {"dataset": "demo_actions", "data_root": Path("data/demo_actions"), "epochs": 8, "image_size": 64,
         "num_frames": 1, "flow_frames": 4, "batch_size": 16, "learning_rate": 0.003, "lr_decay_step": 6,
-        "relearn_every": 3, "recon_epochs": 2}
+        "relearn_every": 3, "recon_epochs": 2, "opm_warmup": 2, "remix_warmup": 3}
 
 
 def get_args_parser() -> flags.Parser:

@@ -33,7 +33,8 @@ MODALITIES = (Modality("audio", ("se_resnet34",), in_channels=None, input_settin
               Modality("visual", ("resnet34", "resnet18", "resnet50"), in_channels=3,
                        input_settings=("image_size", "demo"), imagenet=True))
 DEMO = {"dataset": "demo_identities", "data_root": Path("data/demo_identities"), "epochs": 10, "image_size": 64,
-        "batch_size": 32, "audio_frames": 100, "test_frames": 120, "learning_rate": 0.01, "lr_decay_step": 8}
+        "batch_size": 32, "audio_frames": 100, "test_frames": 120, "learning_rate": 0.01, "lr_decay_step": 8,
+        "remix_warmup": 3}
 
 
 def get_args_parser() -> flags.Parser:

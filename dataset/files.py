@@ -23,6 +23,10 @@ DAMAGE = re.compile(r"^((?:Corrupt JPEG data|Premature end of JPEG|Inconsistent 
                     r"libpng error).*)\n", re.M)
 JPEG_BEGIN, SCAN, SEQUENTIAL = b"\xff\xd8", 0xDA, (0xC0, 0xC1)  # the first bytes, markers of segments
 NO_SEGMENT = (0x00, 0x01, 0xFF, *range(0xD0, 0xDA))  # what may follow 255 in a JPEG without a segment
+PHOTOGRAPHS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"II*\0", b"MM\0*")  # JPEG, PNG, TIFF
+HEIF = {(b"ftyp", brand) for brand in (b"heic", b"heix", b"mif1", b"avif")}
+CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")  # bytes that no text has
+WEB_PAGE = re.compile(rb"\s*<(!doctype )?html", re.I)
 RIFF_WAVE = ("WAV", "WAVEX")  # as libsndfile calls it; of the others a cut file looks like a whole one
 STREAMED = (0xFFFFFFFF, 0x7FFFFFFF)  # bytes stated by programs that write the header before they know the length
 
@@ -41,6 +45,25 @@ def check_is_media(path: Path) -> None:
         raise InputError(f"{path} is empty (0 bytes): download it again")
     if size < 1024 and path.read_bytes().startswith(LFS_HEAD):
         raise InputError(f'{path} is a git-lfs pointer, not the file: run "git lfs pull" in the downloaded folder')
+
+
+def other_kind(path: Path) -> str:
+    """What a file is by its first bytes, such as "a text file", if it is no sound or video; "" otherwise."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if head.startswith(PHOTOGRAPHS) and not path.suffix.lower().startswith(".mjp"):  # a stream of JPEGs
+        return "a photograph"
+    if (head[4:8], head[8:12]) in HEIF or (head[:4], head[8:12]) == (b"RIFF", b"WEBP"):
+        return "a photograph"
+    if head.startswith((b"%PDF", b"PK\x03\x04")):
+        return "a PDF document" if head.startswith(b"%PDF") else "a zip archive"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        wide = head.decode("utf-16", errors="replace")
+        if all(character.isprintable() or character.isspace() for character in wide):
+            return "a text file"
+    if CONTROL.search(head):
+        return ""
+    return "a web page, as of a failed download" if WEB_PAGE.match(head) else "a text file"
 
 
 def check_audio(path: Path) -> None:

@@ -63,7 +63,8 @@ done
 # Balancing methods, with and without MMCosine; ReconBoost and MLA need the classifier's layers apart (sum), and MLA's
 # head is not MMCosine's
 sweep --random_seed $seeds $cosine \
-    --modulation ogm ogm_ge gblend pmr multiloss mmpareto agm lfm lfm_learned dnr mcr dgl opm inforeg mslr $parameters "$@"
+    --modulation ogm ogm_ge gblend pmr multiloss mmpareto agm lfm lfm_learned dnr mcr dgl opm inforeg mslr mlb arl remix \
+    tcmax $parameters "$@"
 sweep --random_seed $seeds $cosine --fusion_method sum --modulation none reconboost "$@"
 sweep --random_seed $seeds --mmcosine False --fusion_method sum --modulation mla "$@"
 [[ $failed -eq 0 ]] || echo "compare_methods.sh: not everything could be run: see the messages above" >&2

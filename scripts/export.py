@@ -6,12 +6,13 @@ made on.
 
 Writes   <output>/model.safetensors    the weights
          <output>/config.json          the flags of the run, its classes and results
-         <output>/README.md            a model card: data, protocol, metrics, command, commit, limits
+         <output>/README.md            a model card: data, protocol, metrics, command, commit, an example, limits
 
 scripts/predict.py takes such a folder in place of a run. In Python: utils/experiments/saved_model.py.
 """
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -33,7 +34,14 @@ from utils.training.run import is_finished
 from utils.training.trained import CONFIG, open_trained
 
 DEMO = "\n**Demo data: synthetic. The model knows nothing of the real world.**\n"
-CARD = """# {title}
+CARD = """---
+library_name: pytorch
+license: {licence}
+tags:
+{tags}
+---
+
+# {title}
 {demo}
 Trained by `{script}` of a reimplementation of MMCosine (ICASSP 2023), commit `{git_commit}`, torch {torch_version},
 {precision}.
@@ -50,10 +58,20 @@ Command:
 
 ## Use
 
+`model.safetensors` holds the weights, `config.json` the flags and the classes. In the folder of the code:
+
     python scripts/predict.py THIS_FOLDER {videos}
 
-`model.safetensors` holds the weights, `config.json` the flags and the classes; `utils/experiments/saved_model.py` loads
-them in Python.
+In Python, from any folder:
+
+```python
+import sys
+from pathlib import Path
+
+sys.path.insert(0, "CODE")  # the folder of the code
+
+{example}
+```
 
 ## Limits
 
@@ -61,6 +79,20 @@ them in Python.
 hold for data like its test set; people or places that are in training and test data make them too good. The licence of
 the training data may restrict the use of weights that were made from it.
 """
+EXAMPLE = """from utils.experiments.prediction import Clip, predict
+from utils.experiments.saved_model import load
+
+saved = load(Path("THIS_FOLDER"))
+answer = predict(saved, Clip(Path("video.mp4")))
+print(answer.top("joint"))  # the most probable classes
+print(answer.contributions())  # of each modality to the logit of the first"""
+PAIR_EXAMPLE = """from utils.experiments.pairs import compare
+from utils.experiments.saved_model import load
+
+saved = load(Path("THIS_FOLDER"))
+pairs, problems = compare(saved, [Path("a.mp4"), Path("b.mp4")], None, 2.0)  # no face detector, 2 faces a second
+print(pairs[0].scores, problems)  # cosines, higher for the same person"""
+OF_THE_DATA = "other\nlicense_name: licence-of-the-training-data"
 CLASSIFIES = "The model knows the classes it was trained on and answers every video with one of them."
 VERIFIES = "The model compares two videos of one speaker each; its scores are no probabilities."
 METRICS = ("accuracy", "eer", "min_dcf")
@@ -104,11 +136,16 @@ def model_card(settings: Mapping[str, object], facts: Mapping[str, object], resu
     names = [name for name in result if name.startswith(METRICS)]
     verifies = "eer" in result
     test_chosen = result["selection"].startswith("best test")
+    tags = ["multimodal", "mmcosine", *facts.get("modalities", ()),
+            "speaker-verification" if verifies else "video-classification", str(settings["dataset"])]
     return CARD.format(
         title=experiment.title(settings), demo=DEMO if settings.get("demo") else "", script=settings["script"],
         figures="\n".join(f"| {name} | {shown(name, result[name])} |" for name in names), dataset=settings["dataset"],
         n_train=facts.get("n_train"), classes=len(facts["classes"]), some=first_few(list(facts["classes"])),
-        answers=VERIFIES if verifies else CLASSIFIES, videos="a.mp4 b.mp4" if verifies else "video.mp4",
+        answers=VERIFIES if verifies else CLASSIFIES, example=PAIR_EXAMPLE if verifies else EXAMPLE,
+        licence="mit" if settings.get("demo") else OF_THE_DATA,
+        tags="\n".join(f"- {json.dumps(tag, ensure_ascii=False)}" for tag in tags),
+        videos="a.mp4 b.mp4" if verifies else "video.mp4",
         chosen="the test set: such figures are too good" if test_chosen else "validation data",
         git_commit=result["git_commit"] or "unknown", **{name: result[name] for name in (
             "torch_version", "precision", "n_test", "best_epoch", "epochs", "seed", "command")})
@@ -136,7 +173,8 @@ def main(argv: Sequence[str]) -> dict[str, str]:
     result["command"] = portable_command(result["command"], private)
     saved_model.write_export(output, content, result)
     write_whole(output / "README.md", model_card(content["args"], content["facts"], result))
-    print(f"exported to {output}; try: python scripts/predict.py {output} VIDEO")
+    videos = "VIDEO OTHER_VIDEO" if "eer" in result else "VIDEO"
+    print(f"exported to {output}; try: python scripts/predict.py {shlex.quote(str(output))} {videos}")
     return {"output": str(output)}
 
 

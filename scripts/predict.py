@@ -32,11 +32,12 @@ from utils import startup
 if __name__ == "__main__":
     startup.explain_import_errors()
 
-from dataset.errors import InputError, readable
+from dataset.errors import InputError, counted, readable
+from dataset.names import VIDEOS, cut_to, first_suffixes, is_named, on_disk
 from dataset.preparation.clips import walk
 from dataset.preparation.faces import DETECTORS
 from dataset.preparation.reader import print_notes, read_length
-from dataset.preparation.videos import SUFFIXES, from_list
+from dataset.preparation.videos import from_list, tell_left_out
 from dataset.whole_files import write_csv, write_whole
 from utils import cli
 from utils.experiments import pairs, saved_model
@@ -44,7 +45,7 @@ from utils.experiments.prediction import JOINT, Clip, Prediction, predict, windo
 from utils.experiments.prediction_figures import draw_clip, draw_time_line, write_figure
 from utils.training.precision import PRECISIONS
 
-LONGEST_STEM = 100  # characters of a video's name in its picture's
+LONGEST_STEM = 100  # bytes of a video's name in its picture's
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -66,18 +67,20 @@ def find_clips(paths: Sequence[Path]) -> tuple[list[Clip], dict[str, str]]:
     clips, problems = [], {}
     for path in paths:
         if path.is_dir():
-            clips += [Clip(Path(place, file)) for place, files in walk(path) for file in files
-                      if Path(file).suffix.lower() in SUFFIXES and not file.startswith(".")]
+            files = [Path(place, file) for place, names in walk(path) for file in names]
+            clips += [Clip(file) for file in files if is_named(file.name, VIDEOS)]
+            others = [file.relative_to(path) for file in files if not is_named(file.name, VIDEOS)]
+            tell_left_out(others, "no videos by their names")
         elif path.suffix.lower() == ".csv":
             for source in from_list(path, path.parent, labelled=False):
                 if source.video is None:
-                    problems[source.name] = f"its video is not there (listed in {path})"
+                    problems[source.name] = f"{source.looked_for} is not there (listed in {path})"
                 else:
                     clips.append(Clip(source.video, source.start, source.end))
         else:
-            clips.append(Clip(path))
+            clips.append(Clip(on_disk(path)))
     if not clips and not problems:
-        raise InputError(f"no video in {', '.join(map(str, paths))} ({', '.join(SUFFIXES[:5])}, ...)")
+        raise InputError(f"no video in {', '.join(map(str, paths))} ({first_suffixes(VIDEOS)})")
     return clips, problems
 
 
@@ -109,7 +112,7 @@ def show(found: Prediction) -> None:
 def picture_path(out: Path, clip: Clip, taken: set[str]) -> Path:
     """A name of its own for each clip of each video."""
     part = f"_{clip.start:g}_{clip.end:g}" if clip.end is not None else ""
-    stem = name = f"{readable(clip.video.stem)[:LONGEST_STEM]}{part}".replace("/", "_")
+    stem = name = f"{cut_to(readable(clip.video.stem), LONGEST_STEM)}{part}".replace("/", "_")
     number = 1
     while name in taken:
         number += 1
@@ -129,8 +132,7 @@ def answer(clip: Clip, saved: saved_model.SavedModel, args: argparse.Namespace, 
             show(one)
             found.append(one.without_inputs() if args.every else one)
     except InputError as error:
-        problems[str(clip)] = str(error)
-        print(f"\n{readable(error)}", file=sys.stderr)
+        problems[str(clip)] = str(error)  # told at the end, once
     if found and args.out:
         figure = draw_time_line(found) if args.every else draw_clip(found[0])
         write_figure(figure, picture_path(args.out, clip, taken))
@@ -198,7 +200,7 @@ def finish(out: Path | None, rows: Sequence[dict], problems: dict[str, str], tot
         write_whole(out / "predictions.json", json.dumps(rows, indent=2) + "\n")
         print(f"\ntables and pictures: {out}")
     if problems:
-        raise InputError("\n  ".join([f"{len(problems)} of {total} videos could not be read:",
+        raise InputError("\n  ".join([f"{len(problems)} of {counted(total, 'video')} could not be read:",
                                       *(readable(reason) for reason in problems.values())]))
 
 

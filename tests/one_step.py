@@ -40,6 +40,10 @@ SETTINGS = {  # of every method, for tests that go through all of them
     "mslr": {"mslr_factors": "0.7", "mslr_window": 2},
     "umt": {"umt_weight": 0.5},  # its teachers are the encoders at their start
     "reconboost": {"recon_epochs": 1, "recon_weight": 6.0, "recon_others": 4.0, "recon_agreement": 0.5},
+    "mlb": {"uni_weight": 1.0, "mlb_alpha": 0.5, "mlb_beta": 10.0},
+    "arl": {"arl_uni": 1.0},
+    "remix": {"remix_warmup": 1, "remix_uni": 0.5},
+    "tcmax": {},
 }
 CLASSES, DIM, CLIPS, RATE, SCALING = 4, 6, 7, 0.5, 3.0
 

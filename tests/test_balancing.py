@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from one_step import SETTINGS
 from test_engine import Vectors
 from three_modalities import main
 from torch import nn
@@ -154,18 +153,6 @@ def test_blending_weight_is_gain_over_squared_overfitting():
     assert blend(start, end).tolist() == pytest.approx(expected, rel=1e-4)
     end = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.15, 1.1]])  # overfits not at all, by 0.05, by 0.1
     assert blend(start, end).tolist() == pytest.approx([1.1 / 0.01, 0.95 / 0.01, 0.9 / 0.01], rel=1e-4)
-
-
-def test_blended_loss_is_the_weighted_sum_of_the_joint_and_the_heads_losses():
-    model = make_model()
-    output, labels = step(model)
-    method = GradientBlending(model, 1)
-    method.weights.copy_(torch.tensor([0.5, 0.3, 0.2]))
-    joint = F.cross_entropy(output.logits, labels)
-    expected = 0.5 * joint
-    for head, features, weight in zip(method.heads, output.features, (0.3, 0.2), strict=True):
-        expected = expected + weight * F.cross_entropy(features @ head.weight.T + head.bias, labels)
-    assert method.loss(model, output, labels, joint).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 class Stub:
@@ -417,13 +404,6 @@ def test_flags_that_would_do_nothing_are_refused(argv, message, capsys):
     with pytest.raises(SystemExit):
         parse(["--train", *argv])
     assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("kind, settings", [(Ogm, {"alpha": 1.0, "modulation_starts": 0, "modulation_ends": 1}),
-                                            (Pmr, SETTINGS["pmr"]), (GradientBlending, {"blend_epochs": 1})])
-def test_methods_need_two_modalities(kind, settings):
-    with pytest.raises(ValueError, match="at least two"):
-        kind(make_model(1), **settings)
 
 
 @pytest.mark.parametrize("given, message", [

@@ -14,6 +14,7 @@ from conftest import SMALL
 from dataset.errors import InputError
 from dataset.files import check_image, read_image
 from dataset.preparation import clips as prep
+from dataset.whole_files import machine
 from main_CD import load_splits, main, parse
 from utils.training import damage
 
@@ -128,6 +129,13 @@ def test_a_damaged_list_of_decoded_images_is_made_again(copied, content):
     (copied / damage.DECODED).write_text(content)
     load_splits(parse(flags(copied)))
     assert len(json.loads((copied / damage.DECODED).read_text())) >= 36
+
+
+def test_what_a_killed_start_left_of_the_list_is_removed(copied):
+    left = copied / f".999999999-{machine()}.{damage.DECODED}"
+    left.touch()
+    load_splits(parse(flags(copied)))
+    assert not left.exists() and (copied / damage.DECODED).is_file()
 
 
 def test_without_the_visual_modality_no_image_is_decoded(copied):

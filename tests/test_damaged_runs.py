@@ -1,6 +1,5 @@
 """Damaged or foreign files of our own: one sentence that names the file, whatever is wrong with it."""
 
-import importlib
 import json
 from collections.abc import Callable
 from functools import partial
@@ -19,8 +18,7 @@ from scripts import prepare_ssw60, prepare_voxceleb
 from scripts.analyse import main as analyse
 from scripts.probe import main as probe
 from scripts.sweep import main as sweep
-from utils.experiments.finished_run import NEEDED_SETTINGS, check_kinds
-from utils.training import checkpoint, options
+from utils.training import checkpoint
 from utils.training.engine import Learner
 from utils.training.restore import restore
 
@@ -66,24 +64,18 @@ def resumed(tmp_path, last_pt, begun, monkeypatch) -> Callable[[str, object], No
         monkeypatch.setattr(torch, "load", lambda *_, **__: changed(last_pt, place, value))
         last = parse(["--resume", str(tmp_path), *HERE]).trained
         task, learner = begun
-        restore(last, learner, task.facts, task.clips, ["test_accuracy", "test_accuracy_audio"])
+        restore(last, learner, task.facts, task.clips)
 
     (tmp_path / "last.pt").write_text("see above")
     return resume
 
 
 OF_ANOTHER_KIND = {
-    "args": [5, None, [], "text", {7: "x"}], "args.scaling": ["ten", -1, {}], "args.modality": [3, "smell"],
+    "args": [5, None, [], "text"], "args.scaling": ["ten", -1, {}], "args.modality": [3, "smell"],
     "args.epochs": [0.5, "many"], "args.mmcosine": ["maybe"], "args.fusion_method": [["concat"], "glue"],
     "args.gpu_ids": ["x"], "args.data_root": [7], "facts": [5, [], ...], "facts.classes": ["ANG", 3, ...],
-    "clips": [[], {"train": []}, {"test": {}}], "epoch": ["2", 2.5, None, 1], "iterations": ["many"],
-    "wall_seconds": ["long"], "history": [{}, 3, [3, 4], [{}, {}], [{"epoch": 1}, {"epoch": 2}]],
-    "class_norms": [[], [1.0, 2.0], [torch.zeros(3), torch.zeros(3)]], "model": [[], 3],
-    "method": [[], {"x": torch.zeros(1)}], "optimizer": [{}, [], {"state": {}, "param_groups": []}],
-    "optimizer.state": [[], {0: 3}, {0: {"momentum_buffer": torch.zeros(3)}}, {"a": {}}],
-    "optimizer.param_groups": [[{}], [{"lr": "fast", "params": []}]],
-    "scheduler": [{}, [], {"junk": 1}], "scheduler.last_epoch": ["x", 77, ...], "scheduler._last_lr": ["x", [1.0, 2.0]],
-    "scheduler.gamma": [3.0], "scheduler.step_size": [1], "scaler": [[], {"scale": 2.0}],
+    "clips": [[], {"train": []}], "epoch": [...], "model": [[], 3], "method": [[], {"x": torch.zeros(1)}],
+    "optimizer": [{}, [], {"state": {}, "param_groups": []}], "scheduler": [...], "history": [...],
 }
 
 
@@ -95,14 +87,6 @@ def test_a_last_pt_with_parts_of_another_kind_is_refused_by_name(resumed, tmp_pa
         assert str(error.value).startswith(str(tmp_path / "last.pt")), value
 
 
-@pytest.mark.parametrize(("place", "value"), [
-    ("optimizer.state", {}), ("optimizer.param_groups.0.lr", 0.5), ("optimizer.param_groups.0.momentum", 0),
-    ("optimizer.param_groups.0.momentum", "x"), ("optimizer.param_groups.0.weight_decay", 1.0)])
-def test_an_optimizer_of_other_settings_is_refused(resumed, place, value):
-    with pytest.raises(InputError, match="the state of the optimizer"):
-        resumed(place, value)
-
-
 def test_a_state_of_another_device_is_resumed_and_computes_as_this_device_does(resumed, monkeypatch):
     learners, load = [], Learner.load_state_dict
     monkeypatch.setattr(Learner, "load_state_dict", lambda self, state: learners.append(self) or load(self, state))
@@ -110,33 +94,32 @@ def test_a_state_of_another_device_is_resumed_and_computes_as_this_device_does(r
     assert not learners[0].optimizer.param_groups[0]["fused"]
 
 
-@pytest.mark.parametrize("script", ["main_CD", "main_SSW", "main_UCF", "main_Vox"])
-def test_the_settings_of_every_script_are_of_a_runs_kinds(script):
-    module = importlib.import_module(script)
-    check_kinds(options.settings(module.parse(["--train"])), Path("args.json"), NEEDED_SETTINGS)
-
-
 def test_the_undamaged_last_pt_is_resumed(resumed):
     resumed("iterations", 6)
 
 
-def test_a_damaged_last_pt_ends_the_command_before_anything_is_written(copied_runs):
+def flipped(path: Path, place: float) -> None:
+    """Changes one bit of a file, at this part of its length."""
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 4
+    replace(path, lambda new: new.write_bytes(content))
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_bit_that_changed_on_the_disk_ends_the_command_before_anything_is_written(copied_runs, place):
     folder = copied_runs["plain"]
-    path = folder / "last.pt"
-    content = checkpoint.load(path)
-    replace(path, partial(torch.save, changed(content, "scheduler", {"junk": 1})))
-    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
-    with pytest.raises(InputError, match=f"^{path} cannot be resumed from: the state of the learning rate schedule"):
-        main(["--resume", str(folder), *HERE])
-    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
+    for name, flag in (("last.pt", "--resume"), ("best.pt", "--ckpt_path")):
+        flipped(folder / name, place)
+        before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+        with pytest.raises(InputError, match=f"^{folder / name} is damaged"):
+            main([flag, str(folder), *HERE])
+        assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize(("place", "value"), [
     ("args", 5), ("args.image_size", "big"), ("args.modality", "smell"), ("facts", 3), ("facts.classes", 3),
-    ("facts.classes", [1, 2, 3, 4, 5, 6]), ("facts.pretrained", []), ("facts.pretrained", {"audio": "junk"}),
-    ("facts.pretrained", {"audio": {"pretrained_on": "x", "started_from": {"pretrained_on": 3}}}), ("facts.parts", [1]),
-    ("clips", 3), ("clips.train", ["a"]), ("clips.train", {1: "ANG"})])
-def test_a_best_pt_with_parts_of_another_kind_is_refused_by_name(finished_runs, tiny_data, tmp_path, place, value):
+    ("facts.classes", [1, 2, 3, 4, 5, 6]), ("clips", 3), ("model", {})])
+def test_a_best_pt_of_another_program_is_refused_by_name(finished_runs, tiny_data, tmp_path, place, value):
     path = tmp_path / "best.pt"
     torch.save(changed(checkpoint.load(finished_runs["plain"] / "best.pt"), place, value), path)
     with pytest.raises(InputError, match=f"^{path}"):
@@ -147,13 +130,9 @@ def test_a_best_pt_with_parts_of_another_kind_is_refused_by_name(finished_runs, 
 
 
 ACCURACIES = {"test_accuracy": 0.5, "test_accuracy_audio": 0.5, "test_accuracy_visual": 0.5}
-RESULT_OF_ANOTHER_KIND = [("classes", "ANG"), ("classes", ...), ("best_epoch", "2"), ("best_epoch", ...),
-                          ("seed", None), ("mmcosine", "yes"), ("accuracy", "0.5"), ("modalities", 3),
-                          ("modalities", [1, 2]), ("modalities", []), ("last_test_accuracy", []), ("parts", [1]),
-                          ("accuracy_audio", ...), ("epoch_seconds", 0), ("epoch_seconds", "x"), ("command", 5),
-                          ("selection", [])]
-SETTINGS_OF_ANOTHER_KIND = [("modulation", "magic"), ("scaling", "ten"), ("random_seed", 0.5), ("dataset", None),
-                            ("tensorboard_path", 5), *((name, ...) for name in ("modality", "mmcosine", "random_seed"))]
+RESULT_OF_ANOTHER_KIND = [("classes", ...), ("best_epoch", ...), ("accuracy", "0.5"), ("accuracy", True),
+                          ("modalities", ...), ("last_test_accuracy", []), ("accuracy_audio", ...)]
+SETTINGS_OF_ANOTHER_KIND = [("modulation", "magic"), *((name, ...) for name in ("modality", "mmcosine", "random_seed"))]
 
 
 @pytest.mark.parametrize(("name", "only", "texts"), [
@@ -194,7 +173,7 @@ def test_class_norms_of_another_shape_are_refused_by_name(copied_runs, norms):
 
 
 def test_results_without_what_is_only_told_beside_the_numbers_make_tables_and_pictures(copied_runs, with_pictures):
-    told = ("modalities", "selection", "command", "n_test", "git_commit")  # modality says which modalities these are
+    told = ("selection", "command", "n_test", "git_commit")
     for folder in copied_runs.values():
         for name, without in (("result.json", told), ("args.json", ["tensorboard_path"])):
             left = {key: value for key, value in json.loads((folder / name).read_text()).items() if key not in without}
@@ -207,7 +186,7 @@ def test_a_damaged_result_stops_the_table_of_a_sweep_by_name(copied_runs):
     path = copied_runs["mmcosine"] / "result.json"
     whole = json.loads(path.read_text())
     replace(path, lambda new: new.write_text(json.dumps({**whole, "accuracy": "high"})))
-    with pytest.raises(InputError, match=f"^{path} is damaged: accuracy is 'high'"):
+    with pytest.raises(InputError, match=f"^{path} is damaged, or of another version: accuracy is 'high'"):
         sweep(["--report_only", "--output", str(path.parent.parent)])
 
 

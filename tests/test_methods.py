@@ -41,8 +41,9 @@ from torch.utils.data import DataLoader, Dataset
 from main_CD import parse
 from models import MultimodalClassifier
 from models.balancing import METHODS, Method, opm, relearning
+from models.balancing.learner import Learner as AnyLearner
 from models.balancing.mcr import contrast
-from models.balancing.method import Batch, Clips
+from models.balancing.method import Batch, Clips, MethodError
 from models.balancing.mmpareto import weights
 from models.balancing.relearning import purity
 from models.mmcosine import unit
@@ -1130,6 +1131,43 @@ def test_what_a_method_is_not_defined_for_is_refused(argv, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("argv", "flag", "value"), [
+    (["reconboost", "--fusion_method", "sum"], "weight_decay", 5e-4), (["pmr"], "weight_decay", 1e-4),
+    (["reconboost", "--fusion_method", "sum", "--weight_decay", "1e-4"], "weight_decay", 1e-4),
+    (["dnr"], "uni_weight", 0.0), (["dnr", "--uni_weight", "1"], "uni_weight", 1.0), (["inforeg"], "uni_weight", 1.0)])
+def test_a_flag_that_is_not_given_has_the_default_of_the_method(argv, flag, value):
+    assert getattr(parse(["--train", "--modulation", *argv]), flag) == value
+
+
+def test_in_any_loop_a_method_says_what_it_needs_to_know_of_the_run():
+    def in_a_loop(name: str, optimizer: str = "SGD", **given: object) -> AnyLearner:
+        model = network(2, fusion=(*METHODS[name].fusions, "concat")[0])
+        return AnyLearner(model, getattr(torch.optim, optimizer)(model.parameters(), lr=0.1), name, **given)
+
+    batch = clips(2)
+    learner = in_a_loop("lfm")
+    with pytest.raises(MethodError, match=r"lfm follows the length of the training: call learner\.prepare\(epochs\)"):
+        learner.step(*batch)
+    learner.prepare(8)
+    learner.begin_epoch(5)
+    assert learner.method.weight == pytest.approx(0.4608, abs=1e-4)  # of epoch 100 of 200
+    learner = in_a_loop("pmr")
+    for call in (lambda: learner.begin_epoch(1), lambda: learner.step(*batch)):
+        with pytest.raises(MethodError, match=r"pmr (looks at a tenth|works by epochs)"):
+            call()
+    learner = in_a_loop("pmr", clips=Clips([batch]))
+    learner.begin_epoch(1)
+    learner.step(*batch)
+    assert learner.method.known.all()
+    with pytest.raises(ValueError, match="lfm_learned is defined for the optimizer sgd, it was given Adam"):
+        in_a_loop("lfm_learned", "Adam")
+    learner = in_a_loop("lfm_learned", clips=Clips([batch], [clips(2, seed=5)]))
+    learner.optimizer.param_groups[0]["nesterov"] = True
+    with pytest.raises(MethodError, match="without nesterov"):
+        learner.begin_epoch(1)
+    assert in_a_loop("dnr", clips=Clips([batch], [batch])).method.heads is None
+
+
 def test_a_network_that_was_not_compiled_in_training_is_compiled_for_its_evaluation(tmp_path):
     saved = settings(parse(["--train", "--modulation", "mmpareto"]))
     torch.save({"args": saved, "model": {}}, tmp_path / "best.pt")
@@ -1172,7 +1210,8 @@ def test_every_method_looks_at_the_features_of_the_encoders_and_not_at_the_fused
 @pytest.mark.parametrize("name", METHODS)
 def test_all_that_a_method_goes_by_is_in_its_state(name):
     """A learner of another start that is given one's state goes on as that one does."""
-    settings = {**SETTINGS[name], **({"relearn_every": 4} if name == "dnr" else {})}
+    settings = {**SETTINGS[name], **({"relearn_every": 4} if name == "dnr" else {}),
+                **({"remix_warmup": 4} if name == "remix" else {})}
     (inputs, labels), held = clips(2), both(2)
 
     def train(learner, epochs) -> None:

@@ -31,7 +31,8 @@ CPU = ["--device", "cpu", "--num_workers", "0"]
 METHOD_SETTINGS = {"ogm": ["--alpha", "0.5"], "ogm_ge": ["--alpha", "0.5"], "gblend": ["--blend_epochs", "2"],
                    "lfm_learned": ["--lfm_rate", "10"], "dnr": ["--relearn_every", "1", "--relearn_times", "1"],
                    "pmr": ["--pmr_entropy", "5"], "opm": ["--opm_warmup", "1"],
-                   "mslr": ["--mslr_factors", "0.5,1,2"], "reconboost": ["--recon_epochs", "1"]}
+                   "mslr": ["--mslr_factors", "0.5,1,2"], "reconboost": ["--recon_epochs", "1"],
+                   "remix": ["--remix_warmup", "1"]}
 
 
 def train_argv(folder: Path, name: str, *more: str) -> list[str]:

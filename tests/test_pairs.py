@@ -92,6 +92,11 @@ def test_an_export_scores_alike_and_says_that_it_holds_no_trials(run, videos, tm
     capsys.readouterr()
     after, = predict.main([out, *paths(videos)[:2], "--out", str(tmp_path / "out"), *CPU])
     assert after.scores == before.scores
+    example = card.split("```python\n")[1].split("```")[0]
+    for word, place in (("CODE", Path(main_Vox.__file__).parent), ("THIS_FOLDER", out), ("a.mp4", paths(videos)[0]),
+                        ("b.mp4", paths(videos)[1])):
+        example = example.replace(f'"{word}"', repr(str(place)))
+    exec(example, {})
     assert "holds no" in capsys.readouterr().out and not list((tmp_path / "out").glob("*.png"))
 
 

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import shlex
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import soundfile
@@ -83,8 +85,9 @@ def test_tables_and_pictures_are_written_and_odd_videos_do_not_stop_the_others(m
     (folder / "broken.mp4").write_text("nothing")
     shutil.copy(folder / "bin" / "clip 0.mp4", folder / "lay" / "clip 0.mp4")
     shutil.copy(folder / "bin" / "clip 0.mp4", folder / f"{ODD}.mp4")
-    with pytest.raises(InputError, match=r"2 of 6 videos could not be read:\n  .*broken\.mp4"):
+    with pytest.raises(InputError, match=r"2 of 6 videos could not be read:\n(?s:.*)broken\.mp4(?s:.*)") as told:
         predict.main([str(run), str(folder), "--out", str(tmp_path / "out"), *CPU])
+    assert str(told.value).count("is not UTF-8: rename") == str(told.value).count("broken.mp4") == 1
     with (tmp_path / "out" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     objects = json.loads((tmp_path / "out" / "predictions.json").read_text())
@@ -94,7 +97,7 @@ def test_tables_and_pictures_are_written_and_odd_videos_do_not_stop_the_others(m
     pictures = sorted(file.name for file in (tmp_path / "out").glob("*.png"))
     assert len(pictures) == 4 and {"clip 0.png", "clip 0-2.png"} <= set(pictures)
     printed = capsys.readouterr()
-    assert "the winning logit" in printed.out and f"{SHOWN}.mp4 is not UTF-8: rename" in printed.err
+    assert "the winning logit" in printed.out and f"{SHOWN}.mp4" not in printed.err  # said once, in the error
 
 
 def test_a_picture_shows_what_the_table_says(mine, tiny_encoders):
@@ -145,7 +148,7 @@ def test_windows_that_were_answered_are_kept_when_a_later_one_fails(mine, tmp_pa
 
     monkeypatch.setattr(predict, "predict", until_two)
     video = make_video(tmp_path / "long.mp4", 3.0)
-    with pytest.raises(InputError, match=r"1 of 1 videos could not be read:\n  long.mp4 is damaged after 2 s"):
+    with pytest.raises(InputError, match=r"1 of 1 video could not be read:\n  long.mp4 is damaged after 2 s"):
         predict.main([str(mine[1]), str(video), "--every", "1", "--length", "1", "--out", str(tmp_path / "out"), *CPU])
     assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 3
     assert (tmp_path / "out" / "long.png").is_file()
@@ -215,6 +218,53 @@ def test_a_run_that_was_continued_or_a_folder_of_something_else_is_not_exported(
             export.main([str(run)])
         (run / name).write_text(before)
     assert export.main([str(run)]) == export.main([str(run)])
+
+
+def test_the_card_has_front_matter_and_an_example_that_runs_in_another_folder(mine, tmp_path, monkeypatch, capsys,
+                                                                              tiny_encoders):
+    videos, run = mine
+    out = Path(export.main([str(run), "--output", str(tmp_path / "to share")])["output"])
+    assert f"python scripts/predict.py {shlex.quote(str(out))} VIDEO" in capsys.readouterr().out
+    _, front, card = (out / "README.md").read_text().split("---\n", 2)
+    head = dict(line.split(": ") for line in front.splitlines() if ": " in line)
+    assert head == {"library_name": "pytorch", "license": "other", "license_name": "licence-of-the-training-data"}
+    tags = front.split("tags:\n")[1].splitlines()
+    assert tags == [f'- "{tag}"' for tag in (
+        "multimodal", "mmcosine", "audio", "visual", "video-classification", "mine")]
+    example = card.split("```python\n")[1].split("```")[0]
+    for word, place in (("CODE", predict.__file__), ("THIS_FOLDER", out), ("video.mp4", videos / "lay" / "clip 1.mp4")):
+        example = example.replace(f'"{word}"', repr(str(Path(place).parents[1] if word == "CODE" else place)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # undoes the example's change of sys.path
+    exec(example, {})
+    said = predict.main([str(run), str(videos / "lay" / "clip 1.mp4"), *CPU])[0].top("joint", 1)[0][0]
+    assert capsys.readouterr().out.startswith(f"[('{said}', ")
+
+
+def test_the_files_of_an_export_can_be_read_by_those_who_can_read_others_of_the_folder(mine, tmp_path, tiny_encoders):
+    out = Path(export.main([str(mine[1]), "--output", str(tmp_path / "shared")])["output"])
+    (tmp_path / "shared" / "other").touch()
+    assert {file.stat().st_mode for file in out.iterdir()} == {(out / "other").stat().st_mode}
+
+
+@pytest.mark.parametrize(("name", "content", "kind"), [
+    ("notes.mp4", b"Remember: call Ann.\n", "a text file"), ("list.txt", "Grüße\n".encode("latin-1"), "a text file"),
+    ("photo.jpg", cv2.imencode(".jpg", np.zeros((64, 64, 3), np.uint8))[1].tobytes(), "a photograph"),
+    ("photo.MP4", cv2.imencode(".png", np.zeros((64, 64, 3), np.uint8))[1].tobytes(), "a photograph"),
+    ("IMG_1.HEIC", b"\0\0\0\x18ftypheic" + bytes(100), "a photograph"),
+    ("video.mp4", b"\n<!DOCTYPE html><html>Not found", "a web page"), ("paper.pdf", b"%PDF-1.5\n\0", "a PDF document"),
+    ("notes.txt", "Grüße\n".encode("utf-16"), "a text file")])
+def test_what_is_no_video_is_named_as_what_it_is(mine, tmp_path, name, content, kind, tiny_encoders):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"^1 of 1 video could not .*\n  .*{name} cannot be read.* it is {kind}"):
+        predict.main([str(mine[1]), str(tmp_path / name), *CPU])
+
+
+def test_pictures_of_videos_with_long_names_are_written(mine, tmp_path, tiny_encoders):
+    video = tmp_path / f"{'観光列車' * 20}.mp4"  # 244 bytes
+    shutil.copy(mine[0] / "bin" / "clip 0.mp4", video)
+    predict.main([str(mine[1]), str(video), "--out", str(tmp_path / "out"), *CPU])
+    assert len(list((tmp_path / "out").glob("観光*.png"))) == 1
 
 
 @pytest.mark.parametrize("damage", ["no weights", "half the weights", "no config", "other format", "script"])

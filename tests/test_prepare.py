@@ -22,7 +22,7 @@ from films import HEIGHT, WIDTH, hear, is_upright, lists, look, next_command, tw
 from processes import start_command, status_at_end
 
 import main_CD
-from dataset.cremad import EMOTIONS, find_clips
+from dataset.cremad import EMOTIONS, PAPER_COUNTS, find_clips
 from dataset.errors import InputError
 from dataset.lists import read_lists
 from dataset.preparation import clips as prep
@@ -192,7 +192,25 @@ def test_paper_lists_are_recognised_by_their_counts_only(tmp_path, monkeypatch, 
     assert "not comparable with the paper's" in capsys.readouterr().out
     monkeypatch.setattr(prepare_cremad, "PAPER_COUNTS", {"train": 2, "test": 2})
     prepare(tmp_path)
-    assert "as many clips as the paper's lists" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "as many clips as the paper's lists" in out and "not comparable" not in out
+
+
+def test_clips_of_the_papers_lists_that_cannot_be_used_are_counted_as_a_run_counts_them(tmp_path, monkeypatch, flv,
+                                                                                        capsys):
+    names = make_cremad(tmp_path, flv)
+    prepare(tmp_path)
+    monkeypatch.setitem(PAPER_COUNTS, "test", 2)
+    (tmp_path / "stat.csv").write_text("".join(f"{label}\n" for label in EMOTIONS))
+    (tmp_path / "train.csv").write_text("".join(f"{names[0][:9]}{label}_XX,{label}\n" for label in EMOTIONS))
+    monkeypatch.setitem(PAPER_COUNTS, "train", len(EMOTIONS))
+    (tmp_path / "test.csv").write_text("".join(f"{name},{name[9:12]}\n" for name in names[2:]))
+    capsys.readouterr()
+    with pytest.raises(InputError, match="4 clips cannot be used"):
+        prepare(tmp_path)
+    told = "of the paper's lists, 2 of 6 training clips and 2 of 2 test clips are usable: results are not comparable"
+    out = capsys.readouterr().out
+    assert told in out and "4 of 8 clips cannot be used" in out
 
 
 def test_one_clip_a_class_gives_frames_and_says_how_to_get_lists(tmp_path, flv):

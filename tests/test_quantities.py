@@ -26,16 +26,16 @@ def test_quantities_are_means_over_the_steps_since_the_last_call():
 
 
 def reported(name: str, settings: dict, modalities: int, steps: int = 2) -> tuple[list[dict], dict]:
-    """(the parameters before each step, what is reported after them)."""
+    """(the parameters before each step, what is reported after them): in the first epoch, of remix in the second."""
     model = network(modalities, fusion=(*METHODS[name].fusions, "concat")[0])
     learner = learner_of(model, METHODS[name](model, **settings).double())
-    learner.method.begin_epoch(1, learner, both(modalities))
+    learner.method.begin_epoch(2 if name == "remix" else 1, learner, both(modalities))
     learner.train()
     inputs, labels = clips(modalities)
     before = []
     for _ in range(steps):
         before.append(parameters(learner))
-        learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0))
+        learner.method.step(learner, Batch(inputs, labels, 1.0, 0.0, group=0))
     learner.method.end_epoch(learner, both(modalities))
     return before, learner.method.quantities()
 

@@ -6,6 +6,7 @@ at 2^33 ticks, it may begin below zero; its header may count frames that are hid
 All times are seconds. T video frames that are shown.
 """
 
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -16,15 +17,20 @@ import av
 import numpy as np
 
 from dataset.errors import InputError
-from dataset.files import check_is_media
+from dataset.files import check_is_media, other_kind
 
 BACKWARD = 0.25  # seconds that a clock goes back when it restarts; less is disorder
 FORWARD = 10.0  # seconds of a jump of all streams of a joined MPEG stream; FFmpeg's dts_delta_threshold
+LATE = 2.0  # seconds that the first packet of a stream may come after those of the other of its time
 PRIMING = 0.25  # seconds before zero that a sound decoder needs to begin
 ROUNDED = 1.5e-3  # seconds that stated times differ from equal distances, where they are whole milliseconds
 USUAL_RATE = 25  # frames per second, where neither the stream nor its packets state a duration
 STATES_DURATION = ("mov", "matroska", "flv", "avi", "asf")  # formats whose header does, before the content
 REORDERED = ("h264", "hevc")  # their frames in avi are stored in another order than shown, without a time
+WHOLE = 0.9  # part of an MPEG stream before the end of its first video and sound stream
+
+# {format: what its files begin with}, of which FFmpeg reads no second one in a file
+SIGNATURES = {"mov": b"ftyp", "flv": b"FLV\x01", "asf": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")}
 
 
 class Timeline(NamedTuple):
@@ -131,19 +137,25 @@ def read_timeline(path: Path) -> Timeline:
 
 @lru_cache(maxsize=32)  # of a long video many parts may be read
 def scan(path: Path, *_: int) -> Timeline:
+    kind = other_kind(path)  # FFmpeg shows a text as a picture of its letters
+    if kind:
+        raise InputError(f"{path} cannot be read as a video or as sound: by its content it is {kind}. Leave it out")
     with opened(path) as container:
         video, sound = first_stream(container.streams.video), first_stream(container.streams.audio)
         is_cover = video is None and bool(container.streams.video)
         tracks = {stream.index: Track(stream) for stream in (video, sound) if stream}
         joins = bool(container.format.flags & av.format.Flags.ts_discont.value)
         units = {stream.index: float(stream.time_base or 0) for stream in container.streams}
-        first, last = np.inf, -np.inf  # of all streams: the header's duration is that of the longest
+        first, last, read = np.inf, -np.inf, 0  # of all streams: the header's duration is that of the longest
         for packet in packets_of(container):
+            if packet.stream_index in tracks or not joins:
+                read = max(read, (packet.pos or 0) + packet.size)
             if packet.pts is not None:
                 start = packet.pts * units[packet.stream_index]
                 first, last = min(first, start), max(last, start + packet.duration * units[packet.stream_index])
             if packet.stream_index in tracks:
                 follow(tracks, packet, joins)
+        check_nothing_follows(path, container.format.name, read)
         form, rate = container.format.name, float(video.average_rate or 0) if video else 0.0
         stated = container.duration / av.time_base if form.startswith(STATES_DURATION) and container.duration else None
         if stated and form == "avi" and rate:  # FFmpeg shortens the duration to the size of the file
@@ -154,6 +166,21 @@ def scan(path: Path, *_: int) -> Timeline:
     line = timeline_of(tracks, *indices, rate, start_time)._replace(
         stated=stated, there=max(last - first, 0.0), is_cover=is_cover, by_order=by_order)
     return counted(line, 1 / rate) if form == "mpeg" and rate else line
+
+
+def check_nothing_follows(path: Path, form: str, read: int) -> None:
+    """Raises InputError: after the bytes that were `read` another recording begins, which would be lost."""
+    if form == "mpegts" and read < WHOLE * path.stat().st_size:
+        raise InputError(f"{path}: from byte {read} on its video and sound are in other streams, as where "
+                         "recordings were joined: cut it there, or convert it again")
+    signature = next((mark for name, mark in SIGNATURES.items() if form.startswith(name)), None)
+    if signature is None:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        place = content.find(signature, read)
+        if place >= 0 and (signature != SIGNATURES["mov"] or content.find(b"moov", place) >= 0):
+            raise InputError(f"{path} holds several recordings one after the other, of which only the first can be "
+                             "read: join them with ffmpeg -f concat, or cut the others off")
 
 
 def first_stream(streams: Sequence[av.stream.Stream]) -> av.stream.Stream | None:
@@ -168,7 +195,14 @@ def follow(tracks: Mapping[int, Track], packet: av.Packet, joins: bool) -> None:
     track = tracks[packet.stream_index]
     tick = packet.dts if packet.dts is not None else packet.pts
     when = None if tick is None else tick * track.unit
-    if when is not None and track.last is not None:
+    others = [other for other in tracks.values() if other.last is not None]
+    if when is not None and joins and track.last is None and others:  # a stream that only a later recording has
+        latest = max(others, key=lambda other: other.stretch)
+        if latest.last - when > LATE:
+            track.enter(latest.stretch + 1)
+        elif latest.stretch > track.stretch:
+            track.enter(latest.stretch)
+    elif when is not None and track.last is not None:
         heard = [one.last for one in tracks.values() if one.stretch == track.stretch and one.last is not None]
         if when < track.last - BACKWARD or (joins and when > max(heard) + FORWARD):
             track.enter(next_stretch(tracks, track.stretch, when))

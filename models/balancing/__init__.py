@@ -1,6 +1,7 @@
 """Balancing methods beside MMCosine, by the name that --modulation takes: a file each, a line each here."""
 
 from .agm import Agm
+from .arl import Arl
 from .dgl import Dgl
 from .gradient_blending import GradientBlending
 from .inforeg import InfoReg
@@ -8,6 +9,7 @@ from .lfm import Lfm, LfmLearned
 from .mcr import Mcr
 from .method import Method
 from .mla import Mla
+from .mlb import Mlb
 from .mmpareto import MMPareto
 from .mslr import Mslr
 from .multiloss import MultiLoss
@@ -16,6 +18,8 @@ from .opm import Opm
 from .pmr import Pmr
 from .reconboost import ReconBoost
 from .relearning import Relearning
+from .remix import Remix
+from .tcmax import TcMax
 from .umt import Umt
 
 METHODS = {
@@ -38,6 +42,10 @@ METHODS = {
     "mslr": Mslr,
     "reconboost": ReconBoost,
     "umt": Umt,
+    "mlb": Mlb,
+    "arl": Arl,
+    "remix": Remix,
+    "tcmax": TcMax,
 }
 METHOD_FLAGS = {flag.name: flag for method in METHODS.values() for flag in method.flags}
 __all__ = ["METHODS", "METHOD_FLAGS", "Method"]

@@ -19,6 +19,9 @@ from ..fusion import FUSIONS
 from . import METHODS, distributed
 from .method import Batch, Clips, Method, MethodError, Trial, trained
 
+NO_CLIPS = ("{} looks at held-out training clips: give the Learner clips=Clips(trained, held_out), two loaders whose "
+            "batches are (inputs, labels)")
+
 
 class Learner:
     """A network, its optimizer and its balancing method.
@@ -85,8 +88,9 @@ class Learner:
         Raises MethodError: with these settings the method would do nothing in so many epochs, or cannot go on.
         """
         self.check_settings(epochs)
-        if not self.prepared and trial is None:
-            self.check_clips()
+        has_trials = type(self.method).prepare is not Method.prepare
+        if has_trials and not self.prepared and trial is None and self.clips is None:
+            raise MethodError(NO_CLIPS.format(self.name))
         self.prepared = True
         self.method.begin_run(epochs)
         self.method.prepare(self, epochs, trial or TrialOnClips(self))
@@ -95,29 +99,28 @@ class Learner:
     def begin_epoch(self, epoch: int, batches: int | None = None) -> None:
         """Before the first batch of an epoch, which is 1 for the first: the network in training mode, and what the
         method does then. batches: how many the epoch has, for methods that follow its progress."""
-        if self.method.needs_held_out or self.method.needs_sample:
-            self.check_clips()
+        self.check_clips()
         self.begun, self.batches, self.steps = True, batches, 0
-        self.train()
         self.method.begin_epoch(epoch, self, self.clips)
+        self.train()
 
-    def step(self, inputs: Sequence[Tensor], labels: Tensor, lam: float = 0.0,
-             share: float = 1.0) -> tuple[ClassifierOutput, Tensor]:
+    def step(self, inputs: Sequence[Tensor], labels: Tensor, lam: float = 0.0, share: float = 1.0,
+             group: int | None = None) -> tuple[ClassifierOutput, Tensor]:
         """The training step on a batch -> (output, the loss that was descended).
 
         inputs: of each modality, in the order of `model.modalities`. labels: (B,). lam: weight of the contrastive loss.
         share: 1, unless the processes have parts of different sizes: the size of this part divided by their mean size.
+        group: of the clips of the batch in `method.groups`, where the method has set them in this epoch.
         """
         self.check_step(inputs, lam)
         elapsed = self.steps / self.batches if self.batches else 0.0
         self.steps += 1
-        return self.method.step(self, Batch(inputs, labels, share, lam, elapsed))
+        return self.method.step(self, Batch(inputs, labels, share, lam, elapsed, group))
 
     def end_epoch(self) -> dict[str, float]:
         """After the last batch of an epoch -> what the method did in it, such as {"coefficient_audio": 0.7}. May leave
         the network in evaluation mode."""
-        if self.method.needs_held_out:
-            self.check_clips()
+        self.check_clips()
         distributed.broadcast_model(self.model)
         self.method.end_epoch(self, self.clips)
         return self.method.quantities()
@@ -144,12 +147,14 @@ class Learner:
             raise MethodError(f"{before}{error}") from None
 
     def check_clips(self) -> None:
-        if self.clips is None and self.method.needs_sample:
+        if self.method.needs_sample and self.clips is None:
             raise MethodError(f"{self.name} looks at a tenth of the training clips before each epoch: give the Learner "
                               "clips=Clips(trained), a loader of them whose batches are (inputs, labels)")
-        if self.clips is None:
-            raise MethodError(f"{self.name} looks at held-out training clips: give the Learner clips=Clips(trained, "
-                              "held_out), two loaders whose batches are (inputs, labels)")
+        if self.method.needs_held_out and (self.clips is None or self.clips.held_out is None):
+            raise MethodError(NO_CLIPS.format(self.name))
+        if self.method.needs_training_clips and self.clips is None:
+            raise MethodError(f"{self.name} looks at all training clips: give the Learner clips=Clips(trained), a "
+                              "loader in the order of the data set, whose batches are (inputs, labels)")
 
     def check_step(self, inputs: Sequence[Tensor], lam: float) -> None:
         if not self.prepared and self.method.needs_length:

@@ -40,13 +40,15 @@ KEEPS_GRAPH = {"compile": "it takes gradients of parts of a forward pass, which 
 
 class Batch(NamedTuple):
     """This process's part of a batch. share: times it, the mean over this part averages over the processes to the mean
-    over the whole batch. lam: weight of the contrastive loss. elapsed: share of the epoch's batches before this one."""
+    over the whole batch. lam: weight of the contrastive loss. elapsed: share of the epoch's batches before this one.
+    group: that of its clips in `Method.groups`, None where that is None."""
 
     inputs: Sequence[Tensor]  # of each modality
     labels: Tensor  # (B,)
     share: float
     lam: float
     elapsed: float = 0.0
+    group: int | None = None
 
     def parts(self, count: int) -> list[Batch]:
         """The same clips in up to `count` batches of about the same size, whose shares add up to this one's."""
@@ -108,6 +110,7 @@ class Method(nn.Module):
     needs_sample: ClassVar[bool] = False  # whether they get `Clips` of a tenth of the training clips
     needs_length: bool = False  # whether `begin_run` must have told it the length of the run; may be of the instance
     needs_progress: ClassVar[bool] = False  # whether its step uses `Batch.elapsed`
+    needs_training_clips: ClassVar[bool] = False  # whether they get `Clips` of all training clips, none held out
     whole_batches: ClassVar[bool] = False  # whether its loss cannot be computed on parts of a batch
     needs_teachers: ClassVar[bool] = False  # whether it has `teachers`, encoders loaded from --<modality>_teacher
     rate_per_encoder: ClassVar[bool] = False  # whether encoders have optimiser groups of their own, after group 0
@@ -116,6 +119,7 @@ class Method(nn.Module):
         super().__init__()
         self.noted: dict[str, tuple[Tensor, Tensor]] = {}  # this epoch's sum and count of each quantity, on the device
         self.modality_names = model.modalities
+        self.groups: list[int] | None = None  # of each training clip: a batch then holds clips of one group
 
     @classmethod
     def uses(cls) -> set[str]:
@@ -172,7 +176,8 @@ class Method(nn.Module):
         """Before the first epoch of a run that is to have so many `epochs`, and again where it is resumed."""
 
     def begin_epoch(self, epoch: int, learner: Learner, clips: Clips | None) -> None:
-        """Before an epoch; the first is 1. clips: None unless the method `needs_held_out` or `needs_sample`."""
+        """Before an epoch; the first is 1. clips: None unless the method `needs_held_out`, `needs_sample`
+        or `needs_training_clips`."""
 
     def end_epoch(self, learner: Learner, clips: Clips | None) -> None:
         """After an epoch and its change of the learning rate, before it is evaluated and saved: what processes have

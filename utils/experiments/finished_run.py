@@ -1,7 +1,7 @@
 """Finished runs: settings, metrics and history from their folders; data, best weights and features when asked for."""
 
 import json
-import re
+import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,6 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from dataset.errors import InputError, first_few
-from dataset.kinds import of_another_kind
 from dataset.whole_files import read_json
 from models.balancing import METHODS
 from utils import distributed
@@ -20,20 +19,9 @@ from utils.experiments.features import Features, extract
 from utils.experiments.flags import Machine
 from utils.training import checkpoint, experiment, report, tensorboard, train
 from utils.training.classification import Classification
-from utils.training.modalities import names_in
 from utils.training.run import is_finished
 from utils.training.same_data import check_same_data
 
-# what runs from before the encoders could be chosen had
-OLDER_ENCODERS = {"audio_encoder": "resnet18", "visual_encoder": "resnet18"}
-OLDER_VOX_ENCODERS = {"audio_encoder": "se_resnet34", "visual_encoder": "resnet34"}
-# What the values in result.json and args.json are, by name
-KINDS = {name: kind for names, kind in {
-    ("dataset", "modality", "fusion_method", "fusion", "modulation"): str,
-    ("script", "command", "selection", "git_commit", "tensorboard_path", "test_list", "lists", "variant"): str | None,
-    ("mmcosine", "demo"): bool, ("random_seed", "seed", "epochs", "best_epoch", "n_test"): int,
-    ("scaling", "lam", "epoch_seconds"): float | int, ("classes", "modalities", "parts"): list[str],
-    ("pretrained", "teachers"): dict, ("trials",): dict[str, int] | list[str]}.items() for name in names}
 METRICS = ("accuracy", "eer", "min_dcf", "last_", "loss", "logit", "best_val_", "best_test_",
            "selection_bonus", "probe_")  # begin with these
 NEEDED_RESULTS = ("classes", "best_epoch", "seed", "mmcosine", "dataset")  # to open data and network again
@@ -50,14 +38,13 @@ class FinishedRun:
         self.folder, self.name, self.machine = folder, folder.name, machine or Machine()
         self.result = read_json(folder / "result.json")
         self.measure = "accuracy" if "accuracy" in self.result else "eer"
-        encoders = OLDER_ENCODERS if self.measure == "accuracy" else OLDER_VOX_ENCODERS
-        self.settings = {**encoders, **read_json(folder / "args.json")}
-        check_kinds(self.settings, folder / "args.json", NEEDED_SETTINGS)
-        check_kinds(self.result, folder / "result.json", [] if "modalities" in self.result else ["modality"])
+        self.settings = read_json(folder / "args.json")
+        check_is_of_a_run(self.settings, folder / "args.json", NEEDED_SETTINGS)
+        check_is_of_a_run(self.result, folder / "result.json", ["modalities", self.measure])
 
     @cached_property
     def modalities(self) -> list[str]:
-        return names_in(self.result)
+        return list(self.result["modalities"])
 
     @cached_property
     def title(self) -> str:
@@ -176,33 +163,33 @@ def open_run(folder: Path, machine: Machine) -> FinishedRun:
     needed = (*NEEDED_RESULTS, *report.metric_names("accuracy", run.modalities).values())
     missing = [name for name in needed if name not in run.result]
     if missing:
-        raise InputError(f"{folder / 'result.json'} has no {', '.join(missing)}: it is damaged, or of an older version")
+        raise InputError(f"{folder / 'result.json'} has no {', '.join(missing)}: it is damaged, or of another version")
     if not (entry_script.REPO / name).is_file():
         raise InputError(f"{folder} was made by {name}, which is not in {entry_script.REPO}: put it there")
     return run
 
 
-def check_kinds(values: Mapping[str, object], path: Path, needed: Collection[str]) -> None:
-    """Raises InputError: what the JSON file `path` holds is of another kind than what a run writes there, or lacks what
-    is `needed`."""
+def check_is_of_a_run(values: Mapping[str, object], path: Path, needed: Collection[str]) -> None:
+    """Raises InputError: what the JSON or csv file `path` holds lacks what is `needed`, or its metrics are no finite
+    numbers: it is damaged, or not of a run of this version."""
     missing = [name for name in needed if name not in values]
     if missing:
-        raise InputError(f"{path} has no {', '.join(missing)}: it is damaged, or of an older version. Move "
+        raise InputError(f"{path} has no {', '.join(missing)}: it is damaged, or of another version. Move "
                          f"{path.parent} away")
-    kinds = {**{name: float | int for name in values if name.startswith(METRICS)}, **KINDS}
-    wrong = of_another_kind(values, kinds)
-    if not wrong:
-        allowed = {"modulation": values.get("modulation", "none") in METHODS,
-                   "modalities": values.get("modalities") != [], "epoch_seconds": values.get("epoch_seconds", 1) > 0}
-        wrong = [name for name, right in allowed.items() if not right]
+    wrong = [name for name, value in values.items() if name.startswith(METRICS) and not is_number(value)]
+    wrong += [] if str(values.get("modulation", "none")) in METHODS else ["modulation"]
     if wrong:
-        raise InputError(f"{path} is damaged: {wrong[0]} is {values[wrong[0]]!r}. Move {path.parent} away")
+        raise InputError(f"{path} is damaged, or of another version: {wrong[0]} is {values[wrong[0]]!r}. Move "
+                         f"{path.parent} away")
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def script_name(run: FinishedRun) -> str:
-    """The entry script that made the run; runs of older versions have it in their command only."""
-    found = re.search(r"\bmain_\w+\.py\b", str(run.result.get("command")))
-    return run.result.get("script") or (found[0] if found else "an unknown script")
+    """The entry script that made the run."""
+    return str(run.result.get("script") or "an unknown script")
 
 
 def labels(runs: Sequence[FinishedRun]) -> tuple[str, list[str]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from dataset.errors import InputError
 from dataset.lists import check_columns_once
 from dataset.whole_files import read_json
-from utils.experiments.finished_run import FinishedRun, check_kinds
+from utils.experiments.finished_run import FinishedRun, check_is_of_a_run
 from utils.training.experiment import NOT_COMPARED, RECORDED
 from utils.training.run import is_finished
 
@@ -74,7 +74,7 @@ def row_of(cells: Mapping[str, str], path: Path) -> RunRow:
     settings |= {name: values[other] for name in RECORDED if (other := ALSO_CALLED.get(name, name)) in values}
     result = {name: value for name, value in values.items() if not name.startswith("--")}
     result["modalities"] = cells["modalities"].split("+")
-    check_kinds({name: value for name, value in result.items() if name != "trials"}, path, ())  # here their number
+    check_is_of_a_run(result, path, ())
     return RunRow(cells["run"], settings, result, result["modalities"])
 
 

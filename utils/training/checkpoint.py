@@ -1,6 +1,8 @@
 """Checkpoints: written whole or not at all, loaded with weights_only=True, the release's among them."""
 
 import pickle
+import zipfile
+import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -9,17 +11,7 @@ from torch import Tensor, nn
 
 from dataset.errors import DiskError, InputError, first_few
 from dataset.files import check_is_media
-from dataset.kinds import of_another_kind
 from dataset.whole_files import with_unit, write_whole
-
-# What the parts of a run's checkpoint are. Those about the run are checked wherever they are found.
-ABOUT_THE_RUN = ("args", "facts", "clips")
-KINDS = {"args": dict[str, object], "facts": dict[str, object], "clips": dict[str, dict[str, str]], "epoch": int,
-         "history": list, "class_norms": list, "iterations": int, "wall_seconds": float, "model": dict, "method": dict,
-         "optimizer": dict, "scheduler": dict, "scaler": dict}
-KINDS_OF_FACTS = {"classes": list[str], "modalities": list[str], "pretrained": dict[str, dict | None],
-                  "teachers": dict[str, dict | None], "parts": list[str], "pretrain_on": list[str] | None}
-KINDS_OF_ORIGINS = {"file": str, "pretrained_on": str | None, "epoch": int | None, "started_from": dict | None}
 
 
 def save(path: Path, content: Mapping[str, object]) -> None:
@@ -41,6 +33,7 @@ def bytes_of(content: object) -> int:
 def load(path: Path) -> dict:
     """The content of a checkpoint, on the CPU. Raises InputError: missing, a git-lfs pointer, damaged, not a dict."""
     check_is_media(path)
+    check_integrity(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -54,43 +47,43 @@ def load(path: Path) -> dict:
     return content
 
 
+def check_integrity(path: Path) -> None:
+    """Raises InputError: a checksum in the file is not that of its content, which torch.load does not compare."""
+    if not zipfile.is_zipfile(path):  # of torch before 1.6: without checksums
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            damaged = file.testzip() is not None
+    except (OSError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        damaged = True
+    if damaged:
+        raise InputError(f"{path} is damaged (its content has another checksum): put an undamaged copy in its place")
+
+
 def load_own(path: Path, needed: Collection[str] = ()) -> dict:
     """The content of a checkpoint that a run of these scripts has written; without `needed` parts, also of others'.
-    Raises InputError: as `load`, a part is missing or of another kind."""
+    Raises InputError: as `load`, or `checked`."""
     return checked(load(path), path, needed)
 
 
 def checked(content: dict, path: Path, needed: Collection[str] = ()) -> dict:
-    """The content of the file `path`, if it can be of a run. Raises InputError as `load_own`."""
+    """The content of the file `path`. Raises InputError: it is not of a run, or lacks `needed` parts."""
     missing = sorted(set(needed) - content.keys())
     if missing:
         raise InputError(f"{path} is not of a run of these scripts, or not the file that is needed: it lacks "
                          f"{', '.join(missing)}")
-    wrong = wrong_parts(content, {*needed, *ABOUT_THE_RUN})
-    if not wrong and "facts" in needed and "classes" not in content["facts"]:
-        wrong = ["facts.classes"]
-    if wrong:
-        raise InputError(f"{path} is damaged, or was written by another program: {wrong[0]} in it is not what a run "
-                         "writes there")
+    settings, facts, clips = (content.get(name, {}) for name in ("args", "facts", "clips"))
+    classes = facts.get("classes", [] if "facts" not in needed else None) if isinstance(facts, dict) else None
+    fits = {"args": isinstance(settings, dict), "facts": isinstance(classes, list) and all(map(is_text, classes)),
+            "clips": isinstance(clips, dict) and all(isinstance(part, dict) for part in clips.values())}
+    for name, right in fits.items():
+        if not right:
+            raise InputError(f"{path} was written by another program: {name} in it is not what a run writes there")
     return content
 
 
-def wrong_parts(content: Mapping, checked: Collection[str]) -> list[str]:
-    """Which of the `checked` parts of a checkpoint are of another kind than a run's."""
-    wrong = [name for name in of_another_kind(content, KINDS) if name in checked]
-    if wrong:
-        return wrong
-    facts, clips = content.get("facts", {}), content.get("clips", {})
-    wrong = [f"facts.{name}" for name in of_another_kind(facts, KINDS_OF_FACTS)]
-    origins = () if wrong else (*facts.get("pretrained", {}).values(), *facts.get("teachers", {}).values())
-    wrong += [] if all(map(is_origin, origins)) else ["the origin of weights"]
-    return [*wrong, *(["clips"] if clips and "train" not in clips else [])]
-
-
-def is_origin(value: Mapping | None) -> bool:
-    """Whether this can say where weights come from, and those before them: `Origin` in pretraining.py."""
-    return not value or ("pretrained_on" in value and not of_another_kind(value, KINDS_OF_ORIGINS)
-                         and is_origin(value.get("started_from")))
+def is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def state_dict_of(content: Mapping, path: Path) -> dict[str, Tensor]:

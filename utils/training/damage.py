@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dataset.clips import ClipFiles
 from dataset.errors import DiskError, InputError
 from dataset.files import read_image
-from dataset.whole_files import read_json, write_whole
+from dataset.whole_files import read_json, remove_leftovers, write_whole
 from utils import distributed
 from utils.distributed import print_once
 
@@ -93,6 +93,7 @@ def read_known(root: Path) -> dict[str, list[int]]:
 
 
 def remember(root: Path, known: Mapping[str, list[int]]) -> None:
+    remove_leftovers(root)  # of a start that was killed while it wrote this file
     try:
         write_whole(root / DECODED, json.dumps(known))
     except DiskError as error:

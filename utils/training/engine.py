@@ -111,11 +111,13 @@ def train_one_epoch(learner: Learner, loader: DataLoader, lam: float, run: Run |
     """
     learner.train()
     pending, total = [], 0
-    batches = zip(progress(loader, title), loader.batch_sampler.sizes, strict=True)
-    for number, (batch, clips) in enumerate(batches):  # clips: of the batch over all processes
+    loader.batch_sampler.groups = learner.method.groups
+    planned = loader.batch_sampler.batches()
+    for number, (batch, (group, clips)) in enumerate(zip(progress(loader, title), planned, strict=True)):
         inputs, labels = learner.compute.prepare(check_batch(batch))
-        share = len(labels) * distributed.size() / clips  # DDP averages over processes: this makes it the batch's mean
-        output, loss = learner.method.step(learner, Batch(inputs, labels, share, lam, number / len(loader)))
+        # DDP averages over processes: this makes it the mean over the batch
+        share = len(labels) * distributed.size() / len(clips)
+        output, loss = learner.method.step(learner, Batch(inputs, labels, share, lam, number / len(planned), group))
         pending.append(batch_sums(output, labels, loss))
         if len(pending) == FLUSH_EVERY:
             total, pending = total + flush(pending, run), []

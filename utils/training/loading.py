@@ -27,32 +27,47 @@ class TrainBatches:
 
     Every clip comes once an epoch. The last batch is smaller when they do not divide; if it has fewer clips than there
     are processes it joins the batch before it.
+
+    groups: the group of each clip, if a batch is to hold clips of one group; a group of fewer clips than there are
+    processes joins the largest.
     """
 
     def __init__(self, clips: int, batch_size: int, seed: int, rank: int = 0, processes: int = 1):
         if clips < processes or batch_size < processes:
             raise InputError(f"{clips} training clips in batches of {batch_size} cannot be shared by {processes} "
                              "processes: use fewer")
-        starts = list(range(0, clips, batch_size))
-        if clips - starts[-1] < processes:
-            starts.pop()
-        self.bounds = list(zip(starts, [*starts[1:], clips], strict=True))
-        self.clips, self.seed, self.rank, self.processes = clips, seed, rank, processes
+        self.clips, self.batch_size, self.seed, self.rank, self.processes = clips, batch_size, seed, rank, processes
         self.epoch = 0
+        self.groups: Sequence[int] | None = None
 
-    @property
-    def sizes(self) -> list[int]:
-        """Clips of each batch, over all processes."""
-        return [stop - start for start, stop in self.bounds]
-
-    def __len__(self) -> int:
-        return len(self.bounds)
-
-    def __iter__(self) -> Iterator[list[Key]]:
+    def batches(self) -> list[tuple[int | None, list[int]]]:
+        """(group, clips over all processes) of each batch of the epoch."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
         order = torch.randperm(self.clips, generator=generator).tolist()
-        for start, stop in self.bounds:
-            yield [(self.epoch, index) for index in order[start:stop][self.rank::self.processes]]
+        if self.groups is None:
+            return [(None, batch) for batch in self.cut(order)]
+        members: dict[int, list[int]] = {}
+        for clip in order:
+            members.setdefault(self.groups[clip], []).append(clip)
+        largest = max(members, key=lambda group: (len(members[group]), -group))
+        few = [group for group, clips in members.items() if len(clips) < self.processes and group != largest]
+        for group in few:
+            members[largest] += members.pop(group)
+        batches = [(group, batch) for group in sorted(members) for batch in self.cut(members[group])]
+        return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
+
+    def cut(self, clips: list[int]) -> list[list[int]]:
+        starts = list(range(0, len(clips), self.batch_size))
+        if len(clips) - starts[-1] < self.processes:
+            starts.pop()
+        return [clips[start:stop] for start, stop in zip(starts, [*starts[1:], len(clips)], strict=True)]
+
+    def __len__(self) -> int:
+        return len(self.batches())
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for _, clips in self.batches():
+            yield [(self.epoch, clip) for clip in clips[self.rank::self.processes]]
 
 
 class EvaluationBatches:

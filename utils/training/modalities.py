@@ -1,6 +1,6 @@
 """What an entry script declares of each modality; flags, encoders and everything measured follow from it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,10 +87,3 @@ def is_joint(setting: str) -> bool:
 def predicts_jointly(setting: str) -> bool:
     """Whether what such a run predicts comes from more than one modality: of a joint network, or of an ensemble."""
     return is_joint(setting) or setting == ENSEMBLE
-
-
-def names_in(result: Mapping[str, object]) -> list[str]:
-    """The modalities of a run's result; runs from before they were recorded have audio and visual."""
-    if "modalities" in result:
-        return list(result["modalities"])
-    return ["audio", "visual"] if result["modality"] in JOINT else [str(result["modality"])]

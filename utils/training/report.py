@@ -102,8 +102,8 @@ def device_name(device: torch.device) -> str:
 
 
 def parts_of(facts: Mapping[str, object]) -> list[str]:
-    """The parts of the dataset that a run is about, where it has several. `pretrain_on`: of an older version."""
-    return list(facts.get("parts") or facts.get("pretrain_on") or [])
+    """The parts of the dataset that a run is about, where it has several."""
+    return list(facts.get("parts") or [])
 
 
 def summary(title: str, result: Mapping[str, object], shown: Mapping[str, str], split: str, folder: Path,
@@ -119,6 +119,8 @@ def summary(title: str, result: Mapping[str, object], shown: Mapping[str, str], 
         lines.append(f"bonus:     {100 * result['selection_bonus']:.2f} points, had the test set chosen the epoch "
                      f"({100 * result[f'best_test_{measure}']:.2f})")
     lines += [f"chosen by: {result['selection']}", f"run:       {folder}", f"curves:    {folder / 'curves.png'}"]
+    videos = "VIDEO OTHER_VIDEO" if measure == "eer" else "VIDEO"
+    lines.append(f"predict:   python scripts/predict.py {shlex.quote(str(folder))} {videos}")
     if events_folder:
         program = "tensorboard"
         if not shutil.which(program):  # make demo does not activate its environment

@@ -26,7 +26,7 @@ from utils.training.restore import in_own_precision, restore
 from utils.training.run import Run
 from utils.training.same_data import Clips
 from utils.training.trained import Trained
-from utils.training.trial import Trial, hold_out, sample
+from utils.training.trial import Trial, all_clips, hold_out, sample
 
 ORIGINS = ("pretrained", "teachers")  # facts about where weights come from
 
@@ -125,6 +125,8 @@ def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: flo
         run.facts.update(n_trained=len(dataset), n_held_out_by_method=len(learner.clips.held_out.dataset))
     elif learner.method.needs_sample:
         learner.clips = sample(task.train, len(learner.model.class_weights()[0]), task.loaders, seed)
+    elif learner.method.needs_training_clips:
+        learner.clips = all_clips(task.train, task.loaders)
     learner.method.begin_run(epochs)
     loader = task.loaders.training(dataset)
     begun = len(run.history)
@@ -158,8 +160,7 @@ def open_run(task: Task, learner: Learner, output: Output, origins: Mapping[str,
     """A new run, or the resumed run at the end of its last whole epoch. origins: {"pretrained" and, if there are any,
     "teachers": {modality: where its weights come from}}"""
     folder = output.folder
-    metrics = [f"{task.split}_{name}" for name in task.shown.values()]
-    saved = restore(output.resumed, learner, task.facts, task.clips, metrics) if output.resumed else None
+    saved = restore(output.resumed, learner, task.facts, task.clips) if output.resumed else None
     if saved:
         origins = {"pretrained": {}, **{name: saved["facts"][name] for name in ORIGINS if name in saved["facts"]}}
     facts = {**task.facts, "modalities": list(learner.model.modalities), **origins,

@@ -43,6 +43,11 @@ def sample(train: Dataset, classes: int, loaders: Loaders, seed: int) -> Clips:
     return Clips(loaders.evaluation(Subset(train.for_evaluation(), sorted(drawn))))
 
 
+def all_clips(train: Dataset, loaders: Loaders) -> Clips:
+    """All training clips, none held out."""
+    return Clips(loaders.evaluation(train.for_evaluation()))
+
+
 class Trial(NamedTuple):
     """What a balancing method may try out in its `prepare`: Gradient-Blending does."""
 
