@@ -67,7 +67,7 @@ def test_encoders_are_pretrained_apart_and_the_joint_run_says_on_what(birds, tmp
     assert (visual["n_train"], visual["n_val"], visual["n_test"]) == (24, 4, 8)
     assert "validation" in visual["selection"], "images_inat has validation clips of its own"
     pretrained = ["--audio_pretrain", str(tmp_path / "audio/best.pt"), "--visual_pretrain",
-                  str(tmp_path / "visual/best.pt"), "--learning_rate", "1e-30", "--weight_decay", "0"]
+                  str(tmp_path / "visual/best.pt"), "--learning_rate", "1e-300", "--weight_decay", "0"]
     joint = main(flags(birds, tmp_path, "joint", *pretrained))
     told = capsys.readouterr().out
     for name, on in (("audio", "birds audio_ml"), ("visual", "birds images_inat + images_nabirds")):
@@ -93,7 +93,7 @@ def test_imagenet_weights_come_from_torchvisions_place_and_are_told_through_two_
     state = resnet18().state_dict()
     torch.save(state, tmp_path / "hub/checkpoints/resnet18-f37072fd.pth")
     monkeypatch.setattr("utils.training.pretraining.provide", lambda *_: None)  # these are not ImageNet's
-    frozen = ["--learning_rate", "1e-30", "--weight_decay", "0"]
+    frozen = ["--learning_rate", "1e-300", "--weight_decay", "0"]
     first = main(flags(birds, tmp_path, "visual", "--modality", "visual", "--pretrain_on", "images_inat", "--imagenet",
                        *frozen))
     assert first["pretrained"]["visual"]["pretrained_on"].startswith("ImageNet (ResNet18_Weights.IMAGENET1K_V1")

@@ -174,7 +174,7 @@ def test_imagenet_starts_rgb_as_it_is_and_the_others_averaged_over_colours(
     state = resnet18().state_dict()
     torch.save(state, tmp_path / "hub/checkpoints/resnet18-f37072fd.pth")
     monkeypatch.setattr("utils.training.pretraining.provide", lambda *_: None)  # these are not ImageNet's
-    result = main(flags(actions, tmp_path, "run", "--modality", "all", "--imagenet", "--learning_rate", "1e-30",
+    result = main(flags(actions, tmp_path, "run", "--modality", "all", "--imagenet", "--learning_rate", "1e-300",
                         "--weight_decay", "0"))
     assert list(result["pretrained"]) == list(EVERY)
     found = checkpoint.load(tmp_path / "run/last.pt")["model"]

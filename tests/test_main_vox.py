@@ -106,7 +106,7 @@ def test_lists_of_the_data_folder_come_before_those_of_the_current_one(train_arg
 def test_one_encoder_trains_alone_and_starts_another_run(train_argv, tmp_path, modality):
     result = main([*train_argv, "--modality", modality])
     assert "eer" in result and f"eer_{modality}" not in result
-    main([*train_argv, "--run_name", "joint", "--learning_rate", "1e-30", "--weight_decay", "0",
+    main([*train_argv, "--run_name", "joint", "--learning_rate", "1e-300", "--weight_decay", "0",
           f"--{modality}_pretrain", str(tmp_path / "run/best.pt")])
     alone, joint = (checkpoint.load(tmp_path / name / "last.pt")["model"] for name in ("run", "joint"))
     first = next(name for name in alone if name.startswith(f"{modality}_net") and name.endswith("conv2.weight"))

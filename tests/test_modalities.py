@@ -207,7 +207,7 @@ def test_an_encoder_starts_from_a_run_of_other_modalities(tmp_path):
     main(train_argv(tmp_path, "first", "--modality", "rgb", "flow", "--image_size", "10", "--epochs", "1"))
     start = tmp_path / "first/best.pt"
     result = main(train_argv(tmp_path, "second", "--flow_pretrain", str(start), "--epochs", "1", "--learning_rate",
-                             "1e-30", "--weight_decay", "0"))
+                             "1e-300", "--weight_decay", "0"))
     assert result["pretrained"].keys() == {"flow"}
     before, after = weights(tmp_path / "first", "best.pt"), weights(tmp_path / "second")
     for modality, same in (("flow", True), ("rgb", False)):
