@@ -169,9 +169,9 @@ def rows(methods: Sequence[str]) -> list[Row]:
 def train_row(row: Row, world: World, splits: Mapping[str, tuple], seed: int, rate: float) -> dict[str, object]:
     """Logits (M, N, C) of the test and validation clips, their mean over the training clips, features, seconds."""
     import torch
-    from models.balancing.learner import Learner
 
     from models import MultimodalClassifier, scale_lower_bound
+    from models.balancing.learner import Learner
     from models.balancing.method import Clips
 
     torch.manual_seed(seed + row.more_seed)
