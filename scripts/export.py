@@ -105,9 +105,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def private_flags(settings: Mapping[str, object]) -> set[str]:
-    """The flags that say where a run was made."""
-    script = entry_script.load(Path(settings["script"]), ("get_args_parser",))
+def private_flags(run: Path, script_name: str) -> set[str]:
+    """The flags that say where the run was made by this entry script. Raises InputError: the script is not here."""
+    script = entry_script.of_run(run, script_name, ["get_args_parser"])
     return {name for name, meaning in script.get_args_parser().meanings().items() if meaning.private}
 
 
@@ -166,7 +166,7 @@ def main(argv: Sequence[str]) -> dict[str, str]:
     output = args.output or args.run / "export"
     if (output / "README.md").exists() and not (output / CONFIG).exists():
         raise InputError(f"{output} holds a README.md and no export: name another folder with --output")
-    private = private_flags(content["args"])
+    private = private_flags(args.run, str(content["args"].get("script")))
     content = {**content, "args": portable(content["args"], private), "facts": without_machine(content["facts"])}
     result = without_machine({name: value for name, value in result.items()
                               if isinstance(value, str | int | float | None | bool)})

@@ -1,6 +1,7 @@
 """A flag is described where it is declared: what resuming, evaluation, sweeps and tables make of each role."""
 
 import argparse
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,9 @@ import main_CD
 import main_SSW
 import main_UCF
 import main_Vox
+from dataset.errors import InputError
+from utils.experiments import comparison, entry_script
+from utils.experiments.run_rows import RunRow
 from utils.training import experiment, options
 from utils.training.roles import MACHINE, ROLES, TRAINING, RoleParser
 
@@ -74,3 +78,22 @@ def test_what_says_where_a_run_ran_is_not_compared_and_may_change_when_it_goes_o
     assert changeable & compared == {"epochs"}
     assert {"random_seed", "scaling", "image_size", "compile", "cache_size"} <= compared - changeable
     assert all(name in compared for name, meaning in meanings.items() if meaning.role == TRAINING)
+
+
+def test_tables_leave_out_what_says_where_a_run_ran_of_the_entry_scripts_own_flags_too():
+    """--scores_path is a flag of main_Vox.py alone."""
+    runs = []
+    for path, frames in (("a", 400), ("b", 300)):
+        places = {"scores_path": path, "tensorboard_path": path}
+        settings = {"script": "main_Vox.py", "random_seed": 0, "test_frames": frames, **places}
+        runs.append(RunRow(path, settings, {}, []))
+    assert comparison.varying(runs) == ["test_frames"]
+
+
+def test_a_file_outside_the_repository_is_not_run_because_a_run_names_it(tmp_path):
+    script = tmp_path / "main_XY.py"
+    script.write_text(f"open({str(tmp_path / 'it_ran')!r}, 'w')")
+    assert entry_script.not_compared(str(script)) == experiment.NOT_COMPARED
+    with pytest.raises(InputError, match=f"^a was made by {script}, which is not in "):
+        entry_script.of_run(Path("a"), str(script), [])
+    assert not (tmp_path / "it_ran").exists()

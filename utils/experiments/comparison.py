@@ -8,13 +8,14 @@ from pathlib import Path
 
 from dataset.errors import InputError, first_few
 from models.balancing import METHODS
+from utils.experiments.entry_script import not_compared
 from utils.experiments.finished_run import FinishedRun
 from utils.experiments.paper_results import paper_result
 from utils.experiments.run_rows import RunRow
 from utils.experiments.splits import means_over_splits
 from utils.experiments.table_notes import notes
 from utils.experiments.tables import Difference, holm, markdown, paired_difference, percent, points, probability
-from utils.training.experiment import CORE, NOT_COMPARED, SHARED, label, seedless, without_meaning
+from utils.training.experiment import CORE, SHARED, label, seedless, without_meaning
 from utils.training.modalities import ENSEMBLE, JOINT, is_joint, predicts_jointly
 from utils.training.run import is_finished
 
@@ -56,7 +57,8 @@ def varying(runs: Sequence[FinishedRun]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.settings)
     every = [seedless(run.settings) for run in runs]
     values = {name: {json.dumps(settings[name]) for settings in every if name in settings} for name in names}
-    return [name for name in names if len(values[name]) > 1 and name not in NOT_COMPARED | {"random_seed"}]
+    left_out = {"random_seed"}.union(*(not_compared(settings.get("script")) for settings in every))
+    return [name for name in names if len(values[name]) > 1 and name not in left_out]
 
 
 def identity(settings: Mapping[str, object], names: Sequence[str]) -> str:

@@ -69,7 +69,7 @@ class FinishedRun:
         """Data, and the network with its best weights. Raises InputError: data that is missing, or not the run's."""
         machine, path = self.machine, self.folder / "best.pt"
         root = ["--data_root", str(machine.data_root)] if machine.data_root else []
-        script = entry_script.load(Path(script_name(self)), ("parse", "build"))
+        script = entry_script.of_run(self.folder, script_name(self), ["parse", "build"])
         args = script.parse(["--ckpt_path", str(path), "--device", machine.device, "--num_workers",
                              str(machine.num_workers), *root])
         args.train = True  # the training clips are wanted as well
@@ -164,7 +164,7 @@ def open_run(folder: Path, machine: Machine) -> FinishedRun:
     missing = [name for name in needed if name not in run.result]
     if missing:
         raise InputError(f"{folder / 'result.json'} has no {', '.join(missing)}: it is damaged, or of another version")
-    if not (entry_script.REPO / name).is_file():
+    if not entry_script.is_here(name):
         raise InputError(f"{folder} was made by {name}, which is not in {entry_script.REPO}: put it there")
     return run
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from dataset.errors import InputError
 from dataset.lists import check_columns_once
 from dataset.whole_files import read_json
+from utils.experiments.entry_script import not_compared
 from utils.experiments.finished_run import FinishedRun, check_is_of_a_run
-from utils.training.experiment import NOT_COMPARED, RECORDED
+from utils.training.experiment import RECORDED
 from utils.training.run import is_finished
 
 ALSO_CALLED = {"fusion_method": "fusion", "random_seed": "seed"}  # {setting: its name in result.json}
@@ -39,7 +40,8 @@ def csv_row(run: FinishedRun) -> dict[str, object]:
 
 def flags(settings: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
     """But for lists, for what says where a run ran, and for those of RECORDED that are `known`."""
-    left_out = NOT_COMPARED | {name for name in RECORDED if ALSO_CALLED.get(name, name) in known}
+    recorded = {name for name in RECORDED if ALSO_CALLED.get(name, name) in known}
+    left_out = not_compared(settings.get("script")) | recorded
     return {f"--{name}": NOTHING if value is None else value for name, value in settings.items()
             if name not in left_out and not isinstance(value, list)}
 

@@ -53,9 +53,7 @@ def load(folder: Path, device: str = "auto", amp: str | None = None) -> SavedMod
     trained = open_trained(folder, ["args", "facts", "model"])
     settings, facts = trained.settings, trained.facts
     name = str(settings.get("script"))
-    if name not in {file.name for file in entry_script.REPO.glob("main_*.py")}:
-        raise InputError(f"{folder} was made by {name}, which is not in {entry_script.REPO}: put it there")
-    script = entry_script.load(Path(name), ("get_args_parser",))
+    script = entry_script.of_run(folder, name, ["get_args_parser"])
     if not hasattr(script, "make_network"):
         raise InputError(f"{folder} was made by {name}, which cannot make its network without its data: only models "
                          "of scripts that can, such as main_CD.py, can be asked about videos")

@@ -4,9 +4,9 @@ import json
 import statistics
 from collections.abc import Sequence
 
+from utils.experiments.entry_script import not_compared
 from utils.experiments.finished_run import FinishedRun
 from utils.experiments.run_rows import RunRow
-from utils.training.experiment import NOT_COMPARED
 
 
 def means_over_splits(runs: Sequence[FinishedRun]) -> list[RunRow]:
@@ -15,7 +15,8 @@ def means_over_splits(runs: Sequence[FinishedRun]) -> list[RunRow]:
     groups: dict[str, dict[int, FinishedRun]] = {}
     for run in runs:
         if "split" in run.settings:
-            same = {name: value for name, value in run.settings.items() if name not in NOT_COMPARED | {"split"}}
+            left_out = not_compared(run.settings.get("script")) | {"split"}
+            same = {name: value for name, value in run.settings.items() if name not in left_out}
             groups.setdefault(json.dumps(same, sort_keys=True), {})[run.settings["split"]] = run
     splits = sorted({split for group in groups.values() for split in group})
     if len(splits) < 2:
