@@ -9,9 +9,11 @@ weights, no modality's logits leave [-s, s]. No bias, no margin. The joint logit
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def mmcosine_logits(features: Tensor, weight: Tensor, scaling: float) -> Tensor:
@@ -43,3 +45,46 @@ def scale_lower_bound(num_classes: int, posterior: float = 0.99, modalities: int
                          f"{modalities} and {posterior}")
     log_odds = math.log((num_classes - 1) * posterior / (1 - posterior))
     return (num_classes - 1) / (modalities * (num_classes + (0 if tight else 1))) * log_odds
+
+
+class HeadOutput(NamedTuple):
+    logits: Tensor  # (B, C) joint
+    modality_logits: Tensor  # (M, B, C), sums to logits
+
+
+class MMCosineHead(nn.Module):
+    """The head alone, on features of any sizes: `logits, modality_logits = head([audio, visual])`.
+
+    dims: D of each modality, M >= 1 of them. scaling: s. `weights` has the class weights (C, D) of each modality.
+    Raises ValueError: a size, number of classes or scaling that is not positive; features of other sizes.
+    """
+
+    def __init__(self, dims: Sequence[int], num_classes: int, scaling: float = 10.0):
+        super().__init__()
+        dims = dims if isinstance(dims, int) else tuple(dims)
+        if isinstance(dims, int) or not dims or not all(isinstance(dim, int) and dim > 0 for dim in dims):
+            raise ValueError(f"dims are the sizes of the features of each modality, such as (512, 300), not {dims!r}")
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if not 0 < scaling < math.inf:
+            raise ValueError(f"scaling must be positive and finite, got {scaling}")
+        self.dims, self.num_classes, self.scaling = dims, num_classes, scaling
+        self.weights = nn.ParameterList(torch.empty(num_classes, dim) for dim in dims)
+        for weight in self.weights:
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # as nn.Linear
+
+    def forward(self, features: Sequence[Tensor]) -> HeadOutput:
+        """Features (B, D) of each modality -> joint logits (B, C) and those of the modalities (M, B, C)."""
+        sizes = [tuple(x.shape) for x in features]
+        fits = len(sizes) == len(self.dims) and all(
+            len(size) == 2 and size[1] == dim and size[0] == sizes[0][0]
+            for size, dim in zip(sizes, self.dims, strict=True))
+        if not fits:
+            raise ValueError(f"features have the sizes {', '.join(map(str, sizes)) or 'of none'}; the head takes "
+                             f"{', '.join(f'(B, {dim})' for dim in self.dims)}")
+        modality_logits = torch.stack([mmcosine_logits(x, weight, self.scaling)
+                                       for x, weight in zip(features, self.weights, strict=True)])
+        return HeadOutput(modality_logits.sum(0), modality_logits)
+
+    def extra_repr(self) -> str:
+        return f"dims={self.dims}, num_classes={self.num_classes}, scaling={self.scaling}"

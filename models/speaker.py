@@ -6,7 +6,6 @@ B clips, N samples, T frames of 10 ms, F mel bins (40, then 20, 10, 5 down the s
 from typing import ClassVar
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 
 SAMPLE_RATE = 16000  # Hz
@@ -23,6 +22,8 @@ class LogMel(nn.Module):
 
     def __init__(self):
         super().__init__()
+        import torchaudio  # here: the package needs it for this encoder alone
+
         self.mel = torchaudio.transforms.MelSpectrogram(SAMPLE_RATE, n_fft=512, win_length=400, hop_length=HOP,
                                                         n_mels=MEL_BINS, window_fn=torch.hamming_window)
         self.normalise = nn.InstanceNorm1d(MEL_BINS)

@@ -97,8 +97,8 @@ class Learner:
         self.train()
 
     def begin_epoch(self, epoch: int, batches: int | None = None) -> None:
-        """Before the first batch of an epoch, which is 1 for the first: the network in training mode, and what the
-        method does then. batches: how many the epoch has, for methods that follow its progress."""
+        """Before the first batch of an epoch, which is 1 for the first: what the method does then, and the network in
+        training mode. batches: how many the epoch has, for methods that follow its progress."""
         self.check_clips()
         self.begun, self.batches, self.steps = True, batches, 0
         self.method.begin_epoch(epoch, self, self.clips)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 
 from . import distributed
 from .heads import UniModalHeads
-from .method import Clips, Flag, Learner, Method, Number
+from .method import Clips, Flag, Learner, Method, MethodError, Number
 from .multiloss import UNI_WEIGHT
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ class Relearning(Method):
     def __init__(self, model: MultimodalClassifier, uni_weight: float, relearn_every: int, relearn_times: int,
                  relearn_strength: float):
         super().__init__(model)
+        if find_spec("sklearn") is None:
+            raise MethodError("dnr clusters features with scikit-learn, which is not installed: "
+                              "pip install scikit-learn")
         self.uni_weight, self.heads = uni_weight, UniModalHeads(model) if uni_weight else None
         self.strength, self.epoch = relearn_strength, 0
         self.epochs = range(relearn_every, relearn_every * relearn_times + 1, relearn_every)
