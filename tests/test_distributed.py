@@ -99,7 +99,7 @@ def test_processes_train_and_evaluate_as_one_does_also_on_ragged_batches_and_end
     for rank in range(processes):
         theirs, their_trained, their_evaluated = torch.load(tmp_path / f"{rank}.pt")
         torch.testing.assert_close(theirs, weights, rtol=1e-5, atol=3e-6)  # sums in another order
-        assert their_trained == pytest.approx(trained, rel=1e-5)
+        assert their_trained == pytest.approx(trained, rel=3e-5)
         assert their_evaluated == pytest.approx(evaluated, rel=1e-5)
     ends = [(tmp_path / f"{rank}.txt").read_text() for rank in range(processes)]
     assert ends == ["of process 1", "exit 2", "exit 2"]
