@@ -663,8 +663,9 @@ def test_a_method_with_a_default_of_its_own_for_a_flag_of_the_run_is_compared_wi
             content = content | more | ({"seed": seed} if "result" in kind else {})
             (folder / kind).write_text(json.dumps(content))
     report = comparison.report(comparison.read_runs(tmp_path)).partition("\nPoints to")[2]
-    rows = [line.split(" | ")[0].removeprefix("| ") for line in report.splitlines() if "reconboost" in line]
-    assert rows == ["sum, plain, reconboost, weight_decay 0.0005"]
+    rows = dict(line.strip("| ").split(" | ")[:2] for line in report.splitlines() if "reconboost" in line)
+    assert rows == {"sum, plain, reconboost, weight_decay 0.0005": "+0.00 [+0.00, +0.00], n=2",
+                    "sum, plain, reconboost, weight_decay 0.001": "n/a"}
 
 
 def test_the_table_tells_which_methods_trained_on_fewer_clips_than_the_other_rows(finished_runs, tmp_path):
