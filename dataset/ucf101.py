@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset.clips import find_each
-from dataset.errors import InputError, first_few
+from dataset.errors import InputError, counted, first_few
 from dataset.files import check_image
 from dataset.lists import NOT_A_NAME, Clip, partition, read_text, split_stratified
 from dataset.streams import MotionFiles
@@ -87,12 +87,12 @@ def read_split(root: Path, split: int, classes: Sequence[str], how_to_get: str) 
     train, test = (read_clips(path, classes, how_to_get) for path in paths)
     both = sorted({clip.name for clip in train} & {clip.name for clip in test})
     if both:
-        raise InputError(f"{len(both)} clips are in {paths[0]} and in {paths[1].name}: {first_few(both)}. Remove them "
-                         "from one of the two")
+        told = f"{counted(len(both), 'clip', 'is')} in {paths[0]} and in {paths[1].name}: {first_few(both)}"
+        raise InputError(f"{told}. Remove them from one of the two")
     shared = sorted({group_of(clip.name) for clip in train} & {group_of(clip.name) for clip in test})
     if shared:
-        raise InputError(f"{len(shared)} groups have clips in {paths[0]} and in {paths[1].name}: {first_few(shared)}. "
-                         "Clips of a group are cut from the same video: keep them in one of the two lists")
+        told = f"{counted(len(shared), 'group', 'has')} clips in {paths[0]} and in {paths[1].name}: {first_few(shared)}"
+        raise InputError(f"{told}. Clips of a group are cut from the same video: keep them in one of the two lists")
     return train, test
 
 

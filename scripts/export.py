@@ -159,10 +159,10 @@ def main(argv: Sequence[str]) -> dict[str, str]:
     """{"output": the folder}. Raises InputError: no finished run, its files are damaged, or the folder is another's."""
     args = get_args_parser().parse_args(argv)
     content = open_trained(args.run, ["args", "facts", "model"]).content
-    result = read_json(args.run / "result.json", f"finish the run with --resume {args.run}")
+    result = read_json(args.run / "result.json", f"finish the run with --resume {shlex.quote(str(args.run))}")
     if content.get("epoch") != result.get("best_epoch") or not is_finished(args.run):
         raise InputError(f"{args.run} was continued since its result.json was written: finish it with --resume "
-                         f"{args.run}")
+                         f"{shlex.quote(str(args.run))}")
     output = args.output or args.run / "export"
     if (output / "README.md").exists() and not (output / CONFIG).exists():
         raise InputError(f"{output} holds a README.md and no export: name another folder with --output")

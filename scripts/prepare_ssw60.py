@@ -125,7 +125,9 @@ def prepare_all(assets: Mapping[str, Asset], args: argparse.Namespace) -> dict[s
     for folder in {args.data_root, *(path.parent for asset in assets.values() for path in (
             asset.frames(args.data_root, args.fps), asset.sound(args.data_root, args.sample_rate)))}:
         remove_leftovers(folder)
-    return prep.run_parallel(partial(prepare_asset, assets=assets, args=args), list(assets), args.workers, "prepared")
+    only_images = not any(asset.collection.endswith("_ml") for asset in assets.values())
+    task = "images checked" if only_images else "prepared"
+    return prep.run_parallel(partial(prepare_asset, assets=assets, args=args), list(assets), args.workers, task)
 
 
 def count(assets: Sequence[Asset], problems: Mapping[str, str], args: argparse.Namespace) -> dict[str, Counter]:

@@ -183,7 +183,7 @@ def test_lists_that_are_there_are_kept_and_checked(tmp_path, flv, capsys):
         prepare(tmp_path)
     assert all(path.read_bytes() == content for path, content in before.items())
     assert list(failures(tmp_path)) == ["1009_DFA_ANG_XX"]
-    assert f"1 prepared clips are in no list: {names[3]}" in capsys.readouterr().out
+    assert f"1 prepared clip is in no list: {names[3]}" in capsys.readouterr().out
 
 
 def test_paper_lists_are_recognised_by_their_counts_only(tmp_path, monkeypatch, flv, capsys):

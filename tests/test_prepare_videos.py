@@ -346,9 +346,9 @@ def test_videos_that_cannot_be_read_are_named_and_the_rest_goes_on(folders, tmp_
     (lambda root: make_video(root / "single" / "x.mp4", 0.2), "a single clip of single"),
     (lambda root: shutil.rmtree(root / "b"), "at least two classes"),
     (lambda root: shutil.copy(root / "a" / "clip 0.mp4", root / "b" / "other.mp4"),
-     r"1 clips are copies, .*: b/other of a/clip 0 \(in two classes, a and b\)"),
+     r"1 clip is a copy, .*: b/other of a/clip 0 \(in two classes, a and b\)"),
     (lambda root: shutil.copy(root / "a" / "clip 0.mp4", root / "a" / "clip 0 (1).mp4"),
-     r"1 clips are copies, .*: a/clip 0 of a/clip 0 \(1\)\. Remove"),
+     r"1 clip is a copy, .*: a/clip 0 of a/clip 0 \(1\)\. Remove"),
     (lambda root: make_video(root / "a" / "clip 0" / "x.mp4", 0.2), "the clips a/clip 0 and a/clip 0/x cannot both"),
     (lambda root: shutil.copy(root / "a" / "clip 0.mp4", root / "a" / "clip 0.mov"), "both be the clip a/clip 0")])
 def test_folders_that_cannot_be_meant_so_are_refused(folders, tmp_path, change, told):
@@ -442,10 +442,10 @@ def test_lists_that_would_be_others_now_are_not_kept_without_a_word(tmp_path, ca
         with pytest.raises(InputError, match=rf"{told}.*: remove train.csv, test.csv and stat.csv there"):
             main([*argv, *flags])
     listed.write_text(listed.read_text().replace("v.mp4,y,person0", "v.mp4,x,person0") + "\nv.mp4,y,person9,2,2.1")
-    with pytest.raises(InputError, match=r"1 clips have another label, split or group \(v_0\.1_0\.2\): remove"):
+    with pytest.raises(InputError, match=r"1 clip has another label, split or group \(v_0\.1_0\.2\): remove"):
         main(argv)
     listed.write_text(listed.read_text().replace("v.mp4,x,person0,0.1", "v.mp4,x,person0,0.15"))
-    with pytest.raises(InputError, match=r"1 clips are gone \(v_0\.1_0\.2\): remove"):
+    with pytest.raises(InputError, match=r"1 clip is gone \(v_0\.1_0\.2\): remove"):
         main(argv)
     (tmp_path / "mine" / "prepare_videos_lists.json").unlink()
     main(argv)
@@ -468,7 +468,7 @@ def test_given_splits_that_cannot_be_trained_on_are_refused_before_the_work(tmp_
 
 
 @pytest.mark.parametrize(("text", "told"), [
-    ("path,label,start\na.mp4,x,\nlink.mp4,y,", r"1 clips are copies, .*link of a \(in two classes, x and y\)"),
+    ("path,label,start\na.mp4,x,\nlink.mp4,y,", r"1 clip is a copy, .*link of a \(in two classes, x and y\)"),
     ("path,label,start\na.mp4,x,\na.mp4,y,0", r"a_0 of a \(in two classes, x and y\)"),
     ("path,label,start\na.mp4,x,0.1\nlink.mp4,x,0.1", r"link_0\.1 of a_0\.1\. Remove"),
     ("path,label,start\na.mp4,x,\na.mkv,y,", r"a\.mp4 and .*a\.mkv would both be the clip a: rename")])

@@ -99,7 +99,7 @@ def test_empty_lists_and_clips_or_groups_in_both_lists_are_refused(copied):
     with pytest.raises(InputError, match=rf"1 clip is in .*trainlist01\.txt and in testlist01\.txt: {clip_name(4)}"):
         read(copied)
     path.write_text(text + clip_name(4).replace("c02", "c09") + ".avi\n")
-    with pytest.raises(InputError, match=r"1 groups have clips in .*_g01\. Clips of a group are cut from"):
+    with pytest.raises(InputError, match=r"1 group has clips in .*_g01\. Clips of a group are cut from"):
         read(copied)
     path.write_text("\r\n")
     with pytest.raises(InputError, match=r"testlist01\.txt lists no clip"):

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from dataset.cremad import find_clips
-from dataset.errors import InputError, first_few
+from dataset.errors import InputError, counted, first_few
 from dataset.lists import (
     Clip,
     Lists,
@@ -96,8 +96,8 @@ def check_made_of(path: Path, made_of: Mapping[str, Mapping[str, object]]) -> No
             if settings.get(key) != made_of["settings"].get(key)]
     other = [name for name, what in clips.items() if made_of["clips"].get(name, what) != what]
     gone = [name for name in clips if name not in made_of["clips"]]
-    told += [f"{len(names)} clips {what} ({first_few(names)})"
-             for names, what in ((other, "have another label, split or group"), (gone, "are gone")) if names]
+    told += [f"{counted(len(names), 'clip', verb)} {what} ({first_few(names)})" for names, verb, what in (
+        (other, "has", "another label, split or group"), (gone, "is", "gone")) if names]
     if told:
         raise InputError(f"since the lists in {path.parent} were made, {'; '.join(told)}: remove train.csv, test.csv "
                          f"and stat.csv there to create new ones, or {path.name} to keep them as they are")
@@ -127,5 +127,5 @@ def report_lists(lists: Lists, prepared: Iterable[str]) -> None:
         print("{:<12} {:>6} {:>6}".format(*cells))
     unlisted = sorted(set(prepared) - {clip.name for clip in lists.train + lists.test})
     if unlisted:
-        print(f"{len(unlisted)} prepared clips are in no list: {first_few(unlisted)}. Add them, or remove the "
-              "three lists and run the same command again to create new ones.")
+        print(f"{counted(len(unlisted), 'prepared clip', 'is')} in no list: {first_few(unlisted)}. Add them, or "
+              "remove the three lists and run the same command again to create new ones.")

@@ -114,8 +114,9 @@ def check_copies(sources: Sequence[Source]) -> None:
         copies.sort(key=lambda pair: pair[0].label == pair[1].label)
         told = [f"{source.name} of {other.name}" + f" (in two classes, {other.label} and {source.label})"
                 * (other.label != source.label) for other, source in copies]
-        raise InputError(f"{len(copies)} clips are copies, the same part of the same video, which could be trained on "
-                         f"and tested: {first_few(told, 20)}. Remove one of each two")
+        they = counted(len(copies), "clip", "is")
+        raise InputError(f"{they} {'a copy' if len(copies) == 1 else 'copies'}, the same part of the same video, which "
+                         f"could be trained on and tested: {first_few(told, 20)}. Remove one of each two")
 
 
 def contents_of(videos: Iterable[Path]) -> dict[Path, object]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -77,7 +78,8 @@ class FinishedRun:
         content = checkpoint.checked(args.trained.content, path, ["facts"])
         if content.get("epoch", self.result["best_epoch"]) != self.result["best_epoch"]:
             raise InputError(f"{path} holds epoch {content['epoch']}, result.json is of epoch "
-                             f"{self.result['best_epoch']}: finish the run with --resume {self.folder}")
+                             f"{self.result['best_epoch']}: finish the run with --resume "
+                             f"{shlex.quote(str(self.folder))}")
         check_same_data(content, task.clips, task.facts, path, "name the run's data with --data_root")
         checkpoint.load_model(task.model, content, path)
         train.place(task.model, task.compute, compiled=False)
@@ -152,7 +154,7 @@ def open_run(folder: Path, machine: Machine) -> FinishedRun:
     if not is_finished(folder):
         if (folder / "last.pt").is_file():
             raise InputError(f"the run in {folder} is not finished (it has no result.json of all its epochs): continue "
-                             f"it with --resume {folder}")
+                             f"it with --resume {shlex.quote(str(folder))}")
         raise InputError(f"there is no run in {folder} (no result.json, no last.pt): give the folder that training "
                          "printed")
     run = FinishedRun(folder, machine)

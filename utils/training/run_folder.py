@@ -5,6 +5,7 @@ however that happens, and loader workers, which may outlive a killed process by 
 """
 
 import fcntl
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -106,7 +107,7 @@ def check_is_start(folder: Path) -> None:
     """Raises InputError: a folder in which no new run can be started."""
     if is_start(folder):
         return
-    then = f", or continue that run with --resume {folder}" if (folder / "last.pt").is_file() else ""
+    then = f", or continue that run with --resume {shlex.quote(str(folder))}" if (folder / "last.pt").is_file() else ""
     holds = first_few(others(folder), 3) if folder.is_dir() else "it is a file"
     raise InputError(f"the run's folder {folder} is there already ({holds}): choose another --run_name or "
                      f"--ckpt_path{then}")

@@ -1,5 +1,6 @@
 """From a task to a finished run: what every entry script does after its own preparations."""
 
+import shlex
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -104,7 +105,8 @@ def carry_out(task: Task, learner: Learner, run: Run, optimisation: Optimisation
             return run.finish(task.final(run))
     except (KeyboardInterrupt, SystemExit):
         if (run.folder / "last.pt").is_file():
-            print_once(f"\nstopped after {report.whole_epochs(len(run.history))}; continue with --resume {run.folder}")
+            print_once(f"\nstopped after {report.whole_epochs(len(run.history))}; continue with --resume "
+                       f"{shlex.quote(str(run.folder))}")
         raise
     except MethodError as error:
         raise InputError(str(error)) from error
@@ -112,7 +114,7 @@ def carry_out(task: Task, learner: Learner, run: Run, optimisation: Optimisation
         if not (run.folder / "last.pt").is_file():
             raise DiskError(f"{error}. Nothing of the run is kept: fix this, then start it again") from error
         raise DiskError(f"{error}. {run.folder / 'last.pt'} holds {report.whole_epochs(run.saved_epochs)} of the "
-                        f"run: fix this, then continue with --resume {run.folder}") from error
+                        f"run: fix this, then continue with --resume {shlex.quote(str(run.folder))}") from error
     finally:
         run.events.close()  # or its thread writes on
 

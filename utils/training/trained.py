@@ -3,6 +3,7 @@
 Evaluation, resuming, probes, pictures, predictions and pretrained encoders open it here, once a command.
 """
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
@@ -66,7 +67,7 @@ def check_has_best(folder: Path) -> None:
         return
     if (folder / "last.pt").is_file():
         raise InputError(f"the run in {folder} has no {BEST}, it was stopped in its first epoch: continue it with "
-                         f"--resume {folder}")
+                         f"--resume {shlex.quote(str(folder))}")
     runs = sorted(str(file.parent) for file in folder.glob(f"*/{BEST}"))
     which = f"one of the runs in it: {first_few(runs)}" if runs else ("the folder that training printed, a checkpoint, "
                                                                       "or a folder of scripts/export.py")
