@@ -3,9 +3,12 @@
 import importlib
 import re
 import shlex
+import sys
 
 import pytest
 from conftest import REPO
+
+import models
 
 DOCUMENTS = ("README.md", *(f"docs/{path.name}" for path in REPO.glob("docs/*.md")),
              *(f"data/{path.parent.name}/README.md" for path in REPO.glob("data/*/README.md")))
@@ -45,7 +48,8 @@ def test_documented_command_is_accepted(script, arguments):
     module.get_args_parser().parse_args(words)
 
 
-def test_code_in_the_readme_runs():
+def test_code_in_the_readme_runs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mmcosine", models)  # as `pip install .` calls it
     blocks = re.findall(r"```python\n(.*?)```", (REPO / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     for block in blocks:
