@@ -365,7 +365,7 @@ def test_ogm_changes_the_epochs_it_is_asked_to_and_no_other():
         """In place of a Run."""
 
         def __init__(self):
-            self.history, self.tests_every_epoch = [], False
+            self.history, self.tests_every_epoch, self.settings = [], False, {}
 
         def log_iterations(self, rows):
             pass

@@ -173,6 +173,7 @@ ELSEWHERE = {
     "skip_missing": "test_clips_without_files_are_left_out_only_on_demand (below)",
     "gpu_ids": "test_main_cd.py: test_gpu_ids_start_a_process_each..., test_missing_cards_are_one_message",
     "device": "no second device here; test_main_cd.py: test_missing_cards_are_one_message",
+    "log_gradients": "test_gradient_log.py: test_a_run_writes_its_gradients_and_computes_what_it_does_without",
     "test_every_epoch": "test_main_cd.py: test_the_test_set_is_watched...; test_main_vox.py: test_the_bonus_of...",
     "preset": "test_presets.py",
     "help": "argparse's",

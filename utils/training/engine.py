@@ -17,6 +17,7 @@ from models.balancing import Method
 from models.balancing import learner as balancing
 from models.balancing.method import Batch
 from utils import distributed
+from utils.training.gradient_log import GradientLog
 from utils.training.loading import check_batch
 from utils.training.metrics import batch_sums, means, row_names
 from utils.training.run import Run
@@ -102,12 +103,13 @@ def joined(outputs: Sequence[ClassifierOutput]) -> ClassifierOutput:
     return ClassifierOutput(torch.cat(logits).detach(), *(torch.cat(part, dim=1).detach() for part in rest))
 
 
-def train_one_epoch(learner: Learner, loader: DataLoader, lam: float, run: Run | None = None,
-                    title: str = "") -> dict[str, float]:
+def train_one_epoch(learner: Learner, loader: DataLoader, lam: float, run: Run | None = None, title: str = "",
+                    gradients: GradientLog | None = None) -> dict[str, float]:
     """One pass over `loader` -> the epoch's means over its clips.
 
     The method takes a step a batch, `Learner.plain_step` if it does not say otherwise.
     lam: weight of the contrastive loss. run: logs the iterations, if given. title: of the progress bar.
+    gradients: looks at the batches, if given.
     """
     learner.train()
     pending, total = [], 0
@@ -117,7 +119,10 @@ def train_one_epoch(learner: Learner, loader: DataLoader, lam: float, run: Run |
         inputs, labels = learner.compute.prepare(check_batch(batch))
         # DDP averages over processes: this makes it the mean over the batch
         share = len(labels) * distributed.size() / len(clips)
-        output, loss = learner.method.step(learner, Batch(inputs, labels, share, lam, number / len(planned), group))
+        batch = Batch(inputs, labels, share, lam, number / len(planned), group)
+        if gradients:
+            gradients.look(learner, batch, number, len(planned))
+        output, loss = learner.method.step(learner, batch)
         pending.append(batch_sums(output, labels, loss))
         if len(pending) == FLUSH_EVERY:
             total, pending = total + flush(pending, run), []

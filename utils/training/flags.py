@@ -158,6 +158,8 @@ def add_run_flags(parser: Parser) -> None:
                        help="name of the run's folder; default: settings and time")
     group.add_argument("--resume", type=Path, metavar="RUN", role=OUTPUT, private=True, of_sweep=True,
                        help="continue the interrupted run in this folder")
+    add_boolean(group, "--log_gradients", False, "after each epoch write how strongly each encoder is pulled, and how "
+                "far its own modality agrees; measured on four batches", role=OUTPUT)
     add_boolean(group, "--use_tensorboard", True, "write TensorBoard events", role=OUTPUT)
     group.add_argument("--tensorboard_path", type=Path, role=OUTPUT, private=True,
                        help="folder for them; default: the run's own folder")

@@ -142,6 +142,9 @@ def check_encoders(parser: Parser, args: Namespace) -> None:
 
 def check_frozen(parser: Parser, args: Namespace) -> None:
     """Encoders that are not trained must come from somewhere, and cannot be balanced."""
+    if args.freeze_encoders and args.log_gradients:
+        parser.error("--log_gradients has no effect with --freeze_encoders, whose encoders have no gradients: leave it "
+                     "out")
     if args.freeze_encoders and args.modulation != "none":
         parser.error("--freeze_encoders leaves no encoder to balance: leave --modulation out")
     started = {*files(args, parser.declared, "_pretrain"), *from_imagenet(vars(args), parser.declared)}

@@ -112,8 +112,9 @@ class Run:
         """Adds the epoch's record; writes checkpoints, metrics.jsonl, class_norms.npy and events; prints a line.
 
         train: the epoch's metrics, with `lr`, `seconds` and `clips_per_second`. class_norms: (M, C), the norm of every
-        class weight. state: for last.pt. test: metrics of the test set, where it chooses nothing. balance: {"method":
-        what the balancing method did}; its keys are prefixes in the record and groups in TensorBoard.
+        class weight. state: for last.pt. test: metrics of the test set, where it chooses nothing. balance:
+        {"method": what the balancing method did, "gradient": the encoders' gradients, with --log_gradients}; its keys are
+        prefixes in the record and groups in TensorBoard.
         """
         test, balance = test or {}, balance or {}
         self.check_finite({**train, **held_out, **test}, "at its end")

@@ -4,6 +4,7 @@
     data/logit_a, data/logit_v                    the same of audio and visual, by the names of the authors' release
     train/<metric>, eval/<metric>                 one point per epoch, as in metrics.jsonl; eval: the held-out data
     method/<quantity>                             one point per epoch: what the balancing method did
+    gradient/<quantity>                           with --log_gradients: gradient_log.py
     result/<metric>                               the reported test metrics
 
 CUSTOM SCALARS shows the modalities together, HPARAMS the settings with the result, TEXT all flags.

@@ -19,6 +19,7 @@ from utils.distributed import print_once
 from utils.failures import stops_first
 from utils.training import checkpoint, presets, report, run_folder
 from utils.training.engine import Compute, Learner, train_one_epoch
+from utils.training.gradient_log import GradientLog
 from utils.training.loading import Loaders, mixed_seed
 from utils.training.plan import Optimisation, Output, Plan
 from utils.training.precision import choice
@@ -131,6 +132,7 @@ def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: flo
         learner.clips = all_clips(task.train, task.loaders)
     learner.method.begin_run(epochs)
     loader = task.loaders.training(dataset)
+    gradients = GradientLog(learner.accumulate) if run.settings.get("log_gradients") else None
     begun = len(run.history)
     started = time.perf_counter()
     for epoch in range(begun + 1, epochs + 1):
@@ -140,9 +142,11 @@ def fit(task: Task, learner: Learner, run: Run, epochs: int, seed: int, lam: flo
         start = time.perf_counter()
         lr = learner.scheduler.get_last_lr()[0]
         left = report.time_left(start - started, epoch - 1 - begun, epochs - begun)
-        train = train_one_epoch(learner, loader, lam, run, f"epoch {epoch}/{epochs}{left}")
+        train = train_one_epoch(learner, loader, lam, run, f"epoch {epoch}/{epochs}{left}", gradients)
         learner.scheduler.step()
         balance = {"method": learner.end_epoch()}
+        if gradients:
+            balance["gradient"] = gradients.means(learner.model.modalities)
         seconds = time.perf_counter() - start
         held_out, test = task.evaluate_held_out(), task.evaluate_test() if run.tests_every_epoch else {}
         count = loader.batch_sampler.clips
