@@ -113,8 +113,8 @@ class Run:
 
         train: the epoch's metrics, with `lr`, `seconds` and `clips_per_second`. class_norms: (M, C), the norm of every
         class weight. state: for last.pt. test: metrics of the test set, where it chooses nothing. balance:
-        {"method": what the balancing method did, "gradient": the encoders' gradients, with --log_gradients}; its keys are
-        prefixes in the record and groups in TensorBoard.
+        {"method": what the balancing method did, "gradient": the encoders' gradients, with --log_gradients}; its keys
+        are prefixes in the record and groups in TensorBoard.
         """
         test, balance = test or {}, balance or {}
         self.check_finite({**train, **held_out, **test}, "at its end")
