@@ -128,7 +128,9 @@ class Classification:
 
     def predictions_of(self, dataset: Dataset, loader: DataLoader) -> Predictions:
         names = np.array([clip.name for clip in dataset.clips], str)
-        return Predictions(names, np.array(dataset.labels), predict(self.model, loader, self.compute))
+        places = {name: place for place, name in enumerate(self.data.classes)}
+        labels = np.array([places[clip.label] for clip in dataset.clips])
+        return Predictions(names, labels, predict(self.model, loader, self.compute))
 
     def evaluate_checkpoint(self, trained: Trained, compile: bool, allow_overlap: bool, output: Path | None,
                             settings: Mapping[str, object]) -> dict:
