@@ -11,6 +11,8 @@
     confusion.png     confusion matrix of the joint logits, test clips, best epoch
     gap.png           of two modalities, the accuracy of the first minus that of the second: over the epochs, and at
                       the best epoch by their logits in the network and by linear probes (after scripts/probe.py)
+    balance.png       over the epochs, what the balancing method did and, of runs with --log_gradients, how strongly
+                      each encoder was pulled and how far its own modality agreed
 
 They are written to RUN/figures for one run, to `figures` beside the first run for several, and as TensorBoard images
 into the same folder.
@@ -30,7 +32,7 @@ if __name__ == "__main__":
 from utils import cli
 from utils.experiments.flags import Machine, add_run_flags
 
-PICTURES = ("accuracy", "logits", "weight_norms", "angles", "tsne", "confusion", "gap")
+PICTURES = ("accuracy", "logits", "weight_norms", "angles", "tsne", "confusion", "gap", "balance")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -146,6 +148,25 @@ def draw_gap(runs: Runs, title: str) -> Figure | str:
     return figures.gap(curves, bars, title, modalities)
 
 
+def draw_balance(runs: Runs, title: str) -> Figure | str:
+    found = {label: balance_of(run) for label, run in runs.items()}
+    if any(found.values()):
+        return figures.balance(found, title)
+    return "no run has a balancing method that reports anything, or was trained with --log_gradients"
+
+
+def balance_of(run: FinishedRun) -> dict[str, dict[str, np.ndarray]]:
+    """{quantity: {modality, or "" where there is one value: (n, 2) epoch and value}} of `method_` and `gradient_`."""
+    curves: dict[str, dict[str, list]] = {}
+    for record in run.history:
+        for key, value in record.items():
+            if key.startswith(("method_", "gradient_")):
+                modality = next((name for name in run.modalities if key.endswith(f"_{name}")), "")
+                points = curves.setdefault(key.removesuffix(f"_{modality}"), {}).setdefault(modality, [])
+                points.append((record["epoch"], value))
+    return {key: {name: np.array(points) for name, points in each.items()} for key, each in curves.items()}
+
+
 def bars_of(run: FinishedRun) -> dict[str, dict[str, float]]:
     """{"logits", and "probe" if there is one of that epoch: {modality: test accuracy at the best epoch}}."""
     bars = {"logits": {name: run.result[f"accuracy_{name}"] for name in run.modalities}}
@@ -155,7 +176,7 @@ def bars_of(run: FinishedRun) -> dict[str, dict[str, float]]:
 
 
 FIGURES = dict(zip(PICTURES, (draw_accuracy, draw_logits, draw_weight_norms, draw_angles, draw_tsne, draw_confusion,
-                              draw_gap), strict=True))
+                              draw_gap, draw_balance), strict=True))
 
 
 def open_runs(folders: Sequence[Path], machine: Machine) -> tuple[Runs, str]:

@@ -265,7 +265,28 @@ def test_pictures_show_every_modality_of_runs_side_by_side(runs, tmp_path, pictu
     assert pictures.keys() == {"accuracy", "logits", "weight_norms", "angles", "tsne", "confusion"}
     for name in ("accuracy", "logits", "weight_norms", "angles"):
         assert all(any(modality in text for text in pictures[name]) for modality in NAMES), name
-    assert "gap.png left out: a gap is between two modalities, not 3" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "gap.png left out: a gap is between two modalities, not 3" in told
+    assert "balance.png left out: no run has a balancing method that reports anything" in told
+
+
+def test_the_picture_of_balance_has_every_quantity_of_the_method_and_of_the_gradients(tmp_path, pictures, monkeypatch):
+    main(train_argv(tmp_path, "ogm", "--modulation", "ogm", "--epochs", "2", "--log_gradients"))
+    main(train_argv(tmp_path, "tcmax", "--modulation", "tcmax", "--epochs", "1"))
+    drawn = {}
+    draw = analyse.figures.balance
+    monkeypatch.setattr(analyse.figures, "balance", lambda runs, title: drawn.update(runs) or draw(runs, title))
+    analyse.main([str(tmp_path / "ogm"), str(tmp_path / "tcmax"), "--only", "balance", "--out", str(tmp_path),
+                  "--use_tensorboard", "False", *CPU])
+    assert {"method ratio", "method coefficient", "gradient norm", "gradient ratio", "gradient cosine",
+            "method total_correlation", "not recorded", *NAMES} <= pictures["balance"]
+    of_ogm, of_tcmax = drawn.values()
+    assert of_tcmax.keys() == {"method_total_correlation"} and of_tcmax["method_total_correlation"].keys() == {""}
+    for line in (tmp_path / "ogm" / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        for quantity, curves in of_ogm.items():
+            for name in NAMES:
+                assert [record["epoch"], record[f"{quantity}_{name}"]] in curves[name].tolist()
 
 
 def test_the_gap_is_between_any_two_modalities(tmp_path, pictures):

@@ -119,6 +119,31 @@ def weight_norms(runs: Mapping[str, np.ndarray], title: str, modalities: Sequenc
     return figure
 
 
+def balance(runs: Mapping[str, Mapping[str, Mapping[str, np.ndarray]]], title: str) -> Figure:
+    """runs: {label: {quantity: {modality, or "" for one value: (n, 2) epoch and value}}} -> a row of panels for each
+    quantity, on one scale in a row."""
+    quantities = list(dict.fromkeys(key for curves in runs.values() for key in curves))
+    figure, axes = panels(list(runs), f"{title}\nbalancing over the epochs", rows=len(quantities), height=2.2,
+                          share=False)
+    modalities = dict.fromkeys(name for curves in runs.values() for each in curves.values() for name in each if name)
+    colour = {**colours(modalities), "": "tab:gray"}
+    for row, quantity in zip(axes, quantities, strict=True):
+        for one, curves in zip(row, runs.values(), strict=True):
+            one.sharey(row[0])
+            one.sharex(axes[0, 0])
+            for name, points in curves.get(quantity, {}).items():
+                one.plot(*points.T, ".-", markersize=4, color=colour[name], label=name or "all")
+            if not curves.get(quantity):
+                one.text(0.5, 0.5, "not recorded", transform=one.transAxes, ha="center", va="center", color="gray")
+            one.grid(alpha=0.3)
+        row[0].set_ylabel(quantity.replace("_", " ", 1))
+    for one in axes[-1]:
+        whole_numbers(one, "epoch")
+    drawn = {label: handle for one in axes.flat for handle, label in zip(*one.get_legend_handles_labels(), strict=True)}
+    figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
 def name_classes(axes: Axes, axis: str, classes: Sequence[str]) -> None:
     """Ticks with the names of the classes."""
     set_ticks = axes.set_yticks if axis == "y" else axes.set_xticks
