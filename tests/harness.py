@@ -33,6 +33,7 @@ from torch.optim.optimizer import (
 )
 
 from models import ClassifierOutput, MultimodalClassifier
+from utils.training.classification import Classification
 
 State = dict[str, Tensor]
 DRAWS = 3000
@@ -162,7 +163,7 @@ def watched() -> Iterator[Borders]:
 def start(main: Callable[[list[str]], dict], argv: Sequence[object], steps: int = 0, passes: int = 0,
           updates: int = 0, saves: str = "pt", copies: Mapping[int, Path] | None = None,
           steer: Mapping[int, Callable[[MultimodalClassifier, Started], None]] | None = None) -> Started:
-    """main(argv), watched.
+    """main(argv), watched. predictions.npz is left out (tests/test_predictions.py), so that every evaluation counts.
 
     steps: of how many training passes the states before them are kept.
     passes, updates: the run is stopped at that pass, or after that update.
@@ -208,6 +209,7 @@ def start(main: Callable[[list[str]], dict], argv: Sequence[object], steps: int 
                        register_optimizer_step_post_hook(after_update)):
             stack.callback(handle.remove)
         for change in (patch.object(FigureCanvasAgg, "print_png", print_png), patch.object(torch, "save", save),
+                       patch.object(Classification, "write_predictions"),
                        redirect_stdout(printed), redirect_stderr(printed), suppress(Enough)):
             stack.enter_context(change)
         run.result = main(run.argv)
@@ -275,7 +277,8 @@ def redrawn(inputs: Callable[[Started], Sequence[Tensor]], fits: Callable[[Class
                 for module in modules:
                     rows, columns = module.weight.shape
                     scales = (2 * torch.randn(rows, 1, generator=random)).exp()  # a few rows count: draws differ
-                    module.weight.copy_(scales * torch.randn(rows, columns, generator=random))
+                    drawn = scales * torch.randn(rows, columns, generator=random)
+                    module.weight.copy_(drawn * (module.weight.norm() / drawn.norm()))
                 if fits(network.classify(features)):
                     network.train(training)
                     return

@@ -174,7 +174,7 @@ def looked(begin) -> Started:
 @pytest.fixture(scope="module")
 def cosine(begin, few) -> Started:
     return begin("--epochs", 1, "--batch_size", 4, "--fusion_method", "gated", "--mmcosine", "--scaling", 7, "--lam",
-                 0.4, "--num_frames", 1, of=few, steps=2, saves="last.pt")
+                 0.4, "--num_frames", 1, of=few, steps=2)
 
 
 # ---- the same once more, another way

@@ -45,7 +45,6 @@ pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
 
 BOTH = ("audio", "visual")
 OF_JOINT = ("sum", True, 20.0)  # fusion, mmcosine, and the scale that SSW60 has by default
-FIRST_OF_LAST_EPOCH = 11  # number of an update: three epochs of 9 videos in batches of 2
 PHOTOGRAPHS = ("images_inat", "images_nabirds")
 RATE = 0.05
 
@@ -96,13 +95,11 @@ def epochs_of_joint(data) -> list[Callable]:
 
 @pytest.fixture(scope="module")
 def joint(data, alone, tmp_path_factory, epochs_of_joint) -> Started:
-    """Both pretrained encoders on the videos, three epochs of five updates, no validation. Beside its folder lies
-    `killed`, the folder as it was in the last epoch."""
+    """Both pretrained encoders on the videos, three epochs of five updates, no validation."""
     folder = tmp_path_factory.mktemp("joint")
     argv = flags(data, folder, "--epochs", "3", "--batch_size", "2", "--fusion_method", "sum", "--mmcosine",
                  "--learning_rate", str(RATE), "--lr_decay_step", "2", "--lr_decay_ratio", "0.5", *pretrained(alone))
-    return start(main, argv, copies={FIRST_OF_LAST_EPOCH: folder / "killed"},
-                 steer=dict(zip((5, 10, 15), epochs_of_joint, strict=True)))
+    return start(main, argv, steer=dict(zip((5, 10, 15), epochs_of_joint, strict=True)))
 
 
 def pretrained(alone: dict[str, Started]) -> list[str]:
@@ -360,11 +357,6 @@ def test_classes_are_in_the_order_of_the_labels_and_training_figures_those_of_th
     assert_training_figures(held_out)
 
 
-def test_the_learning_rate_decays_after_two_epochs_and_is_recorded(joint):
-    assert joint.borders.learning_rates() == pytest.approx([RATE] * 10 + [RATE / 2] * 5)
-    assert [record["train_lr"] for record in joint.records()] == pytest.approx([RATE, RATE, RATE / 2])
-
-
 def test_the_best_epoch_is_the_first_of_the_highest_test_accuracy_and_its_weights_are_kept(joint, data):
     records, result, test = joint.records(), joint.result, numbers("test", "video_ml")
     best = highest(records, "test_accuracy")
@@ -414,15 +406,6 @@ def assert_tables(run: Started, folder: Path, output: ClassifierOutput, clips: S
                                        enumerate(zip(CLASSES, table, strict=True))})
 
 
-def test_curves_show_the_accuracies_that_chose_the_epoch(joint, held_out):
-    for run, split in ((joint, "test"), (held_out, "val")):
-        shown = {line.label: list(line.y) for line in run.lines if line.axes.get_title() == f"{split} accuracy"}
-        assert set(shown.pop("chance")) == {1 / 3}
-        assert shown == {what: [record[f"{split}_accuracy{after}"] for record in run.records()]
-                         for what, after in (("joint", ""), ("audio", "_audio"), ("visual", "_visual"))}
-        assert shown["joint"] != [record["train_accuracy"] for record in run.records()]
-
-
 def test_held_out_videos_choose_the_epoch_and_the_test_videos_are_reported_by_its_weights(held_out, data):
     train, test = set(reliable("train")), reliable("test")
     val = train - set(numbers_of(held_out.epochs()[0].training))
@@ -455,23 +438,7 @@ def test_only_videos_whose_bird_is_heard_are_used_on_demand_and_the_others_count
     assert "2 of 16 videos left out, 1 of them test videos" in held_out.printed
 
 
-# ---- resumed, evaluated
-
-
-def test_a_run_killed_in_its_last_epoch_ends_as_the_uninterrupted_one(joint, data, epochs_of_joint):
-    folder = joint.folder.parent / "killed"
-    resumed = start(main, ["--resume", str(folder)], steer={5: epochs_of_joint[2]})
-    (again,), last = resumed.epochs(), joint.epochs()[-1]
-    for now, before in zip(again.training, last.training, strict=True):
-        assert all(torch.equal(now.inputs[name], before.inputs[name]) for name in BOTH)
-    assert Counter(numbers_of(again.evaluation)) == Counter(numbers_of(last.evaluation))
-    assert resumed.borders.learning_rates() == pytest.approx([RATE / 2] * 5)
-    timed = ("seconds", "command", "commit")
-    assert {name: value for name, value in resumed.result.items() if not any(word in name for word in timed)} == {
-        name: value for name, value in joint.result.items() if not any(word in name for word in timed)}
-    weights = [torch.load(one / "last.pt", weights_only=True)["model"] for one in (folder, joint.folder)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert_tables(resumed, folder, of_weights(data, joint.folder / "best.pt"), numbers("test", "video_ml"))
+# ---- evaluated
 
 
 def test_a_checkpoint_is_evaluated_as_in_its_run_and_its_tables_lie_beside_it(joint, data):

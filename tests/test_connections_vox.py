@@ -319,11 +319,6 @@ def assert_training_figures(passes: Sequence[Pass], record: dict, identities: Se
             assert record[f"train_logit{after}"] == pytest.approx(logit, rel=1e-3, abs=1e-4)
 
 
-def test_the_learning_rate_decays_after_two_epochs_and_is_recorded(joint):
-    assert joint.borders.learning_rates() == pytest.approx([RATE] * 4 + [RATE / 2] * 2)
-    assert [record["train_lr"] for record in joint.records()] == pytest.approx([RATE, RATE, RATE / 2])
-
-
 # ---- which weights and trials the figures are of
 
 
@@ -361,17 +356,6 @@ def test_the_printed_table_has_the_best_epoch_left_and_the_last_one_right(joint)
         row = next(line for line in joint.printed.splitlines() if line.startswith(f"{name} "))
         best, last = (float(cell) for cell in row.removeprefix(name).split())
         assert (best, last) == pytest.approx((100 * result[figure], 100 * result[f"last_test_{figure}"]), abs=0.006)
-
-
-def test_class_weights_are_measured_for_each_modality(joint):
-    norms = np.load(joint.folder / "class_norms.npy")
-    weight = torch.load(joint.folder / "last.pt", weights_only=True)["model"]["fusion_module.fc_out.weight"].numpy()
-    audio, visual = (np.linalg.norm(weight[:, part], axis=1) for part in (slice(512), slice(512, 1024)))
-    assert norms.shape == (3, 2, 4) and np.abs(audio - visual).max() > 1e-3
-    np.testing.assert_allclose(norms[-1], [audio, visual], rtol=1e-5)
-    record = joint.records()[-1]
-    assert record["train_weight_norm_audio"] == pytest.approx(audio.mean())
-    assert joint.result["last_weight_norm_visual"] == pytest.approx(visual.mean())
 
 
 def test_score_files_hold_the_joint_scores_of_the_best_epoch_in_the_order_of_the_list(joint, held_out):
