@@ -50,15 +50,24 @@ class MMPareto(Method):
         parameters = trained(learner.model) + trained(self)
         of_joint, of_alone = (learner.gradients(batch, loss, parameters) for loss in (joint, alone))
         update = {parameter: of_joint[parameter] + of_alone[parameter] for parameter in parameters}
+        shares, cosines = [], []
         for name in learner.model.modalities:
             own = trained(learner.model.encoder(name))
             first, second = ([gradients[parameter] for parameter in own] for gradients in (of_joint, of_alone))
             k, stretch = weights(first, second)
+            shares.append(k)
+            cosines.append(cosine(first, second))
             for parameter in own:
                 combined = 2 * k * of_joint[parameter] + 2 * (1 - k) * of_alone[parameter]
                 update[parameter] = self.gamma * stretch * combined
+        self.note(cosine=torch.stack(cosines), weight=torch.stack(shares))
         learner.descend_along(batch, output, update)
         return output, joint + alone
+
+
+def cosine(joint: Sequence[Tensor], alone: Sequence[Tensor]) -> Tensor:
+    """Of the two gradients of an encoder."""
+    return torch.cosine_similarity(*(torch.cat([each.flatten() for each in part]) for part in (joint, alone)), dim=0)
 
 
 def weights(joint: Sequence[Tensor], alone: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -62,6 +62,7 @@ class Mslr(Method):
         rest, *encoders = learner.optimizer.param_groups
         for group, factor, ratio in zip(encoders, self.factors, ratios, strict=True):
             group["lr"] = rest["lr"] * factor * ratio
+        self.note(rate=self.accuracies.new_tensor([group["lr"] for group in encoders]))
 
     @torch.no_grad()
     def end_epoch(self, learner: Learner, clips: Clips) -> None:
