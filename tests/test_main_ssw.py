@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from conftest import REAL_DATA, REPO, SMALL, needs_real_data
@@ -21,7 +22,9 @@ from dataset.demo.birds import make_demo
 from dataset.errors import InputError
 from main_SSW import load_splits, main, parse
 from scripts.prepare_ssw60 import main as prepare_ssw60
-from utils.training import checkpoint
+from utils.experiments.finished_run import open_run
+from utils.experiments.flags import Machine
+from utils.training import checkpoint, predictions
 
 pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
 
@@ -179,13 +182,33 @@ def test_demo_makes_its_data_says_so_and_can_be_evaluated_and_continued(tmp_path
     assert parse(["--ckpt_path", str(tmp_path / "older.pt"), *argv]).recon_epochs == 4
 
 
-def test_two_processes_count_every_clip_once(birds, tmp_path):
-    argv = flags(birds, tmp_path, "run", "--batch_size", "3")
-    assert run_together("main_SSW", *argv, folder=tmp_path) == [0, 0]
-    result = json.loads((tmp_path / "run/result.json").read_text())
-    rows = read_csv(tmp_path / "run/per_class.csv")
-    assert [row["clips"] for row in rows] == ["1"] * 4
-    assert sum(float(row["accuracy_joint"]) for row in rows) / 4 == pytest.approx(result["accuracy"])
+def test_two_processes_report_the_test_clips_by_the_weights_of_the_best_epoch_which_is_not_the_last(birds, tmp_path):
+    """Every process has a part of the clips: what one process measures with the same weights is the oracle. The second
+    epoch is the best of three."""
+    argv = flags(birds, tmp_path, "run", "--batch_size", "3", "--val_fraction", "0.5", "--test_every_epoch", "--amp",
+                 "off")
+    assert run_together("second_best", *argv, folder=tmp_path) == [0, 0]
+    run = tmp_path / "run"
+    result = json.loads((run / "result.json").read_text())
+    assert (result["best_epoch"], result["processes"]) == (2, 2)
+    alone = {name: main(["--ckpt_path", str(run / f"{name}.pt"), "--output", str(tmp_path / name), "--num_workers",
+                         "0"]) for name in ("best", "last")}
+    assert alone["best"]["loss"] != pytest.approx(alone["last"]["loss"], rel=1e-3)
+    for metric in ("loss", "accuracy", "accuracy_audio", "accuracy_visual"):
+        assert result[metric] == pytest.approx(alone["best"][metric], rel=1e-5)
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    # after each epoch, too, all processes have the statistics of BatchNorm that are saved
+    losses = [epoch["test_loss"] for epoch in epochs[1:]]
+    assert losses == pytest.approx([alone["best"]["loss"], alone["last"]["loss"]], rel=1e-5)
+    assert [row["clips"] for row in read_csv(run / "per_class.csv")] == ["1"] * 4
+    for name in ("per_class.csv", "confusions.csv"):
+        assert (run / name).read_text() == (tmp_path / "best" / name).read_text()
+    saved, opened = predictions.read(run), open_run(run, Machine(device="cpu", num_workers=0))
+    found = {"test": opened.test_features, "val": opened.features(opened.task.data.val)}
+    for split, features in found.items():
+        np.testing.assert_allclose(saved[f"{split}_logits"], features.modality_logits, rtol=1e-4, atol=1e-5)
+    means = opened.train_features.modality_logits.mean(1)
+    np.testing.assert_allclose(saved["train_mean_logits"], means, rtol=1e-4, atol=1e-5)
 
 
 # ---- what users get wrong
