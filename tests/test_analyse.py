@@ -137,11 +137,13 @@ def test_a_shorter_run_does_not_cut_a_longer_ones_heat_map():
     assert [axes.get_xlim() for axes in figure.axes[:4]] == [(0.5, 5.5)] * 4
 
 
-def test_runs_of_very_different_lengths_are_smoothed_each_by_its_own():
-    curves = {name: {"audio": np.stack([np.arange(1, n + 1), np.ones(n)], 1)} for name, n in (("a", 400), ("b", 9))}
-    figure = figures.logits(curves, "title")
-    thick = [axes.lines[1].get_xydata() for axes in figure.axes]
-    assert [len(line) for line in thick] == [391, 9] and all(np.allclose(line[:, 1], 1) for line in thick)
+def test_a_thick_curve_is_the_mean_of_the_last_fortieth_of_its_own_run_up_to_that_iteration():
+    curves = {name: {"audio": np.stack([np.arange(1, n + 1), np.arange(1, n + 1) ** 2], 1)}
+              for name, n in (("long", 400), ("short", 9))}
+    long, short = (axes.lines[1].get_xydata() for axes in figures.logits(curves, "title").axes)
+    expected = [(last, np.mean([step ** 2 for step in range(last - 9, last + 1)])) for last in range(10, 401)]
+    np.testing.assert_allclose(long, expected)
+    np.testing.assert_allclose(short, curves["short"]["audio"])  # too short: each iteration by itself
 
 
 @pytest.mark.parametrize(("iterations", "marker", "promised"), [(1, ".", False), (79, ".", False), (80, "", True)])

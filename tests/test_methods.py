@@ -429,7 +429,8 @@ def test_the_learned_weight_of_lfm_moves_along_a_finite_difference_of_the_held_o
     h = 1e-4
     above, below = (learned_epoch(0.3 + sign * h, modalities=modalities, steps=steps)[1] for sign in (1, -1))
     learner, _ = learned_epoch(0.3, modalities=modalities, steps=steps)
-    learner.method.end_epoch(learner, both(modalities))
+    held_out, trained = both(modalities).held_out, [clips(modalities, seed=seed) for seed in range(20, 23)]
+    learner.method.end_epoch(learner, Clips(trained, held_out))  # of different sizes
     slope = (above - below) / (2 * h)
     assert abs(slope) > 5e-4
     assert float(learner.method.learned) == pytest.approx(0.3 - 0.5 * slope, abs=1e-6)

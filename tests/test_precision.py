@@ -1,16 +1,20 @@
 """`--amp`: which precision on which machine, in a resumed run, in a sweep."""
 
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from main_CD import main
+from models import MultimodalClassifier
+from models.balancing.learner import Learner
 from scripts import benchmark
 from utils import distributed
 from utils.training import checkpoint, flags, precision
-from utils.training.engine import Compute
 from utils.training.precision import PRECISIONS, choose_precision
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -100,6 +104,48 @@ def test_precisions_that_can_be_chosen_are_those_that_are_there():
     assert tuple(PRECISIONS) == flags.PRECISIONS
 
 
+# ---- what a network computes in
+
+
+@contextmanager
+def watched_features() -> Iterator[set[tuple[str, torch.dtype]]]:
+    """{(training or evaluation, dtype of the features)} of the passes of every network in this block."""
+    found = set()
+
+    def after_pass(module: nn.Module, _: object, output: object) -> None:
+        if isinstance(module, MultimodalClassifier):
+            found.add(("training" if module.training else "evaluation", output.features.dtype))
+
+    handle = register_module_forward_hook(after_pass)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_encoders_compute_in_the_precision_of_the_learner_in_its_steps_and_its_outputs(dtype):
+    model = MultimodalClassifier({name: nn.Linear(4, 8) for name in ("audio", "visual")}, 3, dim=8)
+    learner = Learner(model, torch.optim.SGD(model.parameters(), 0.1), precision=dtype)
+    inputs, labels = [torch.ones(2, 4), torch.ones(2, 4)], torch.tensor([0, 2])
+    trained, _ = learner.step(inputs, labels)
+    (evaluated, _), = learner.outputs([(inputs, labels)])
+    assert trained.features.dtype is evaluated.features.dtype is dtype
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.usefixtures("tiny_encoders", "without_pictures")
+def test_a_run_and_an_evaluation_compute_in_what_their_json_files_say(train_argv, tmp_path, amp, dtype):
+    with watched_features() as features:
+        result = main([*train_argv, "--epochs", "1", "--amp", amp])
+    assert features == {("training", dtype), ("evaluation", dtype)}
+    other, other_amp = (torch.bfloat16, "bf16") if amp == "off" else (torch.float32, "off")
+    with watched_features() as features:
+        evaluated = main(["--ckpt_path", str(tmp_path / "run"), "--num_workers", "0", "--amp", other_amp])
+    assert features == {("evaluation", other)}
+    assert [f"torch.{one['precision']}" for one in (result, evaluated)] == [str(dtype), str(other)]
+
+
 # ---- runs
 
 
@@ -117,19 +163,12 @@ def test_result_json_has_the_reason_and_a_resumed_run_keeps_its_precision(train_
     assert json.loads((tmp_path / "run" / "result.json").read_text())["precision_reason"] == reason
     machine(monkeypatch, tmp_path, INTEL, VECTORS, {"avx512_bf16": True})
     capsys.readouterr()
-    computed = set()
-    autocast = Compute.autocast
-
-    def watched(compute: Compute) -> AbstractContextManager:
-        computed.add(compute.precision)
-        return autocast(compute)
-
-    monkeypatch.setattr(Compute, "autocast", watched)
-    resumed = main(["--resume", str(tmp_path / "run"), "--epochs", "2"])
+    with watched_features() as features:
+        resumed = main(["--resume", str(tmp_path / "run"), "--epochs", "2"])
     printed = capsys.readouterr().out
     assert "is of a run in bfloat16 and goes on so; a new run would choose float32 here" in printed
     assert (resumed["precision"], resumed["precision_reason"]) == ("bfloat16", reason)
-    assert computed == {torch.bfloat16}  # in training and in evaluation
+    assert features == {("training", torch.bfloat16), ("evaluation", torch.bfloat16)}
     assert checkpoint.load(tmp_path / "run" / "last.pt")["facts"]["precision"] == "bfloat16"
 
 

@@ -122,6 +122,11 @@ def test_a_long_video_is_answered_window_by_window(mine, tmp_path, tiny_encoders
     assert [(one.clip.start, one.clip.end) for one in found] == [(k / 2, k / 2 + 1) for k in range(5)]
     alone, = predict.main([str(mine[1]), str(write_list(tmp_path / "one.csv", "path,start,end\nlong.mp4,1,2")), *CPU])
     np.testing.assert_array_equal(alone.logits["joint"], found[2].logits["joint"])
+    part = write_list(tmp_path / "part.csv", "path,start,end\nlong.mp4,1,2.5\nlong.mp4,0.5,\n")
+    of_parts = predict.main([str(mine[1]), str(part), "--every", "0.5", "--length", "1", *CPU])
+    assert [(one.clip.start, one.clip.end) for one in of_parts] == [(1, 2), (1.5, 2.5), (0.5, 1.5), (1, 2), (1.5, 2.5),
+                                                                    (2, 3)]
+    np.testing.assert_array_equal(of_parts[0].logits["joint"], found[2].logits["joint"])
     figure = draw_time_line(found)
     line = figure.get_axes()[0].lines[0]
     assert line.get_xdata().tolist() == [0.5, 1.0, 1.5, 2.0, 2.5]

@@ -16,7 +16,7 @@ from test_prepare import failures, run_command
 from dataset.errors import InputError
 from dataset.lists import Clip
 from dataset.preparation import motion
-from dataset.ucf101 import find_clip
+from dataset.ucf101 import find_clip, image_path
 from dataset.whole_files import machine
 from scripts import prepare_ucf101
 
@@ -92,6 +92,17 @@ def test_flow_of_a_known_shift_has_its_sign_and_its_size_in_pixels(root, method)
         assert len(u) == len(v) == 5
         np.testing.assert_allclose(u, SHIFT[0], atol=0.25)
         np.testing.assert_allclose(v, SHIFT[1], atol=0.25)
+
+
+@pytest.mark.parametrize("method", ["dis", "farneback"])
+def test_flow_follows_the_red_picture_and_not_the_blue_one_of_which_luminance_has_less(method, tmp_path):
+    """Red moves to the right while blue moves to the left."""
+    red, blue = texture(200)[..., 0], texture(200)[..., 2]
+    frames = {number: np.stack([blue[20:180, 20 + 3 * number:180 + 3 * number], np.zeros((160, 160), np.uint8),
+                                red[20:180, 20 - 3 * number:180 - 3 * number]], -1) for number in (0, 1)}  # BGR
+    motion.write_flow(tmp_path / "flow", 2, frames, [0], {"flow": method})
+    levels = cv2.imread(str(image_path(tmp_path / "flow", "u", 0)), 0)[12:-12, 12:-12]
+    assert np.median(levels) / 255 * 40 - 20 == pytest.approx(3, abs=0.3)
 
 
 def test_frames_are_evenly_spaced_and_the_next_ones_are_shifted(root, video):

@@ -88,6 +88,22 @@ def test_pooling_is_a_mean_over_time_with_weights_of_each_channel():
     assert torch.allclose(pooling(x), expected, atol=1e-6)
 
 
+def test_convolutions_start_normal_with_the_fan_out_deviation_and_normalisation_at_one():
+    torch.manual_seed(1)
+    modules = list(SEResNet34().modules())
+    convolutions = [module for module in modules if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) == 1 + 2 * (3 + 4 + 6 + 3) + 3
+    for one in convolutions:
+        expected = (2 / (one.out_channels * one.kernel_size[0] * one.kernel_size[1])) ** 0.5
+        error = 5 / one.weight.numel() ** 0.5  # five standard errors of the mean
+        assert one.weight.std().item() == pytest.approx(expected, rel=error)
+        assert abs(one.weight.mean().item()) < error * expected
+        assert one.weight.abs().max() > 2.5 * expected  # a uniform distribution ends at 1.73
+    for one in modules:
+        if isinstance(one, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert (one.weight == 1).all() and (one.bias == 0).all()
+
+
 def test_encoder_has_the_size_of_the_papers(encoder):
     assert sum(parameter.numel() for parameter in encoder.parameters()) == 6_389_324
 
