@@ -277,7 +277,7 @@ def test_what_the_searches_chose_comes_out_of_the_committed_csv():
         cells = [f"{value:g}: {searched[value]:.2f}" for value in sorted(searched)]
         cells[sorted(searched).index(best)] = f"**{cells[sorted(searched).index(best)]}**"
         lines.append(f"| {' | '.join(row)} | {', '.join(cells)} |")
-    page = (REPO / "docs" / "benchmark.md").read_text().splitlines()
+    page = (REPO / "docs" / "results" / "2026-11-28_grid_babble.md").read_text().splitlines()
     start = page.index("### What the searches chose")
     table = [line for line in page[start:page.index("### What this is not")] if line.startswith("|")][2:]
     assert sorted(lines) == sorted(table) and len(table) == 21

@@ -1,4 +1,4 @@
-"""scripts/plot_levels.py: which runs stand where in the picture, by the committed runs of docs/benchmark.md."""
+"""scripts/plot_levels.py: which runs stand where in the picture, by the committed runs of docs/results."""
 
 import csv
 import statistics

@@ -10,7 +10,7 @@ from conftest import REPO
 
 import models
 
-DOCUMENTS = ("README.md", *(f"docs/{path.name}" for path in REPO.glob("docs/*.md")),
+DOCUMENTS = ("README.md", *(path.relative_to(REPO).as_posix() for path in REPO.glob("docs/**/*.md")),
              *(f"data/{path.parent.name}/README.md" for path in REPO.glob("data/*/README.md")))
 COMMAND = re.compile(r"^ {4,}python ((?:main_\w+|scripts/\w+)\.py)((?:.*\\\n)*.*)$", re.MULTILINE)
 

@@ -770,24 +770,27 @@ def test_probes_of_the_best_epoch_are_columns_of_the_table_and_the_csv(finished_
 
 
 @pytest.mark.parametrize(("runs", "page", "lines"), [
-    ("grid_babble.csv", "benchmark.md", 43), ("grid_babble_rate.csv", "benchmark.md", 7),
-    ("grid_digits_methods.csv", "comparison.md", 20), ("grid_digits_mla.csv", "comparison.md", 4),
-    ("demo_actions_methods.csv", "comparison.md", 80)])
+    ("grid_babble.csv", "2026-11-28_grid_babble.md", 43),
+    ("grid_babble_rate.csv", "2026-11-28_grid_babble.md", 7),
+    ("grid_digits_methods.csv", "2026-11-28_grid_digits_methods.md", 20),
+    ("grid_digits_mla.csv", "2026-11-28_grid_digits_methods.md", 4),
+    ("demo_actions_methods.csv", "2026-11-28_demo_actions_methods.md", 80)])
 def test_the_tables_of_a_page_come_out_of_its_csv(runs, page, lines, capsys):
     main(["--table_of", str(REPO / "docs" / "results" / runs)])
-    table, text = capsys.readouterr().out, (REPO / "docs" / page).read_text()
+    table, text = capsys.readouterr().out, (REPO / "docs" / "results" / page).read_text()
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert len(rows) >= lines and [line for line in rows if line not in text.splitlines()] == []
 
 
 @pytest.mark.parametrize(("runs", "dataset", "page"), [
-    ("grid_babble.csv", "digits-snr-5", "benchmark.md"), ("grid_babble.csv", "digits-snr5", "benchmark.md"),
-    ("demo_actions_methods.csv", "demo_actions", "comparison.md")])
+    ("grid_babble.csv", "digits-snr-5", "2026-11-28_grid_babble.md"),
+    ("grid_babble.csv", "digits-snr5", "2026-11-28_grid_babble.md"),
+    ("demo_actions_methods.csv", "demo_actions", "2026-11-28_demo_actions_methods.md")])
 def test_the_ensemble_by_the_sum_of_logits_is_told_beside_the_tables(runs, dataset, page):
     rows = csv.DictReader((REPO / "docs" / "results" / runs).read_text().splitlines())
     found = [float(run["accuracy_of_mean_logits"]) for run in rows
              if run["dataset"] == dataset and run["modality"] == "ensemble"]
-    assert len(found) == 5 and f"{100 * np.mean(found):.1f}" in (REPO / "docs" / page).read_text()
+    assert len(found) == 5 and f"{100 * np.mean(found):.1f}" in (REPO / "docs" / "results" / page).read_text()
 
 
 def test_a_csv_that_is_no_table_of_runs_is_refused(tmp_path):
