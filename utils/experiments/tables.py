@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 LEVEL = 0.95  # of the confidence intervals
+EQUAL = 1e-12  # fractions that differ by less differ by rounding alone
 
 
 class Difference(NamedTuple):
@@ -27,34 +28,39 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """(mean, half the width of its 95 % interval by Student's t); the half is 0 for one value."""
-    mean, std = mean_and_std(values)
-    return mean, 0.0 if std is None else float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * std / len(values)**0.5)
+    mean, low, high, _ = t_test(values) if len(values) > 1 else (values[0], values[0], values[0], 1.0)
+    return mean, (high - low) / 2
 
 
-def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
+def paired_difference(values: Mapping[int, float],
+                      baseline: Mapping[int, float]) -> Difference | None:
     """{seed: value} minus {seed: value} over the seeds that both have, with Student's t interval; None for fewer than
     two common seeds."""
     seeds = sorted(values.keys() & baseline.keys())
     if len(seeds) < 2:
         return None
-    differences = np.array([values[seed] - baseline[seed] for seed in seeds])
-    mean, error = differences.mean(), differences.std(ddof=1) / np.sqrt(len(seeds))
-    half = stats.t.ppf((1 + LEVEL) / 2, len(seeds) - 1) * error
-    p = 2 * stats.t.sf(abs(mean) / error, len(seeds) - 1) if error else float(mean == 0)
-    return Difference(float(mean), float(mean - half), float(mean + half), len(seeds), float(p))
+    mean, low, high, p = t_test([values[seed] - baseline[seed] for seed in seeds])
+    return Difference(mean, low, high, len(seeds), p)
+
+
+def t_test(values: Sequence[float]) -> tuple[float, float, float, float]:
+    """(mean, low and high end of its confidence interval, p of the t test that the mean is 0) of
+    two or more values. Of equal values, for which no t test is defined, the interval is the mean,
+    and p is 1 where they are 0, else 0."""
+    mean = float(np.mean(values))
+    if np.ptp(values) < EQUAL:
+        return mean, mean, mean, float(abs(mean) < EQUAL)
+    test = stats.ttest_1samp(values, 0.0)
+    low, high = test.confidence_interval(LEVEL)
+    return mean, float(low), float(high), float(test.pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p values of several tests, corrected for their number: where nothing but chance is at work, any of them is
-    below 0.05 in at most one of twenty such tables.
+    """p values of several tests, corrected for their number by Holm's method: where nothing but
+    chance is at work, any of them is below 0.05 in at most one of twenty such tables."""
+    from statsmodels.stats.multitest import multipletests  # slow to import
 
-    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
-    """
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for place, index in enumerate(np.argsort(p_values, kind="stable")):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
-        corrected[index] = largest
-    return corrected
+    return multipletests(p_values, method="holm")[1].tolist() if p_values else []
 
 
 def percent(values: Sequence[float]) -> str:
