@@ -48,6 +48,8 @@ def test_lists_are_read_however_they_were_saved(root, change):
     ("train.csv", "1_a,\n", "{path}, line 1: label '' is not in stat.csv"),
     ("train.csv", "1_a,ANG\n\n2_a,HAP\n1_a,SAD\n", "{path}, line 4: clip 1_a is already listed in line 1"),
     ("test.csv", "4_a,ANG\n2_a,HAP\n1_a,ANG\n", "2 clips are in {train} and in test.csv: 1_a, 2_a."),
+    ("test.csv", "4_a,ANG\n2_a,HAP\n", "1 clip is in {train} and in test.csv: 2_a."),
+    ("test.csv", "4_a,ANG\n3_a,ANG\n", "1 clip is in {train} and in test.csv: 3_a."),  # by another label
     ("train.csv", "1_a,ANG\n2_a,HAP\n", "no training clip of class SAD in {path}"),
     ("train.csv", "\n \n", "{path} lists no clip"), ("test.csv", "", "{path} lists no clip"),
     ("stat.csv", "ANG\nHAP\nSAD\nHAP\n", "{path} names a class twice: HAP"),

@@ -180,8 +180,10 @@ def test_several_processes_give_the_scores_of_one_on_the_same_weights(train_argv
     """Six utterances in one batch: the second process has none."""
     main(train_argv)
     argv = ["--ckpt_path", str(tmp_path / "run/best.pt"), "--num_workers", "0", "--batch_size", "6", "--scores_path"]
-    main([*argv, str(tmp_path / "1")])
+    alone = main([*argv, str(tmp_path / "1")])
     assert run_together("main_Vox", *argv, str(tmp_path / "2"), folder=tmp_path) == [0, 0]
+    together = json.loads((tmp_path / "run/evaluation.json").read_text())
+    assert (alone["processes"], together["processes"]) == (1, 2) and together["eer"] == alone["eer"]
     assert (tmp_path / "1/test_pairs.scores.txt").read_bytes() == (tmp_path / "2/test_pairs.scores.txt").read_bytes()
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import norm
 from test_prepare_videos import make_video
 
@@ -42,10 +43,21 @@ def paths(videos: Path) -> list[str]:
     return [str(videos / f"{name}.mp4") for name in NAMES]
 
 
-def test_the_score_of_a_pair_is_the_evaluations_of_the_prepared_videos(run, videos, tmp_path, tiny_encoders):
-    prepare_voxceleb.main(["--video", str(videos), "--split", "test", "--data_root", str(tmp_path), "--fps", "5"])
-    main_Vox.main(["--ckpt_path", str(run / "best.pt"), "--data_root", str(tmp_path), "--num_workers", "0",
-                   "--scores_path", str(tmp_path / "scores"), *CPU])
+@pytest.fixture(scope="module")
+def prepared(videos, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("prepared")
+    prepare_voxceleb.main(["--video", str(videos), "--split", "test", "--data_root", str(root), "--fps", "5"])
+    return root
+
+
+@pytest.mark.parametrize("kind", ["logits", "embedding"])
+def test_the_score_of_a_pair_is_the_evaluations_of_the_prepared_videos(kind, run, videos, prepared, tmp_path,
+                                                                       tiny_encoders):
+    content = torch.load(run / "best.pt", weights_only=True)
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    torch.save({**content, "args": {**content["args"], "score": kind}}, run / "best.pt")
+    main_Vox.main(["--ckpt_path", str(run / "best.pt"), "--data_root", str(prepared), "--num_workers", "0",
+                   "--score", kind, "--scores_path", str(tmp_path / "scores"), *CPU])
     expected = {}
     for line in (tmp_path / "scores" / "test_pairs.scores.txt").read_text().splitlines():
         value, first, second = line.split()

@@ -121,6 +121,19 @@ def test_resume_completes_what_a_kill_behind_last_pt_left_an_epoch_short(copied_
     assert json.loads((folder / "result.json").read_text())["epochs"] == 2
 
 
+def test_the_seconds_of_an_epoch_are_the_median_which_one_long_epoch_does_not_change(copied_runs):
+    folder = copied_runs["plain"]
+    content = torch.load(folder / "last.pt", weights_only=True)
+    for record, seconds in zip(content["history"], (0.0, 900.0), strict=True):
+        record["train_seconds"] = seconds
+    (folder / "last.pt").unlink()
+    torch.save(content, folder / "last.pt")
+    result = main(["--resume", str(folder), "--epochs", "3", "--num_workers", "0"])
+    seconds = [json.loads(line)["train_seconds"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert seconds[:2] == [0, 900] and 0 < seconds[2] < 300
+    assert result["epoch_seconds"] == seconds[2]
+
+
 def test_nothing_else_is_taken_for_a_leftover(tmp_path, ended):
     others = (".2020.backup", f".{ended}.last.pt", f".{ended}-0123abcd.last.pt", f"{ended}-{machine()}.last.pt")
     for name in (*others, f".{ended}-{machine()}.last.pt"):

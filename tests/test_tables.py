@@ -17,6 +17,7 @@ from finished import MODALITIES, invented, percent, rewrite
 from scipy import stats
 
 from scripts import sweep
+from utils.experiments import comparison
 
 T95 = {1: 12.706205, 2: 4.302653, 3: 3.182446}  # Student's t, 97.5 %, by degrees of freedom: a printed table
 PLAIN = {"fusion_method": "concat", "mmcosine": False, "scaling": 10.0, "modulation": "none", "lam": 0.0,
@@ -245,6 +246,30 @@ def test_an_interval_without_zero_is_starred_and_one_with_zero_is_not(finished_r
     row = both_tables((tmp_path / "table.md").read_text())[1][2]
     assert row[1].startswith("+5.10 [+4.85, +5.35] *, n=3") and row[2].startswith("-5.10 [-5.35, -4.85] *, n=3")
     assert row[3].startswith("+0.03 [-12.") and "*" not in row[3]
+
+
+def test_an_ensemble_of_two_is_compared_with_the_joint_network_of_the_two_beside_one_of_three(finished_runs,
+                                                                                               tmp_path):
+    args, result = (json.loads((finished_runs["plain"] / name).read_text()) for name in ("args.json", "result.json"))
+    result = {name: value for name, value in result.items() if "accuracy" not in name}
+    two, three = ("rgb", "flow"), ("rgb", "flow", "difference")
+    runs = {"all": (three, 70), "rgb+flow": (two, 50), "ensemble": (two, 61), "rgb": (two[:1], 43)}
+    for number, (modality, (names, joint)) in enumerate(runs.items()):
+        for seed in (0, 1):
+            folder = tmp_path / f"{number}-{seed}"
+            folder.mkdir()
+            alone = {f"accuracy_{name}": (joint - 2 * place - 2) / 100 for place, name in enumerate(names)}
+            rewrite(folder / "args.json", {**args, **PLAIN, "modality": modality, "random_seed": seed})
+            rewrite(folder / "result.json", {**result, **alone, "accuracy": (joint + number * seed) / 100,
+                                             "modality": modality, "modalities": names, "seed": seed})
+    text = comparison.report(comparison.read_runs(tmp_path))
+    head, _, *rows = cells(text.partition("Points to")[2])
+    assert head[:4] == ["", "joint", "rgb", "flow"]
+    points = {name.split(",")[0]: [cell.split(" [")[0] for cell in row[:3]] for name, *row in rows}
+    # over the seeds 0 and 1 the joint accuracies of all, rgb+flow, ensemble and rgb are 70, 50.5, 62 and 44.5
+    ensemble, = (row for name, row in points.items() if name.startswith("ensemble"))
+    assert ensemble == ["+11.50", "+11.00", "+11.00"]
+    assert points["rgb encoder alone"] == ["-25.50", "-23.50", "n/a"]  # with the joint network of the most
 
 
 def test_a_table_says_its_measure_its_demo_data_its_noise_and_its_commits(tables):
