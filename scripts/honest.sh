@@ -71,7 +71,7 @@ search() {
 declare -A chosen winner
 choose() {
     local told
-    told=$(search best_settings.py "$1") || return
+    told=$(search studies/best_settings.py "$1") || return
     chosen[$1]=${told%%$'\n'*} winner[$1]=${told##*$'\n'}
 }
 

@@ -49,7 +49,8 @@ from dataset.lists import Lists, read_text
 from dataset.names import VIDEOS, composed, is_hidden, is_named
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
-from dataset.preparation import reader, variants
+from dataset.preparation import reader
+from dataset.preparation.grid import variants
 from dataset.preparation.videos import tell_left_out
 from dataset.whole_files import remove_leftovers, write_whole
 from utils import cli

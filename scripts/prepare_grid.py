@@ -47,8 +47,9 @@ from dataset.errors import InputError
 from dataset.names import canonical, last_name
 from dataset.preparation import clips as prep
 from dataset.preparation import lists as prep_lists
-from dataset.preparation import reader, variants
-from dataset.preparation.alignments import COLUMNS, Word, read_words
+from dataset.preparation import reader
+from dataset.preparation.grid import variants
+from dataset.preparation.grid.alignments import COLUMNS, Word, read_words
 from dataset.whole_files import remove_leftovers
 from utils import cli
 

@@ -13,9 +13,9 @@ from test_prepare import cut, make_grid
 from dataset.cremad import VARIANT_NOTE
 from dataset.errors import InputError
 from dataset.lists import Clip, Lists, read_lists
-from dataset.preparation import variants
-from dataset.preparation.babble import VOICES, add_babble, choose_voices, generator
-from dataset.preparation.variants import folds_of, make_variant, variant_root
+from dataset.preparation.grid import variants
+from dataset.preparation.grid.babble import VOICES, add_babble, choose_voices, generator
+from dataset.preparation.grid.variants import folds_of, make_variant, variant_root
 from scripts import prepare_grid
 
 

@@ -1,4 +1,4 @@
-"""The honest comparison: what is searched, what chooses, and what is refused (scripts/honest.sh, best_settings.py)."""
+"""The honest comparison: what is searched, what chooses, what is refused (honest.sh, studies/best_settings.py)."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import pytest
 from conftest import REPO
 
 from dataset.errors import InputError
-from scripts import best_settings
+from scripts.studies import best_settings
 from scripts.sweep import main
 from utils.experiments import entry_script, grid
 

@@ -20,7 +20,7 @@ from utils.experiments import entry_script
 from utils.training import checkpoint
 
 HERE = ["--device", "cpu", "--num_workers", "0"]
-SCRIPTS = sorted(path.relative_to(REPO).as_posix() for path in (*REPO.glob("main_*.py"), *REPO.glob("scripts/*.py")))
+SCRIPTS = sorted(path.relative_to(REPO).as_posix() for path in (*REPO.glob("main_*.py"), *REPO.glob("scripts/**/*.py")))
 pytestmark = pytest.mark.usefixtures("tiny_encoders", "without_pictures")
 
 

@@ -1,4 +1,4 @@
-"""scripts/plot_levels.py: which runs stand where in the picture, by the committed runs of docs/results."""
+"""scripts/studies/plot_levels.py: which runs stand where in the picture, by the committed runs of docs/results."""
 
 import csv
 import statistics
@@ -8,8 +8,7 @@ from conftest import REPO
 from scipy import stats
 
 from dataset.errors import InputError
-from scripts.plot_levels import curves_of, main
-from utils.experiments import level_figure
+from scripts.studies.plot_levels import curves_of, draw, main
 from utils.experiments.run_rows import read_csv
 
 RUNS = REPO / "docs" / "results" / "grid_babble.csv"
@@ -35,7 +34,7 @@ def expected(dataset: str, metric: str, **settings: str) -> tuple[float, float]:
 
 
 def test_every_point_is_the_mean_of_a_methods_runs_at_its_level():
-    figure = level_figure.draw(curves_of(read_csv(RUNS)[0], LEVELS), ["none", "+5", "-5"])
+    figure = draw(curves_of(read_csv(RUNS)[0], LEVELS), ["none", "+5", "-5"])
     prediction, audio, visual = figure.axes
     plain = {"modality": "both", "mmcosine": "False", "modulation": "none", "fusion": "concat",
              "--audio_pretrain": "None"}

@@ -27,7 +27,7 @@ from dataset.errors import InputError
 from dataset.lists import read_lists
 from dataset.preparation import clips as prep
 from dataset.preparation import reader
-from dataset.preparation.alignments import read_word
+from dataset.preparation.grid.alignments import read_word
 from dataset.whole_files import machine
 from scripts import prepare_cremad, prepare_grid
 

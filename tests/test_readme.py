@@ -12,12 +12,12 @@ import models
 
 DOCUMENTS = ("README.md", *(path.relative_to(REPO).as_posix() for path in REPO.glob("docs/**/*.md")),
              *(f"data/{path.parent.name}/README.md" for path in REPO.glob("data/*/README.md")))
-COMMAND = re.compile(r"^ {4,}python ((?:main_\w+|scripts/\w+)\.py)((?:.*\\\n)*.*)$", re.MULTILINE)
+COMMAND = re.compile(r"^ {4,}python ((?:main_\w+|scripts/(?:studies/)?\w+)\.py)((?:.*\\\n)*.*)$", re.MULTILINE)
 
 
 def documented_commands() -> list[tuple[str, str]]:
     """(script, arguments) of every command that the documents and the scripts' own docstrings show."""
-    scripts = [*REPO.glob("main_*.py"), *REPO.glob("scripts/*.py")]
+    scripts = [*REPO.glob("main_*.py"), *REPO.glob("scripts/**/*.py")]
     files = [*DOCUMENTS, *(path.relative_to(REPO).as_posix() for path in scripts)]
     found = []
     for name in files:

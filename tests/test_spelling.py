@@ -66,7 +66,7 @@ def test_a_value_that_resembles_no_choice_gets_the_choices_alone(capsys):
     assert said.endswith("--optimizer: invalid choice: 'lbfgs' (choose from sgd, adam, adamw)")
 
 
-@pytest.mark.parametrize("path", sorted(REPO.glob("scripts/*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(REPO.glob("scripts/**/*.py")), ids=lambda path: path.name)
 def test_every_script_answers_misspelt_flags(path, capsys):
     parser = entry_script.load(path, ["get_args_parser"]).get_args_parser()
     flag = max((text for text in parser.flags() if text.startswith("--")), key=len)
@@ -77,6 +77,6 @@ def test_every_script_answers_misspelt_flags(path, capsys):
 def test_every_suggestion_for_another_programs_flag_is_a_flag_of_ours():
     parsers = [script.get_args_parser() for script in ENTRY]
     parsers += [entry_script.load(path, ["get_args_parser"]).get_args_parser()
-                for path in REPO.glob("scripts/*.py")]
+                for path in REPO.glob("scripts/**/*.py")]
     known = {flag.removeprefix("--") for parser in parsers for flag in parser.flags()}
     assert set(FLAGS_ELSEWHERE) <= known

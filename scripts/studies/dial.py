@@ -38,9 +38,14 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
+import numpy as np
 
 from dataset.errors import InputError
 from utils import cli
@@ -444,8 +449,7 @@ def write_report(output: Path) -> None:
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/dial"), help="folder of the study")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="of data and networks")
     parser.add_argument("--classes", type=int, nargs="+", choices=CLASSES, default=list(CLASSES), help="numbers C")

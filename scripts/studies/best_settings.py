@@ -1,7 +1,7 @@
 """The settings of a search that are best on its validation clips, as flags for the next sweep.
 
     python scripts/sweep.py --output runs/search --learning_rate 0.003 0.01 0.03 -- --val_fraction 0.2
-    python scripts/best_settings.py --output runs/search --learning_rate 0.003 0.01 0.03 -- --val_fraction 0.2
+    python scripts/studies/best_settings.py --output runs/search --learning_rate 0.003 0.01 0.03 -- --val_fraction 0.2
     python scripts/sweep.py --output runs/final --random_seed 0 1 2 3 4 --learning_rate 0.01      # if it printed that
 
 Takes the arguments of the search's sweep and looks at these runs alone. Each counts with the validation metric of its
@@ -22,7 +22,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from utils import startup
 

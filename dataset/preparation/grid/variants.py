@@ -13,8 +13,8 @@ from dataset.cremad import AUDIO_FOLDER, VARIANT_NOTE, audio_path, frames_folder
 from dataset.errors import InputError
 from dataset.lists import Clip, Lists, by_speakers, check_every_class_has_a_clip, group, write_lists
 from dataset.names import beside
-from dataset.preparation.babble import PEAK, VOICES, add_babble, choose_voices, generator
 from dataset.preparation.clips import check_some_usable, run_parallel, write_sound
+from dataset.preparation.grid.babble import PEAK, VOICES, add_babble, choose_voices, generator
 from dataset.preparation.lists import check_settings
 from dataset.preparation.reader import read_sound
 from dataset.whole_files import remove_leftovers
