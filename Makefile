@@ -16,7 +16,7 @@ hostile: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest --numprocesses auto -m hostile tests/hostile
 
 soak: $(VENV)/installed-dev
-	$(VENV)/bin/python tests/soak.py --report docs/reliability.md
+	$(VENV)/bin/python tests/soak.py --report docs/results/$$(date +%F)_soak.md
 
 mutants: $(VENV)/installed-dev
 	$(VENV)/bin/python tests/run_mutants.py --report runs/mutants.md

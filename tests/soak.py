@@ -2,7 +2,7 @@
 
     python tests/soak.py                              # 45 kills, about a quarter of an hour on two cores
     python tests/soak.py --only main_CD sweep --scale 0.2
-    python tests/soak.py --report docs/reliability.md   # the table there is replaced: what follows its marker
+    python tests/soak.py --report docs/results/2026-11-24_soak.md    # the report is the whole page
 
 A run is killed up to four times before it may end. Then weights, the optimizer's and the balancing method's state,
 metrics and result must be those of the undisturbed run to the last bit, prepared files the same bytes, and no temporary
@@ -35,7 +35,10 @@ from dataset.demo.emotions import make_demo as make_emotions
 from dataset.demo.identities import make_demo as make_identities
 from utils.training.report import git_commit
 
-MARKER = "<!-- tests/soak.py -->"
+EXPLANATION = """Commands are killed with -9 at random points, up to four times in a row, and continued. Then
+weights, optimizer state, the balancing method's state, metrics and results are compared with those
+of an undisturbed run, prepared files byte by byte. Temporary files that are left count as
+differences."""
 IN_A_ROW = 4  # kills before a run may end
 SMALL = ["--image_size", "64", "--batch_size", "8", "--num_workers", "1", "--device", "cpu", "--epochs", "3",
          "--learning_rate", "0.01"]
@@ -192,21 +195,17 @@ def compare(expected: Mapping[str, object], found: Mapping[str, object]) -> list
 
 
 def report(results: Mapping[str, Found], seed: int) -> str:
-    rows = [f"| {name} | {one.kills} | {one.early} | {one.compared} | {len(one.differences)} | {one.seconds:.0f} |"
-            for name, one in results.items()]
-    differences = [f"* {text}" for one in results.values() for text in one.differences]
-    total = sum(one.kills for one in results.values())
+    rows = [f"| {name} | {result.kills} | {result.early} | {result.compared} | {len(result.differences)} | "
+            f"{result.seconds:.0f} |" for name, result in results.items()]
+    differences = [f"* {text}" for result in results.values() for text in result.differences]
+    total = sum(result.kills for result in results.values())
+    date = time.strftime("%Y-%m-%d")
     return "\n".join([
-        f"{total} kills with seed {seed}, {time.strftime('%Y-%m-%d')}, commit {git_commit()}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}, CPU.", "",
+        f"# {date}: killed runs, `make soak`", "", EXPLANATION, "",
+        f"{total} kills with seed {seed}, {date}, commit {git_commit()}, Python {platform.python_version()}, "
+        f"torch {torch.__version__}, CPU.", "",
         "| command | kills | of these before the first last.pt | ends compared | differences | seconds |",
         "|---|---|---|---|---|---|", *rows, "", *(differences or ["No difference."]), ""])
-
-
-def write_report(path: Path, text: str) -> None:
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    kept = before.partition(MARKER)[0] + f"{MARKER}\n\n" if MARKER in before else ""
-    path.write_text(kept + text, encoding="utf-8")
 
 
 def main() -> None:
@@ -230,9 +229,10 @@ def main() -> None:
                 print(log.read_text()[-2000:])
             shutil.rmtree(room)
     args.report.parent.mkdir(parents=True, exist_ok=True)
-    write_report(args.report, report(results, args.seed))
-    print(report(results, args.seed))
-    sys.exit(any(one.differences for one in results.values()))
+    text = report(results, args.seed)
+    args.report.write_text(text, encoding="utf-8")
+    print(text)
+    sys.exit(any(result.differences for result in results.values()))
 
 
 if __name__ == "__main__":
