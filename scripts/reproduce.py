@@ -27,6 +27,11 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from utils import startup
+
+if __name__ == "__main__":
+    startup.explain_import_errors()
+
 from dataset.errors import InputError
 from utils import cli
 from utils.experiments import entry_script
@@ -40,8 +45,8 @@ TENSORS = 3  # best.pt holds the weights, last.pt the weights and their momentum
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, usage="%(prog)s [options] [-- FLAGS]",
-                                     formatter_class=cli.DocstringHelpFormatter)
+    parser = cli.Parser(description=__doc__, usage="%(prog)s [options] [-- FLAGS]",
+                        formatter_class=cli.DocstringHelpFormatter)
     parser.add_argument("--script", type=Path, default=Path("main_CD.py"), help="entry script")
     parser.add_argument("--cells", nargs="+", metavar="PRESET", help="default: those of the paper's table")
     parser.add_argument("--random_seed", type=cli.number(int, 0), nargs="+", default=[0, 1, 2],
