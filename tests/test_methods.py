@@ -1365,7 +1365,7 @@ def test_the_table_of_methods_names_each_with_its_flags_and_a_test_that_is_there
             default = METHODS[name].default_settings.get(flag.name, flag.default)
             default = default if isinstance(default, str) else f"{default:g}"
             assert f"`--{flag.name}` ({default}" in own.replace("1e-4", "0.0001"), flag.name
-        assert mmcosine == ("refused" if "mmcosine" in METHODS[name].without else "yes"), name
+        assert mmcosine == ("no" if "mmcosine" in METHODS[name].without else "yes"), name
         assert f"def {test.strip('`| ')}(" in tests, name
 
 
