@@ -30,9 +30,9 @@ rate eta, momentum mu and weight decay lambda, with the Hessian H of L:
     dv <- mu * dv + 2 * (grad divergence - grad cross-entropy) + H dtheta + lambda * dtheta
     dtheta <- dtheta - eta * dv
 
-It is exact but for BatchNorm's running statistics, by which held-out clips are evaluated and which have no derivative
-here. The paper's rate of 1e-4 does not move a2 (docs/results/2026-12-01_agm_lfm.md); the default, the start `lfm_start` and an update an
-epoch are ours.
+It is exact but for BatchNorm's running statistics, by which held-out clips are evaluated and which have no
+derivative here. The paper's rate of 1e-4 does not move a2 (docs/results/2026-12-01_agm_lfm.md). The default rate, the
+start `lfm_start` and one update an epoch are ours.
 """
 
 from __future__ import annotations
