@@ -17,6 +17,7 @@ from torch import nn
 
 import models
 from models import METHODS, Clips, Learner, MethodError, MMCosineHead, MultimodalClassifier
+from models.balancing.learner import TrialOnClips, mean_losses
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", (REPO / "docs/library.md").read_text(encoding="utf-8"), re.DOTALL)
 CLASSES, SIZES, DIM = 4, {"audio": 4, "text": 6, "flow": 3}, 6
@@ -124,6 +125,16 @@ def batches(count: int, modalities: int = 2) -> list[tuple[list[torch.Tensor], t
         made.append(([torch.randn(8, size, generator=generator) + labels[:, None]
                       for size in list(SIZES.values())[:modalities]], labels))
     return made
+
+
+def test_the_losses_of_a_trial_are_means_over_clips_whatever_the_sizes_of_the_batches():
+    model, (inputs, labels) = network("gblend"), batches(1)[0]
+    cut = [([x[part] for x in inputs], labels[part]) for part in (slice(0, 7), slice(7, 8))]
+    learner = Learner(model, sgd(model), "gblend", clips=Clips([(inputs, labels)], cut))
+    trained, held_out = TrialOnClips(learner).train_and_measure(0)
+    torch.testing.assert_close(held_out, trained)
+    first, last = (mean_losses(learner, [batch]) for batch in cut)
+    assert not torch.allclose((first + last) / 2, trained, rtol=1e-3)
 
 
 def sgd(model: nn.Module, lr: float = 0.05) -> torch.optim.SGD:

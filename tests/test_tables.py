@@ -16,8 +16,11 @@ import pytest
 from finished import MODALITIES, invented, percent, rewrite
 from scipy import stats
 
+from dataset.whole_files import write_csv
 from scripts import sweep
 from utils.experiments import comparison
+from utils.experiments.finished_run import FinishedRun
+from utils.experiments.run_rows import csv_row, read_csv
 
 T95 = {1: 12.706205, 2: 4.302653, 3: 3.182446}  # Student's t, 97.5 %, by degrees of freedom: a printed table
 PLAIN = {"fusion_method": "concat", "mmcosine": False, "scaling": 10.0, "modulation": "none", "lam": 0.0,
@@ -325,6 +328,15 @@ def test_runs_csv_has_every_figure_of_every_finished_run_under_its_name(tables):
     by_command = {result["command"]: placed[key] for key, result in tables.results["CREMAD"].items()}
     commands = [row["command"] for row in rows if row["dataset"] == "CREMAD"]
     assert [by_command[command] for command in commands] == list(range(len(methods))), "in the table's order, by seed"
+
+
+def test_digests_that_look_like_numbers_are_text_in_and_out_of_the_csv(finished_runs, tmp_path):
+    run = FinishedRun(finished_runs["plain"])
+    digests = {"git_commit": "1234567", "lists": "12e45678", "test_list": "0012345678"}
+    run.result.update(digests)
+    write_csv(tmp_path / "runs.csv", [csv_row(run)])
+    (row,), _ = read_csv(tmp_path / "runs.csv")
+    assert {name: row.result[name] for name in digests} == digests
 
 
 def test_the_tables_come_out_of_the_csv_alone(tables, capsys):
