@@ -16,7 +16,7 @@ from dataset.clips import MODALITIES, ClipFiles, find_each
 from dataset.errors import InputError
 from dataset.files import check_audio, check_image
 from dataset.frames import find_frames
-from dataset.lists import Clip
+from dataset.lists import Clip, read_text
 from dataset.names import on_disk
 from dataset.whole_files import read_json
 
@@ -40,6 +40,27 @@ def audio_path(root: Path, name: str) -> Path:
 def frames_folder(root: Path, fps: int = 1) -> Path:
     """The folder that holds one folder of frames per clip."""
     return root / f"Image-{fps:02d}-FPS"
+
+
+def frames_rule(root: Path, fps: int = 1) -> str | None:
+    """By which rule of prepare_cremad.py, `ogm_ge` or `middle`, the frames were extracted; None: it is not noted, as of
+    frames that are from elsewhere or from versions up to 0.2. Raises InputError: the note cannot be read."""
+    folder = frames_folder(root, fps)
+    note = folder.with_name(f"{folder.name}.txt")
+    return read_text(note).strip() if note.is_file() else None
+
+
+def frames_told(root: Path, fps: int = 1) -> str:
+    """What is said of a folder's frames to someone who wants the paper's."""
+    folder, rule = frames_folder(root, fps), frames_rule(root, fps)
+    if rule == "ogm_ge" and folder.is_dir():
+        return f"{folder} holds those of --frames ogm_ge, to which the paper's release refers"
+    if not folder.is_dir():
+        return f"{root} has no {folder.name}: which frames its single images are is not known"
+    which = f"those of --frames {rule}" if rule else ("frames without a note of which they are (scripts/prepare_cremad."
+                                                      "py up to version 0.2 took the middles of equal parts)")
+    return (f"{folder} holds {which}, not known to be the paper's: for those of its release remove that folder and run "
+            "scripts/prepare_cremad.py")
 
 
 def clip_folder(root: Path, fps: int, name: str) -> Path:

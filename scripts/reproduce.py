@@ -10,20 +10,23 @@
 A cell is a preset of the entry script. Without --cells: those of Table 1 (main_UCF.py: of the supplement).
 
 Hours follow from earlier runs in --output, else from an epoch of the first cell on this machine, on a few clips of the
-data set's sizes. Gigabytes are those of the checkpoints.
+data set's sizes. Gigabytes are those of the checkpoints. Of CREMA-D it says which frames are there.
 
 Writes   <output>/<run>/, runs.csv, table.md     as scripts/sweep.py
-         <output>/reproduction.md                paper | ours | seeds | difference
+         <output>/reproduction.md                paper | ours | seeds | difference; runs that depart from a preset have
+                                                 rows of their own, and below it stands what cannot be compared
 """
+
+from __future__ import annotations
 
 import argparse
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -34,11 +37,14 @@ if __name__ == "__main__":
 
 from dataset.errors import InputError
 from utils import cli
-from utils.experiments import entry_script
 from utils.experiments.flags import split_argv
-from utils.training.presets import Preset, presets_of
+from utils.training.presets import Preset, departures, presets_of
+
+if TYPE_CHECKING:
+    from utils.experiments.finished_run import FinishedRun
 
 TRAINING_CLIPS = {"main_CD.py": 6698, "main_SSW.py": 3462, "main_UCF.py": 9537, "main_Vox.py": 1_092_009}
+PAPERS_CLIPS = {"CREMAD": 6698, "SSW60": 3462, "UCF101": 9537}  # for training; of VoxCeleb it does not say how many
 MEASURED_CLIPS = 128  # of an epoch whose speed is measured
 AROUND_EPOCHS = 1.1  # evaluation of the test clips
 TENSORS = 3  # best.pt holds the weights, last.pt the weights and their momentum
@@ -88,9 +94,13 @@ def chosen_cells(script: str, names: Sequence[str] | None) -> list[Preset]:
 def check_data(script: ModuleType, argv: Sequence[str]) -> int | None:
     """The number of usable training clips; notes of what is not as the paper's are printed. None where the data is not
     there, which is printed too."""
+    from dataset.cremad import frames_told
+
     try:
         args = script.parse(argv)
         data = script.load_data(args) if hasattr(script, "load_data") else script.load_splits(args)
+        if args.script == "main_CD.py":
+            print(f"frames: {frames_told(args.data_root, args.fps)}")
     except InputError as error:
         print(f"data: {error}")
         return None
@@ -150,35 +160,44 @@ def reproduction(output: Path, cells: Sequence[Preset]) -> str:
     from utils.experiments.tables import markdown, percent
 
     runs = comparison.read_runs(output)
+    groups = [list(group.values()) for group in comparison.make_groups(runs, comparison.varying(runs)).values()]
     rows, notes = [], []
     for preset in cells:
-        group = [run for run in runs if run.settings.get("preset") == preset.name]
-        if not group:
+        own = [group for group in groups if group[0].settings.get("preset") == preset.name]
+        if not own:
             rows.append([preset.name, "", "", "0", ""])
-            continue
-        first = group[0]
-        size = comparison.test_size(first.result)
-        paper = paper_result(first.settings, size) or published(first.settings)
-        ours = [run.result[first.measure] for run in group]
-        comparable = paper_result(first.settings, size) is not None and not first.result.get("preset_changes")
-        difference = f"{100 * statistics.fmean(ours) - paper:+.2f}" if paper and comparable else ""
-        rows.append([preset.name, f"{paper:.2f}" if paper else "", percent(ours), str(len(group)), difference])
-        if not comparable:
-            notes.append(f"{preset.name}: not comparable with the paper's: " + why(first, size, SIZES))
+        for group in own:
+            first = group[0]
+            name = ", ".join(filter(None, [preset.name, departures(first.result)]))
+            size = comparison.test_size(first.result)
+            paper = paper_result(first.settings, size) or published(first.settings)
+            ours = [run.result[first.measure] for run in group]
+            reasons = dict.fromkeys(reason for run in group for reason in reasons_against(run, SIZES))
+            if not reasons and paper_result(first.settings, size) is None:
+                reasons = ["other settings than the paper's"]
+            difference = f"{100 * statistics.fmean(ours) - paper:+.2f}" if paper and not reasons else ""
+            rows.append([name, f"{paper:.2f}" if paper else "", percent(ours), str(len(group)), difference])
+            if reasons:
+                notes.append(f"{name}: not comparable with the paper's: {', '.join(reasons)}")
     measure = "top-1 %" if runs[0].measure == "accuracy" else "equal error rate %"
     text = markdown(["cell", f"paper, {measure}", "ours", "seeds", "difference"], rows)
     return "\n".join([text, "", *notes, ""])
 
 
-def why(run: object, size: int | None, sizes: dict[str, int]) -> str:
-    """Why a run has no published result to be compared with."""
-    reasons = [f"--{name} {value}" for name, value in (run.result.get("preset_changes") or {}).items()]
+def reasons_against(run: FinishedRun, sizes: Mapping[str, int]) -> list[str]:
+    """Why the result of a run cannot be compared with a published one, as far as its preset and its data say so."""
+    from utils.experiments.comparison import test_size
+
+    reasons = [changed] if (changed := departures(run.result)) else []
     dataset = run.settings["dataset"]
     if dataset not in sizes:
-        reasons.append(f"the data set is {dataset}")
-    elif size != sizes[dataset]:
+        return [*reasons, f"the data set is {dataset}"]
+    size, trained, papers = test_size(run.result), run.result.get("n_train"), PAPERS_CLIPS.get(dataset)
+    if size != sizes[dataset]:
         reasons.append(f"{size} test clips or trials, the paper has {sizes[dataset]}")
-    return ", ".join(reasons) or "other settings than the paper's"
+    if trained and papers and trained != papers:
+        reasons.append(f"{trained} training clips, the paper has {papers}")
+    return reasons
 
 
 def main(argv: Sequence[str]) -> str:
@@ -207,6 +226,7 @@ def main(argv: Sequence[str]) -> str:
 
 def run_cells(args: argparse.Namespace, cells: Sequence[Preset], output: Path, rest: Sequence[str]) -> None:
     from scripts import sweep
+    from utils.experiments import entry_script
 
     script = entry_script.load(args.script, ("parse", "build", "MODALITIES"))
     flags = [*["--demo"] * args.demo, *rest]

@@ -1,16 +1,23 @@
 """--preset: operating points lie below the flags that are given, and every one of them can be run."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import REPO
 
 import main_CD
 import main_SSW
 import main_UCF
 import main_Vox
+from dataset.cremad import frames_told
 from dataset.errors import InputError
+from dataset.whole_files import write_csv
 from scripts import reproduce
+from utils.experiments import comparison, run_rows
 from utils.experiments.paper_results import paper_result, published
 from utils.training import report
 from utils.training.presets import note, presets_of
@@ -61,6 +68,17 @@ def test_flags_win_wherever_they_stand_and_what_departs_is_recorded(argv):
     assert "departs from it: --scaling 7" in note(vars(args))
 
 
+def test_flags_that_the_preset_does_not_have_depart_from_it_but_not_where_and_on_what_a_run_is():
+    argv = ["--train", "--preset", "plain-concat"]
+    changed = main_CD.parse([*argv, "--optimizer", "adam", "--weight_decay", "0.1", "--imagenet"]).preset_changes
+    assert changed == {"optimizer": "adam", "weight_decay": 0.1, "imagenet": True}
+    usual = ["--weight_decay", "1e-4", "--random_seed", "3", "--data_root", "x", "--device", "cpu", "--amp", "off"]
+    assert main_CD.parse([*argv, *usual]).preset_changes == {}
+    assert main_SSW.parse([*argv, "--audio_pretrain", "a.pt", "--visual_pretrain", "v.pt"]).preset_changes == {}
+    decay = ["--train", "--preset", "reconboost", "--modulation", "none", "--weight_decay", "0.0005"]
+    assert main_CD.parse(decay).preset_changes == {"modulation": "none"}
+
+
 def test_a_demo_keeps_the_methods_own_parameters():
     args = main_CD.parse(["--train", "--preset", "mmcosine-gated", "--demo"])
     assert (args.fusion_method, args.scaling, args.dataset) == ("gated", 50, "demo")
@@ -80,12 +98,11 @@ def test_cells_are_those_of_the_papers_table():
     assert names == [f"{head}-{fusion}" for head in ("plain", "mmcosine") for fusion in ("concat", "film", "gated")]
 
 
-def write_run(folder: Path, preset: str, seed: int, accuracy: float, **changed: object) -> None:
-    settings = vars(main_CD.parse(["--train", "--preset", preset, "--random_seed", str(seed)]))
+def write_run(folder: Path, preset: str, seed: int, accuracy: float, *flags: str, **changed: object) -> None:
+    settings = vars(main_CD.parse(["--train", "--preset", preset, "--random_seed", str(seed), *flags]))
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-    settings.update(changed)
     result = {**report.result({**settings, "command": "python main_CD.py"}, {}, 1, "test", {"accuracy": accuracy}),
-              "n_test": 744, "classes": ["a", "b"], "modalities": ["audio", "visual"],
+              "n_train": 6698, "n_test": 744, **changed, "classes": ["a", "b"], "modalities": ["audio", "visual"],
               "accuracy_audio": 0.5, "accuracy_visual": 0.3, "last_test_accuracy": accuracy}
     folder.mkdir(parents=True)
     for name, content in (("args.json", settings), ("result.json", result)):
@@ -95,12 +112,48 @@ def write_run(folder: Path, preset: str, seed: int, accuracy: float, **changed: 
 def test_the_table_puts_ours_beside_the_papers(tmp_path):
     for seed, accuracy in enumerate((0.60, 0.62, 0.64)):
         write_run(tmp_path / f"a{seed}", "mmcosine-concat", seed, accuracy)
-    write_run(tmp_path / "b", "plain-concat", 0, 0.59, preset_changes={"epochs": 2})
+    write_run(tmp_path / "b", "mmcosine-concat", 0, 0.59, "--epochs", "2")
+    write_run(tmp_path / "c", "mmcosine-concat", 0, 0.58, "--optimizer", "adam")
+    write_run(tmp_path / "d", "plain-concat", 0, 0.57, n_train=10)
     text = reproduce.main(["--output", str(tmp_path), "--report_only", "--cells", "plain-concat", "mmcosine-concat",
                            "mmcosine-film"])
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    assert rows[2:] == [["plain-concat", "60.08", "59.00", "1", ""],
+    assert rows[2:] == [["plain-concat", "60.08", "57.00", "1", ""],
                         ["mmcosine-concat", "63.44", "62.00 +- 2.00", "3", "-1.44"],
+                        ["mmcosine-concat, --epochs 2", "63.44", "59.00", "1", ""],
+                        ["mmcosine-concat, --optimizer adam", "63.44", "58.00", "1", ""],
                         ["mmcosine-film", "", "", "0", ""]]
-    assert "plain-concat: not comparable with the paper's: --epochs 2" in text
+    assert "plain-concat: not comparable with the paper's: 10 training clips, the paper has 6698" in text
+    assert "mmcosine-concat, --epochs 2: not comparable with the paper's: --epochs 2" in text
     assert (tmp_path / "reproduction.md").read_text() == text
+
+
+def test_tables_pair_presets_with_the_plain_one_and_say_what_departs_from_them_also_from_a_csv(tmp_path):
+    for seed in range(3):
+        write_run(tmp_path / f"a{seed}", "mmcosine-concat", seed, 0.6 + 0.01 * seed)
+        write_run(tmp_path / f"b{seed}", "plain-concat", seed, 0.5 + 0.012 * seed)
+    write_run(tmp_path / "c", "mmcosine-concat", 0, 0.4, "--epochs", "2", "--optimizer", "adam")
+    runs = comparison.read_runs(tmp_path)
+    write_csv(tmp_path / "runs.csv", [run_rows.csv_row(run) for run in runs])
+    for read in (runs, run_rows.read_csv(tmp_path / "runs.csv")[0]):
+        text = " ".join(comparison.report(read).split())
+        assert re.search(r"\| concat, MMCosine s=2, [^|]*preset mmcosine-concat[^|]*epochs 200[^|]*\| \+9\.80 \[", text)
+        assert ("Presets: plain-concat (3 runs); mmcosine-concat (3 runs); mmcosine-concat but for --epochs 2, "
+                "--optimizer adam (1 run).") in text
+        assert "preset_changes" not in text
+
+
+def test_the_presets_are_listed_without_the_packages_of_the_environment():
+    argv = [sys.executable, "-S", "-E", "scripts/reproduce.py", "--list"]  # -S: without them; PyTorch takes seconds
+    done = subprocess.run(argv, cwd=REPO, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "python main_CD.py --train --preset mmcosine-concat" in done.stdout, done.stderr
+
+
+def test_the_kind_of_the_frames_is_told(tmp_path):
+    assert "has no Image-01-FPS: which frames its single images are is not known" in frames_told(tmp_path)
+    (tmp_path / "Image-01-FPS").mkdir()
+    assert "holds frames without a note of which they are" in frames_told(tmp_path)
+    for rule, told in (("middle", "holds those of --frames middle, not known to be the paper's"),
+                       ("ogm_ge", "holds those of --frames ogm_ge, to which the paper's release refers")):
+        (tmp_path / "Image-01-FPS.txt").write_text(f"{rule}\n")
+        assert told in frames_told(tmp_path)

@@ -57,7 +57,7 @@ def varying(runs: Sequence[FinishedRun]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.settings)
     every = [seedless(run.settings) for run in runs]
     values = {name: {json.dumps(settings[name]) for settings in every if name in settings} for name in names}
-    left_out = {"random_seed"}.union(*(not_compared(settings.get("script")) for settings in every))
+    left_out = {"random_seed", "preset_changes"}.union(*(not_compared(settings.get("script")) for settings in every))
     return [name for name in names if len(values[name]) > 1 and name not in left_out]
 
 
@@ -206,6 +206,7 @@ def baseline(group: Group, groups: Mapping[str, Group], names: Sequence[str]) ->
     either, one with another learning rate will do if it is the only one, as where a rate was searched for each."""
     plain = baseline_of(next(iter(group.values())), groups)
     scratch = {**plain, **SCRATCH, **{name: None for name in plain if name.endswith("_pretrain")}}
+    names = [name for name in names if name != "preset"]  # the name of settings, which are compared themselves
     for wanted in (scratch, plain):
         for compared in (names, [name for name in names if name != "learning_rate"]):
             found = [other for other in groups.values()

@@ -11,6 +11,7 @@ from dataset.whole_files import read_json
 from utils.experiments.entry_script import not_compared
 from utils.experiments.finished_run import FinishedRun, check_is_of_a_run
 from utils.training.experiment import RECORDED
+from utils.training.presets import departures
 from utils.training.run import is_finished
 
 ALSO_CALLED = {"fusion_method": "fusion", "random_seed": "seed"}  # {setting: its name in result.json}
@@ -35,13 +36,15 @@ def csv_row(run: FinishedRun) -> dict[str, object]:
     plain = {name: value for name, value in run.result.items() if not isinstance(value, dict | list)}
     if "trials" in run.result:
         plain["trials"] = next(iter(run.result["trials"].values()))
+    if told := departures(run.result):
+        plain["preset_changes"] = told
     return {"run": run.name, **plain, "modalities": "+".join(run.modalities), **flags(run.settings, plain)}
 
 
 def flags(settings: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:
     """But for lists, for what says where a run ran, and for those of RECORDED that are `known`."""
     recorded = {name for name in RECORDED if ALSO_CALLED.get(name, name) in known}
-    left_out = not_compared(settings.get("script")) | recorded
+    left_out = not_compared(settings.get("script")) | recorded | {"preset_changes"}
     return {f"--{name}": NOTHING if value is None else value for name, value in settings.items()
             if name not in left_out and not isinstance(value, list)}
 

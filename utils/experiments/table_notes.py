@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from utils.experiments.finished_run import FinishedRun
 from utils.experiments.run_rows import RunRow
 from utils.experiments.tables import LEVEL
+from utils.training.presets import departures
 
 NOTES = """n: seeds. +-: standard deviation over seeds (n - 1). last epoch: on the test set, of the joint network or the
 encoder alone. paper: published result on a test set of this size, at any scale where the paper gives none. time:
@@ -35,7 +36,7 @@ def notes(runs: Sequence[FinishedRun | RunRow], measure: str, counts: Mapping[st
                                   of_seeds(missing, "Without a result for seeds that were asked for"),
                                   of_seeds(unpaired, "NOT PAIRED, as these seeds have other test clips than in the row "
                                                      "that they are compared with"), several_variants(runs),
-                                  several_precisions(runs)]))
+                                  several_precisions(runs), of_presets(runs)]))
     return NOTES.format(level=LEVEL, more=more, chosen="; or ".join(chosen),
                         commits=", ".join(f"{name} ({count} runs)" for name, count in commits.items()))
 
@@ -87,3 +88,12 @@ def several_precisions(runs: Sequence[FinishedRun | RunRow]) -> str:
     found = Counter(str(run.result["precision"]) for run in runs if run.result.get("precision"))
     told = "; ".join(f"{name} ({count} runs)" for name, count in found.items())
     return f"Of several precisions (--amp): {told}." if len(found) > 1 else ""
+
+
+def of_presets(runs: Sequence[FinishedRun | RunRow]) -> str:
+    """A sentence: the presets of the runs, and in what they depart from them."""
+    found = Counter((str(run.settings["preset"]), departures(run.result)) for run in runs
+                    if run.settings.get("preset"))
+    told = "; ".join(f"{name}{f' but for {changed}' if changed else ''} ({count} run{'s' * (count > 1)})"
+                     for (name, changed), count in found.items())
+    return f"Presets: {told}." if told else ""

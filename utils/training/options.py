@@ -51,8 +51,19 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
     args.data_root = args.data_root or Path("data") / args.dataset
     args.script, args.command = parser.prog, command
     if preset and not args.resume:
-        args.preset_changes = changes(preset, settings(args))
+        usual = {**parser.defaults(), **of_method, **preset}
+        args.preset_changes = changes({name: usual[name] for name in {**preset, **departing(parser, given)}},
+                                      settings(args))
     return args
+
+
+def departing(parser: Parser, given: Mapping[str, object]) -> dict[str, object]:
+    """Those of the given flags by which a run is another than that of its preset: not the seed, the precision, the
+    data, where it runs, or the checkpoints that it starts from, which no preset can name."""
+    meanings = parser.meanings()
+    return {name: value for name, value in given.items()
+            if name not in ("preset", "random_seed", "amp") and not name.endswith(experiment.CHECKPOINTS)
+            and meanings[name].role in (NETWORK, INPUT, TRAINING) and meanings[name].is_compared()}
 
 
 def without_output(parser: Parser, given: Mapping[str, object]) -> dict[str, object]:

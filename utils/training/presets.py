@@ -34,6 +34,13 @@ def changes(values: Mapping[str, object], settings: Mapping[str, object]) -> dic
     return {name: settings[name] for name, value in values.items() if settings[name] != value}
 
 
+def departures(result: Mapping[str, object]) -> str:
+    """`--epochs 2, --learning_rate 0.01`: in what a run's settings or result depart from its preset; "" for nothing.
+    Of a row of runs.csv it is this text already."""
+    changed = result.get("preset_changes") or {}
+    return changed if isinstance(changed, str) else ", ".join(f"--{name} {value}" for name, value in changed.items())
+
+
 def note(settings: Mapping[str, object]) -> str:
     """What a run says at its start about its preset; "" for a run without."""
     if not settings.get("preset"):
@@ -41,5 +48,5 @@ def note(settings: Mapping[str, object]) -> str:
     preset = presets_of(str(settings["script"])).get(str(settings["preset"]))
     source = f" ({preset.source})" if preset else ""
     chosen = f"; not published, chosen here: {preset.chosen}" if preset and preset.chosen else ""
-    changed = ", ".join(f"--{name} {value}" for name, value in (settings.get("preset_changes") or {}).items())
+    changed = departures(settings)
     return f"preset {settings['preset']}{source}{chosen}{f'; departs from it: {changed}' if changed else ''}"
