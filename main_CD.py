@@ -19,7 +19,7 @@ from utils import startup
 if __name__ == "__main__":
     startup.explain_import_errors()
 
-from dataset.clips import ClipDataset, ClipFiles
+from dataset.clips import FURTHER, ClipDataset, ClipFiles
 from dataset.cremad import EMOTIONS, PAPER_COUNTS, find_clips, not_comparable, variant_of
 from dataset.crops import PAPER_CROP
 from dataset.frontends import AUDIO_FRONTENDS, NormaliseFrames
@@ -31,10 +31,11 @@ from utils.training import flags, launch, options
 from utils.training.modalities import Modality
 from utils.training.roles import INPUT, TRAINING
 
+IMAGE_ENCODERS = ("resnet18", "resnet34", "resnet50")
 MODALITIES = (
-    Modality("audio", ("resnet18", "resnet34", "resnet50"), in_channels=1, input_settings=("audio_frontend", "demo")),
-    Modality("visual", ("resnet18", "resnet34", "resnet50"), in_channels=3, input_settings=("image_size", "demo"),
-             imagenet=True))
+    Modality("audio", IMAGE_ENCODERS, in_channels=1, input_settings=("audio_frontend", "demo")),
+    Modality("visual", IMAGE_ENCODERS, in_channels=3, input_settings=("image_size", "demo"), imagenet=True),
+)
 # --image_size and --audio_seconds have least values because oneDNN's bfloat16 convolutions on AMX give garbage for 3x3
 # kernels of stride 2 on maps 1 or 2 wide (torch 2.11), which is what the last stage gets of 32 columns or fewer.
 DEMO = {"dataset": "demo", "data_root": Path("data/demo"), "epochs": 12, "image_size": 80, "audio_seconds": 1.0,
@@ -114,7 +115,8 @@ def make_network(args: Namespace, classes: int, device: torch.device) -> tuple[M
     torch.manual_seed(args.random_seed)
     encoders = make_encoders(options.encoders(args, MODALITIES))
     model = MultimodalClassifier(encoders, classes, args.fusion_method, args.mmcosine, args.scaling)
-    front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames()}
+    front_ends = {"audio": AUDIO_FRONTENDS[args.audio_frontend](), "visual": NormaliseFrames(),
+                  **{name: module.FrontEnd() for name, module in FURTHER.items()}}
     return model, Compute(device, choose_precision(args.amp, device),
                           {name: front_ends[name].to(device) for name in model.modalities})
 

@@ -30,10 +30,10 @@ from utils.training import flags, launch, options
 from utils.training.modalities import Modality
 from utils.training.roles import INPUT
 
+IMAGE_ENCODERS = ("resnet18", "resnet34", "resnet50")
 MODALITIES = (
-    Modality("audio", ("resnet18", "resnet34", "resnet50"), in_channels=1, input_settings=("audio_frontend", "demo")),
-    Modality("visual", ("resnet18", "resnet34", "resnet50"), in_channels=3, input_settings=("image_size", "demo"),
-             imagenet=True))
+    Modality("audio", IMAGE_ENCODERS, in_channels=1, input_settings=("audio_frontend", "demo")),
+    Modality("visual", IMAGE_ENCODERS, in_channels=3, input_settings=("image_size", "demo"), imagenet=True))
 DEMO = {"dataset": "demo_birds", "data_root": Path("data/demo_birds"), "epochs": 8, "image_size": 64, "num_frames": 1,
         "audio_seconds": 0.6, "batch_size": 16, "learning_rate": 0.01, "lr_decay_step": 6, "relearn_every": 3,
         "recon_epochs": 2, "opm_warmup": 2, "remix_warmup": 3}

@@ -29,12 +29,13 @@ from utils.training import flags, launch, options
 from utils.training.modalities import Modality
 from utils.training.roles import INPUT, NETWORK
 
-RESNETS = ("resnet18", "resnet34", "resnet50")
+IMAGE_ENCODERS = ("resnet18", "resnet34", "resnet50")
 MODALITIES = (
-    Modality("rgb", RESNETS, in_channels=3, input_settings=("image_size", "demo"), imagenet=True),
-    Modality("flow", RESNETS, in_channels=2, stacked="flow_frames", colours=False, imagenet=True,
+    Modality("rgb", IMAGE_ENCODERS, in_channels=3, input_settings=("image_size", "demo"), imagenet=True),
+    Modality("flow", IMAGE_ENCODERS, in_channels=2, stacked="flow_frames", colours=False, imagenet=True,
              input_settings=("flow", "flow_frames", "image_size", "demo")),
-    Modality("difference", RESNETS, in_channels=3, colours=False, imagenet=True, input_settings=("image_size", "demo")))
+    Modality("difference", IMAGE_ENCODERS, in_channels=3, colours=False, imagenet=True,
+             input_settings=("image_size", "demo")))
 DEMO = {"dataset": "demo_actions", "data_root": Path("data/demo_actions"), "epochs": 8, "image_size": 64,
         "num_frames": 1, "flow_frames": 4, "batch_size": 16, "learning_rate": 0.003, "lr_decay_step": 6,
         "relearn_every": 3, "recon_epochs": 2, "opm_warmup": 2, "remix_warmup": 3}

@@ -6,6 +6,7 @@ Shapes: N samples, T frames of H x W pixels, S the side of the square network in
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -20,17 +21,22 @@ from dataset.frames import frame_indices, read_frames, resize
 from dataset.packed import Media, Packed, to_float
 
 MODALITIES = ("audio", "visual")
+# {modality beside these: its module, with `find`, `read` and `FrontEnd` as scripts/new.py modality writes them}
+FURTHER: dict[str, ModuleType] = {
+}
 Listed = TypeVar("Listed")  # a clip as a list names it; has a `name`
 Found = TypeVar("Found")  # the clip with its files
 
 
 class ClipFiles(NamedTuple):
-    """A clip's name, label and media files; audio is None for a video without a sound stream."""
+    """A clip's name, label and media files; audio is None for a video without a sound stream. further: (modality, file)
+    of each of FURTHER that is used."""
 
     name: str
     label: str
     audio: Path | None
     frames: tuple[Path, ...]
+    further: tuple[tuple[str, Path], ...] = ()
 
 
 def find_each(find: Callable[[Listed], Found], listed: Iterable[Listed]) -> tuple[list[Found], dict[str, str]]:
@@ -82,8 +88,10 @@ class ClipDataset(Dataset):
     def item(self, index: int, draws: np.ndarray | None) -> dict[str, Tensor | int]:
         """draws: (`self.draws`,) uniform numbers; None in evaluation."""
         read = {"audio": self.read_sound, "visual": self.read_frames}
-        item = {name: read[name](self.clips[index], draws) for name in self.modalities}
-        return {**item, "label": self.labels[index]}
+        clip = self.clips[index]
+        item = {name: read[name](clip, draws) for name in self.modalities if name in read}
+        further = {name: FURTHER[name].read(path) for name, path in clip.further}
+        return {**item, **further, "label": self.labels[index]}
 
     def read_sound(self, clip: ClipFiles, draws: np.ndarray | None) -> Tensor:  # (N,)
         if clip.audio is None:
@@ -106,6 +114,10 @@ class ClipDataset(Dataset):
 
     @property
     def decoding(self) -> dict[str, object]:
+        """Raises InputError: a modality is neither sound nor frames."""
+        further = [name for name in self.modalities if name not in MODALITIES]
+        if further:
+            raise InputError(f"--cache keeps sound and frames, not {' or '.join(further)}: leave out --cache")
         sound = {"sample_rate": self.sample_rate, "samples": None if self.move_sound else self.audio_samples}
         return {"modalities": list(self.modalities), **(sound if "audio" in self.modalities else {})}
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from dataset.clips import MODALITIES, ClipFiles, find_each
+from dataset.clips import FURTHER, MODALITIES, ClipFiles, find_each
 from dataset.errors import InputError
 from dataset.files import check_audio, check_image
 from dataset.frames import find_frames
@@ -88,7 +88,8 @@ def find_clip(root: Path, clip: Clip, fps: int = 1, modalities: Sequence[str] = 
         check_audio(audio)
     if "visual" in modalities:
         frames = clip_frames(root, clip.name, fps)
-    return ClipFiles(clip.name, clip.label, audio, frames)
+    further = tuple((name, FURTHER[name].find(root, clip.name)) for name in modalities if name in FURTHER)
+    return ClipFiles(clip.name, clip.label, audio, frames, further)
 
 
 def clip_frames(root: Path, name: str, fps: int) -> tuple[Path, ...]:

@@ -58,7 +58,12 @@ def initialise(module: nn.Module) -> None:
 
 
 # Encoders of images and clips take `in_channels`, encoders of raw waveforms (B, N) take no arguments.
-ENCODERS = {"resnet18": ResNet18, "resnet34": ResNet34, "resnet50": ResNet50, "se_resnet34": SEResNet34}
+ENCODERS = {
+    "resnet18": ResNet18,
+    "resnet34": ResNet34,
+    "resnet50": ResNet50,
+    "se_resnet34": SEResNet34,
+}
 
 
 def make_encoders(choices: Mapping[str, tuple[str, int | None]]) -> dict[str, nn.Module]:

@@ -105,7 +105,12 @@ class GatedFusion(ConcatFusion):
         return torch.sigmoid(mean_of_others(projected)) * projected
 
 
-FUSIONS = {"sum": SumFusion, "concat": ConcatFusion, "film": FiLMFusion, "gated": GatedFusion}
+FUSIONS = {
+    "sum": SumFusion,
+    "concat": ConcatFusion,
+    "film": FiLMFusion,
+    "gated": GatedFusion,
+}
 
 
 def mean_of_others(x: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ def example(name: str, clips: int = 2, channels: int = 3) -> torch.Tensor:
 
 
 def far(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Compared with the size of what is expected, which may be small: some encoders start weak."""
     return ((found.float() - expected).norm() / expected.norm()).item()
 
 
@@ -70,7 +71,7 @@ def test_features_of_a_clip_are_the_mean_of_its_frames(name, frames):
     assert features.shape == (2, 512)
     for b in range(2):
         each = [encoder(clips[b:b + 1, :, t])[0] for t in range(frames)]
-        torch.testing.assert_close(features[b], sum(each) / frames)
+        assert far(features[b], sum(each) / frames) < 1e-6
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -78,8 +79,8 @@ def test_clips_do_not_mix_in_evaluation(name):
     encoder, x = build(name).eval().double(), example(name, clips=3).double()
     both = encoder(x)
     for b in range(3):
-        torch.testing.assert_close(both[b], encoder(x[b:b + 1])[0])
-    assert not torch.allclose(both[0], both[1], rtol=1e-3)
+        assert far(both[b], encoder(x[b:b + 1])[0]) < 1e-6
+    assert far(both[0], both[1]) > 1e-3
 
 
 @pytest.mark.parametrize("name", ENCODERS)

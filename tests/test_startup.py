@@ -9,7 +9,8 @@ from conftest import REPO
 from utils import startup
 
 SCRIPTS = sorted(path.relative_to(REPO).as_posix() for path in (*REPO.glob("main_*.py"), *REPO.glob("scripts/**/*.py")))
-NEEDED = {"analyse": ["x"], "ensemble": ["x"], "probe": ["x"], "best_settings": ["--output", "x"],
+NEEDED = {"new": ["method", "x"], "analyse": ["x"], "ensemble": ["x"], "probe": ["x"],
+          "best_settings": ["--output", "x"],
           "plot_levels": ["x.csv", "--levels", "a=b"]}  # what a script asks for before it imports anything
 
 

@@ -22,6 +22,7 @@ from utils.distributed import print_once
 from utils.memory import free_memory, free_on
 from utils.training.flags import CACHES
 
+HOOKS = ("labels", "audio_samples", "image_size", "files", "media", "decoding", "draws", "item", "plan", "finish")
 SHARE = 0.7  # of the free memory that the clips may take
 SHARED_MEMORY = Path("/dev/shm")
 ELSEWHERE = "name a folder on a larger disk with --cache FOLDER, or start a run with a smaller --cache_size"
@@ -63,6 +64,7 @@ class Cache:
         """All clips, on the device or mapped into this process's memory. Every process must call it. Raises
         InputError: they do not fit."""
         with distributed.failing_together():
+            self.check_hooks(dataset)
             self.check(dataset.image_size)
             if distributed.is_first_here():  # before any process looks how much room there is
                 for folder in temporary_folders() if self.kind in CACHES else [Path(self.kind)]:
@@ -98,6 +100,13 @@ class Cache:
         with distributed.failing_together():
             clips = packing.load(place, len(dataset))
             return clips.to(self.device) if on_device else clips
+
+    def check_hooks(self, dataset: Dataset) -> None:
+        """Raises InputError: the data set cannot be decoded once."""
+        missing = [name for name in HOOKS if not hasattr(dataset, name)]
+        if missing:
+            raise InputError(f"--cache {self.kind}: clips of {type(dataset).__name__} cannot be kept, it has no "
+                             f"{', '.join(missing)} (see Packable in dataset/packed.py): leave out --cache")
 
     def check(self, image_size: int) -> None:
         """Raises InputError: evaluation would see more detail than training."""

@@ -280,7 +280,7 @@ def add_modality_flags(parser: Parser) -> None:
 
 def is_without(modality: Modality) -> Callable[[Settings], bool]:
     """Whether the network of these settings has no encoder of the modality."""
-    return lambda settings: (settings["modality"] not in JOINT
+    return lambda settings: ((modality.extra or settings["modality"] not in JOINT)
                              and modality.name not in str(settings["modality"]).split("+"))
 
 

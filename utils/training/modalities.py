@@ -17,7 +17,8 @@ class Modality(NamedTuple):
     first convolution; None for encoders of raw waveforms. input_settings: flags that change what the encoder gets.
     imagenet: whether a bare --imagenet starts its encoder. stacked: the flag that says how many frames of in_channels
     channels are stacked into one input, if any. colours: whether the channels are red, green and blue; if not,
-    ImageNet's first convolution is averaged over the colours.
+    ImageNet's first convolution is averaged over the colours. extra: only used where --modality names it; no part of
+    `both` or `all`.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Modality(NamedTuple):
     imagenet: bool = False
     stacked: str | None = None
     colours: bool = True
+    extra: bool = False
 
 
 class Start(NamedTuple):
@@ -39,16 +41,22 @@ class Start(NamedTuple):
     teaches: bool = False
 
 
+def usual(modalities: Sequence[Modality]) -> tuple[Modality, ...]:
+    """Those that `both` and `all` stand for."""
+    return tuple(modality for modality in modalities if not modality.extra)
+
+
 def choices(modalities: Sequence[Modality]) -> list[str]:
     """The words that --modality takes: the joint one first, where there are several modalities."""
-    joint = [JOINT[len(modalities) > 2]] if len(modalities) > 1 else []
+    count = len(usual(modalities))
+    joint = [JOINT[count > 2]] if count > 1 else []
     return [*joint, *(modality.name for modality in modalities)]
 
 
 def chosen(modalities: Sequence[Modality], setting: str) -> tuple[Modality, ...]:
     """The modalities that a --modality setting such as `both`, `audio` or `rgb+flow` stands for, in declared order."""
     if setting in JOINT:
-        return tuple(modalities)
+        return usual(modalities)
     names = setting.split("+")
     return tuple(modality for modality in modalities if modality.name in names)
 
@@ -59,19 +67,20 @@ def setting_of(modalities: Sequence[Modality], words: Sequence[str]) -> str:
     Raises ValueError: a word that is not one of `choices`, one given twice, `both` or `all` beside a name.
     """
     names = [name for word in words for name in word.split("+")]
+    joint = [modality.name for modality in usual(modalities)]
     # "all" of two is both, but "both" of three is not all
-    if len(names) == 1 and names[0] in JOINT[len(modalities) > 2:]:
-        names = [modality.name for modality in modalities]
+    if len(names) == 1 and names[0] in JOINT[len(joint) > 2:]:
+        names = joint
     known = [modality.name for modality in modalities]
     for name in names:
-        if name in JOINT[len(modalities) > 2:]:
+        if name in JOINT[len(joint) > 2:]:
             raise ValueError(f"{name!r} stands for every modality: leave out the others")
         if name not in known:
             raise ValueError(invalid_choice(name, choices(modalities)))
         if names.count(name) > 1:
             raise ValueError(f"{name!r} is given twice")
     kept = [name for name in known if name in names]
-    return choices(modalities)[0] if len(kept) == len(known) else "+".join(kept)
+    return choices(modalities)[0] if kept == joint else "+".join(kept)
 
 
 def unknown(modalities: Sequence[Modality], setting: str) -> set[str]:
