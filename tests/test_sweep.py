@@ -198,10 +198,11 @@ def test_an_imagenet_start_is_an_axis_beside_modalities_that_it_does_not_start(c
         "CREMAD-visual-plain-seed0", "CREMAD-visual-plain-imagenetTrue-seed0", "CREMAD-audio-plain-seed0"]
 
 
-def test_an_ensemble_has_its_row_whatever_the_data_set_is_called(capsys):
+def test_an_ensemble_has_its_row_whatever_the_data_set_is_called_and_is_made_where_its_members_ran(capsys):
     main(["--dry_run", "--output", "runs/nowhere", "--modality", "audio", "visual", "ensemble", "--", "--dataset",
-          "my-audio-set"])
+          "my-audio-set", "--device", "cpu", "--num_workers", "3"])
     last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith("--device cpu --num_workers 3")
     assert "scripts/ensemble.py" in last and "runs/nowhere/my-audio-set-ensemble-plain-seed0" in last
 
 
