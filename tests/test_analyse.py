@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 from unittest.mock import patch
@@ -160,6 +161,16 @@ def test_axes_of_accuracies_end_at_the_next_ten_percent_over_all_runs(best, top)
     assert [axes.get_ylim() for axes in figures.accuracy(runs, "title", 1 / 60).axes] == [(0, 1.02 * top)] * 2
     gap = figures.gap({"a": np.array([0.1])}, {"logits": {"rgb": best, "flow": 0.0}}, "title", ["rgb", "flow"])
     assert gap.axes[1].get_xlim() == (0, 1.2 * top) and max(gap.axes[1].get_xticks()) < top + 1e-9
+
+
+def test_bars_of_the_modalities_stand_beside_each_other_around_their_name_the_first_above():
+    bars = {"logits": {"rgb": 0.5, "flow": 0.2}, "probe": {"rgb": 0.6, "flow": 0.7}}
+    axes = figures.gap({"a": np.array([0.1])}, bars, "title", ["rgb", "flow"]).axes[1]
+    drawn = sorted(axes.patches, key=lambda bar: bar.get_y())  # from above, as the axis points down
+    assert axes.yaxis_inverted() and [bar.get_width() for bar in drawn] == [0.5, 0.2, 0.6, 0.7]
+    ends = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in drawn]
+    assert all(above[1] < below[0] for above, below in pairwise(ends))
+    assert [(ends[place][0] + ends[place + 1][1]) / 2 for place in (0, 2)] == pytest.approx(axes.get_yticks())
 
 
 @pytest.mark.parametrize("runs", [1, 3])

@@ -126,6 +126,15 @@ def test_runs_on_other_test_clips_of_the_same_labels_are_no_ensemble(runs, tmp_p
         ensemble([str(runs / NAMES["rgb"]), str(runs / NAMES["flow"]), *MACHINE])
 
 
+def test_runs_on_two_variants_of_the_same_clips_are_no_ensemble(runs, tmp_path):
+    folders = [Path(shutil.copytree(runs / NAMES[name], tmp_path / name)) for name in ("rgb", "flow")]
+    for folder, variant in zip(folders, ("babble at 5 dB", "babble at -5 dB"), strict=True):
+        found = json.loads((folder / "result.json").read_text())
+        (folder / "result.json").write_text(json.dumps({**found, "variant": variant}))
+    with pytest.raises(InputError, match=r"flow has other test clips, another variant of them"):
+        ensemble([*map(str, folders), *MACHINE])
+
+
 def test_the_folder_of_a_run_is_not_overwritten(runs, tmp_path):
     folder = Path(shutil.copytree(runs / NAMES["rgb"], tmp_path / "run"))
     before = (folder / "result.json").read_bytes()

@@ -22,6 +22,7 @@ from dataset.demo.actions import make_demo as make_actions
 from dataset.demo.birds import make_demo as make_birds
 from dataset.errors import DiskError, InputError
 from dataset.lists import Clip as Listed
+from dataset.preparation.for_prediction import motion_files
 from scripts import export, predict, prepare_videos
 from utils.experiments import saved_model
 from utils.experiments.finished_run import open_run
@@ -288,6 +289,16 @@ def test_a_damaged_export_is_refused_by_name(mine, tmp_path, damage, tiny_encode
         (out / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"shared|main_XY"):
         predict.main([str(out), "video.mp4", *CPU])
+
+
+@pytest.mark.parametrize(("size", "kept"), [
+    ((1280, 720), (427, 240)), ((600, 960), (320, 512)), ((320, 240), (320, 240)), ((200, 300), (200, 300))])
+def test_motion_of_a_video_has_so_many_frames_and_fields_of_pictures_that_just_cover_those_of_ucf101(size, kept,
+                                                                                                     tmp_path):
+    video = make_video(tmp_path / "v.mp4", 0.4, sound=False, size=size)
+    files = motion_files(video, 0.0, None, tmp_path, "", num_frames=2, flow="farneback", flow_frames=3)
+    assert [len(part) for part in (files.rgb, files.next, files.u, files.v)] == [2, 2, 3, 3]
+    assert {cv2.imread(str(part[0])).shape[1::-1] for part in (files.rgb, files.next, files.u, files.v)} == {kept}
 
 
 def test_a_run_of_motion_answers_about_a_video(tmp_path, tiny_encoders):

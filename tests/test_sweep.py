@@ -109,6 +109,15 @@ def test_new_runs_get_the_precision_of_those_that_are_there(before, here, amp, c
         assert commands(capsys, sweep, "--random_seed", "0", "1")[-1] == ["#", second.name, "is", "done"]
 
 
+def test_a_run_that_has_begun_goes_on_in_its_own_precision_beside_others(capsys, sweep, out, monkeypatch):
+    monkeypatch.setattr(grid, "choice", lambda *_: Choice(torch.float32, "because"))
+    first, second = planned_runs(out)
+    leave_run(first.folder, dict(first.settings), {"precision": "bfloat16"})
+    leave_run(second.folder, dict(second.settings), None)
+    resumed = commands(capsys, sweep, "--random_seed", "0", "1")[-1]
+    assert resumed[-2:] == ["--resume", str(second.folder)] and "--amp" not in resumed
+
+
 def test_a_run_in_the_precision_of_an_explicit_flag_is_the_same_run_and_one_in_another_is_not(sweep, out, capsys):
     first = planned_runs(out)[0]
     leave_run(first.folder, dict(first.settings), {"precision": "bfloat16"})

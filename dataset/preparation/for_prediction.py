@@ -33,7 +33,7 @@ def clip_files(video: Path, start: float, end: float | None, folder: Path, label
 def motion_files(video: Path, start: float, end: float | None, folder: Path, label: str, *, num_frames: int,
                  flow: str, flow_frames: int, size: tuple[int, int] = (320, 240)) -> MotionFiles:
     """Of main_UCF.py: frames and flow of the middles of equal parts, from consecutive frames. Larger videos are made
-    smaller to `size` (width, height), which is UCF-101's. Raises InputError."""
+    smaller until they just cover `size` (width, height), which is UCF-101's. Raises InputError."""
     images = [shrunk(image, size) for image in read_part(video, start, end, fps=SPAN_FPS).frames]
     if len(images) < 2:
         raise InputError(f"{video}: motion needs at least two frames")
@@ -57,7 +57,7 @@ def voice_and_faces(video: Path, folder: Path, number: int, detector: Detector |
 
 
 def shrunk(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3), at most `size` with its shape kept."""
+    """(H, W, 3) -> the same, larger images made smaller until they just cover `size` (width, height)."""
     import cv2
 
     scale = min(1.0, max(size[0] / image.shape[1], size[1] / image.shape[0]))
