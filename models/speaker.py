@@ -22,7 +22,13 @@ class LogMel(nn.Module):
 
     def __init__(self):
         super().__init__()
-        import torchaudio  # here: the package needs it for this encoder alone
+        try:
+            import torchaudio  # here: the package needs it for this encoder alone
+        except ModuleNotFoundError as error:
+            if error.name != "torchaudio":
+                raise
+            raise ModuleNotFoundError("the encoder of the voice (SpeakerClassifier, se_resnet34) needs torchaudio for "
+                                      "its mel spectrogram: pip install torchaudio", name="torchaudio") from None
 
         self.mel = torchaudio.transforms.MelSpectrogram(SAMPLE_RATE, n_fft=512, win_length=400, hop_length=HOP,
                                                         n_mels=MEL_BINS, window_fn=torch.hamming_window)

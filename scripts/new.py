@@ -147,6 +147,10 @@ def add_method(changes: Changes) -> None:
     changes.into("tests/test_flags.py", "SHARED: dict[str, Effect] = {",
                  f'    "{name}_weight": (["2"], ["--modulation", "{name}"], {{"method_settings"}}),')
     changes.replace("scripts/compare_methods.sh", " $parameters \"$@\"", f" {name} $parameters \"$@\"")
+    listed = re.search(r"The methods are [^.]*", changes.text("docs/library.md"))
+    if listed is None:
+        raise InputError(f"docs/library.md has no list 'The methods are ...': add {name} by hand")
+    changes.replace("docs/library.md", listed[0], f"{listed[0]}, `{name}`")
     first, heading, rest = changes.text("docs/methods.md").partition("\n## ")
     table, newline, below = first.rpartition("\n| `")
     row, end, below = below.partition("\n")

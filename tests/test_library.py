@@ -292,3 +292,37 @@ def test_every_name_of_the_package_is_there():
     assert all(hasattr(models, name) for name in models.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
         _ = models.Nothing
+
+
+def test_the_speaker_network_without_torchaudio_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchaudio", None)
+    with pytest.raises(ModuleNotFoundError, match=r"SpeakerClassifier.* needs torchaudio.*: pip install torchaudio"):
+        models.SpeakerClassifier(3)
+
+
+@pytest.mark.parametrize("name, settings, epochs", [
+    ("opm", {"opm_warmup": 9}, 3), ("remix", {"remix_warmup": 9}, 3), ("ogm", {"modulation_starts": 9}, 3),
+    ("mlb", {"uni_weight": 0}, 3), ("dnr", {"relearn_every": 9}, 3), ("reconboost", {"recon_epochs": 9}, 3)])
+def test_messages_of_the_package_name_settings_without_the_dashes_of_flags(name, settings, epochs):
+    model = network(name)
+    learner = Learner(model, sgd(model), method=name, **everything(name, model), **settings)
+    with pytest.raises(MethodError, match=next(iter(settings))) as error:
+        learner.prepare(epochs)
+    assert "--" not in str(error.value)
+
+
+def test_a_constructor_that_does_not_take_the_flags_of_its_method_is_told_in_a_sentence(monkeypatch):
+    class Forgetful(METHODS["multiloss"]):
+        def __init__(self, model: MultimodalClassifier, weight: float):
+            super().__init__(model, weight)
+
+    monkeypatch.setitem(METHODS, "forgetful", Forgetful)
+    model = network()
+    with pytest.raises(ValueError, match="the constructor of Forgetful takes weight beside the model, its flags are "
+                                         "uni_weight: give each flag an argument of its name"):
+        Learner(model, sgd(model), method="forgetful")
+
+
+def test_the_docs_list_every_method():
+    text = (REPO / "docs/library.md").read_text(encoding="utf-8")
+    assert not [name for name in METHODS if f"`{name}`" not in text]

@@ -324,3 +324,9 @@ def test_a_sweep_over_modalities_has_a_column_for_each(tmp_path, capsys):
 
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def test_a_data_set_without_the_hooks_of_the_cache_is_refused_with_a_sentence(tmp_path):
+    with pytest.raises(InputError, match=r"--cache ram: clips of MadeClips cannot be kept, it has no labels, .*"
+                                         r"dataset/packed\.py\): leave out --cache"):
+        main(train_argv(tmp_path, "run", "--cache", "ram"))

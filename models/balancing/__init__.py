@@ -1,5 +1,10 @@
 """Balancing methods beside MMCosine, by the name that --modulation takes: a file each, a line each here."""
 
+from collections.abc import Mapping
+from inspect import signature
+
+from torch import nn
+
 from .agm import Agm
 from .arl import Arl
 from .dgl import Dgl
@@ -48,4 +53,17 @@ METHODS = {
     "tcmax": TcMax,
 }
 METHOD_FLAGS = {flag.name: flag for method in METHODS.values() for flag in method.flags}
-__all__ = ["METHODS", "METHOD_FLAGS", "Method"]
+
+
+def make_method(name: str, model: nn.Module, settings: Mapping[str, object]) -> Method:
+    """The method of this name for `model`, a MultimodalClassifier. Raises ValueError: its constructor refuses the
+    settings, or does not take what its flags give."""
+    taken = signature(METHODS[name]).parameters.keys() - {"model"}
+    if taken != METHODS[name].uses():
+        raise ValueError(f"the constructor of {METHODS[name].__name__} takes {', '.join(sorted(taken)) or 'nothing'} "
+                         f"beside the model, its flags are {', '.join(sorted(METHODS[name].uses())) or 'none'}: give "
+                         "each flag an argument of its name")
+    return METHODS[name](model, **settings)
+
+
+__all__ = ["METHODS", "METHOD_FLAGS", "Method", "make_method"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import ClassVar
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from ..classifier import ClassifierOutput, MultimodalClassifier
 from ..contrastive import contrastive_loss
 from ..fusion import FUSIONS
-from . import METHODS, distributed
+from . import METHODS, distributed, make_method
 from .method import Batch, Clips, Method, MethodError, Trial, trained
 
 NO_CLIPS = ("{} looks at held-out training clips: give the Learner clips=Clips(trained, held_out), two loaders whose "
@@ -62,7 +63,7 @@ class Learner:
         self.name = method if isinstance(method, str) else type(method).__name__
         self.settings = chosen_settings(method, settings) if isinstance(method, str) else None
         check_network(self.name, METHODS[method] if isinstance(method, str) else type(method), model)
-        self.method = (METHODS[method](model, **self.settings) if isinstance(method, str) else method).to(self.device)
+        self.method = (made_method(method, model, self.settings) if isinstance(method, str) else method).to(self.device)
         give_teachers(self.name, self.method, model, teachers)
         check_optimizer(self.name, self.method, model, optimizer)
         add_parameters(self.name, self.method, model, optimizer)
@@ -144,7 +145,7 @@ class Learner:
             if self.settings is not None:
                 self.method.check(epochs, **self.settings)
         except ValueError as error:
-            raise MethodError(f"{before}{error}") from None
+            raise MethodError(before + without_dashes(error)) from None
 
     def check_clips(self) -> None:
         if self.method.needs_sample and self.clips is None:
@@ -303,6 +304,19 @@ def chosen_settings(name: str, given: Mapping[str, object]) -> dict[str, object]
         except ValueError as error:
             raise ValueError(f"{setting} of {name}: {error}") from None
     return values
+
+
+def made_method(name: str, model: MultimodalClassifier, settings: Mapping[str, object]) -> Method:
+    """Raises ValueError: the constructor refuses the settings."""
+    try:
+        return make_method(name, model, settings)
+    except ValueError as error:
+        raise ValueError(f"{name}: {without_dashes(error)}") from None
+
+
+def without_dashes(error: ValueError) -> str:
+    """The error's text with settings named as arguments of the Learner: `opm_warmup`, not the flag `--opm_warmup`."""
+    return re.sub(r"--(?=\w)", "", str(error))
 
 
 def check_network(name: str, kind: type[Method], model: MultimodalClassifier) -> None:

@@ -45,7 +45,7 @@ class Mlb(MultiLoss):
     @classmethod
     def check(cls, epochs: int, *, uni_weight: float, **settings: object) -> None:
         if not uni_weight:
-            raise ValueError("--modulation mlb judges the modalities by their heads, which learn nothing with "
+            raise ValueError("mlb judges the modalities by their heads, which learn nothing with "
                              "--uni_weight 0")
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from dataset.errors import DiskError, InputError
 from models import MultimodalClassifier, scale_lower_bound
-from models.balancing import METHODS
+from models.balancing import make_method
 from models.balancing.method import MethodError
 from models.fusion import FUSIONS
 from utils import distributed
@@ -76,7 +76,7 @@ def train(task: Task, plan: Plan) -> dict:
     for encoder in encoders.values():
         encoder.requires_grad_(not plan.encoders.frozen)
     try:
-        method = METHODS[plan.balancing.modulation](model, **plan.balancing.settings)
+        method = make_method(plan.balancing.modulation, model, plan.balancing.settings)
     except ValueError as error:
         raise InputError(f"--modulation {plan.balancing.modulation}: {error}") from error
     if plan.encoders.teachers and not output.resumed:
