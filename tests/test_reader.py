@@ -10,6 +10,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 from av.video.reformatter import ColorTrc, VideoReformatter
 from conftest import REAL_DATA, needs_real_data
 
@@ -274,6 +275,15 @@ def test_a_clock_that_begins_below_zero_begins_there(tmp_path):
     assert numbers(read_part(path, 2.0, 3.0, fps=2).frames) == pytest.approx([56, 68], abs=2)
 
 
+def test_a_matroska_clock_that_begins_late_is_no_sign_of_truncation(tmp_path):
+    path = make(tmp_path / "v.mkv", range(75), shift=100.0)
+    assert numbers(read_part(path, fps=2).frames) == pytest.approx(expected_middles(0, 75, 2), abs=2)
+    assert len(list(reader.read_middles(path, 1))) == 3
+    path.write_bytes(path.read_bytes()[:path.stat().st_size * 6 // 10])
+    with pytest.raises(InputError, match="truncated"):
+        read_part(path)
+
+
 # ---- sound and picture of different length, covers
 
 
@@ -295,13 +305,13 @@ def test_sound_that_is_longer_than_several_pictures_is_counted(tmp_path, capsys)
     assert capsys.readouterr().out == ""
 
 
-def with_cover(path: Path, frames: range) -> Path:
+def with_cover(path: Path, frames: range, disposition: int = av.stream.Disposition.attached_pic) -> Path:
     """The cover is the first stream; without frames the only one that is not sound."""
     source = make(path.with_name("source.mp4"), frames or range(25))
     with av.open(str(source)) as given, av.open(str(path), "w") as file:
         cover = file.add_stream("mjpeg", rate=RATE)
         cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
+        cover.disposition = disposition
         streams = {stream.index: file.add_stream_from_template(stream) for stream in given.streams
                    if frames or stream.type == "audio"}
         frame = av.VideoFrame.from_ndarray(picture_of(999), format="rgb24")
@@ -322,6 +332,11 @@ def test_a_cover_is_not_the_video(tmp_path):
         with pytest.raises(InputError, match=r"song\.mp4 holds a cover picture, but no video: leave it out"):
             read(only)
     assert tones(read_sound(only, 16000))[:2] == [0, 1]
+
+
+def test_a_single_picture_before_a_video_is_a_cover_though_it_is_not_called_one(tmp_path):
+    path = with_cover(tmp_path / "v.mp4", range(50), disposition=0)
+    assert numbers(reader.read_middles(path, 1)) == [12, 37] == numbers(read_part(path).frames)
 
 
 # ---- how it is shown
@@ -352,6 +367,26 @@ def test_pictures_are_turned_and_mirrored_as_their_matrix_says(tmp_path, matrix)
         assert image.shape == (height, width, 3)
         for (x, y), level in shown.items():
             assert image[height // 2 + y, width // 2 + x].mean() == pytest.approx(level, abs=12)
+
+
+@pytest.mark.parametrize(("asked", "turned"), [
+    ("rotate=90", lambda image: np.rot90(image)), ("flip=horizontal", lambda image: image[:, ::-1]),
+    ("rotate=90:flip=horizontal", lambda image: image.transpose(1, 0, 2))])
+def test_a_turn_that_only_key_frames_state_is_that_of_the_frames_after_them(tmp_path, asked, turned):
+    path, plain = tmp_path / "v.mp4", make(tmp_path / "plain.mp4", range(25), codec="libx264", sound=None,
+                                              options={"g": "50"})
+    with av.open(str(plain)) as given, av.open(str(path), "w") as file:
+        states = BitStreamFilterContext(f"h264_metadata=display_orientation=insert:{asked}", given.streams.video[0])
+        video = file.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            for stating in states.filter(packet) if packet.size else ():
+                stating.stream = video
+                file.mux(stating)
+    for read in (lambda path: list(read_part(path, fps=5).frames), lambda path: list(reader.read_middles(path, 5)),
+                 lambda path: [*reader.read_numbered(path, [5, 20]).values()],
+                 lambda path: list(read_part(path, 0.6, 0.8, fps=5).frames)):
+        for image, upright in zip(read(path), read(plain), strict=True):
+            np.testing.assert_array_equal(image, turned(upright))
 
 
 def test_high_dynamic_range_becomes_standard_range_in_every_path_and_is_counted(tmp_path, monkeypatch, capsys):
@@ -393,13 +428,16 @@ def test_pictures_that_change_size_have_that_of_the_first(tmp_path, capsys):
     assert {cv2.imread(str(file)).shape[:2] for file in motion.rgb} == {(64, 64)}
 
 
-def test_sound_goes_on_where_its_rate_and_channels_change(tmp_path):
-    parts = [make(tmp_path / f"{k}.mpg", range(75 * k, 75 * k + 75), codec="mpeg2video", sound="mp2", first_tone=6 * k,
-                  rate=(48000, 32000)[k], layout=("stereo", "mono")[k]) for k in (0, 1)]
-    path = joined(tmp_path / "v.mpg", *parts)
+@pytest.mark.parametrize(("suffix", "sound", "rates"), [
+    (".mpg", "mp2", (48000, 32000)), (".ts", "aac", (48000, 16000)), (".ts", "aac", (16000, 48000))])
+def test_sound_goes_on_where_its_rate_and_channels_change(tmp_path, suffix, sound, rates):
+    parts = [make(tmp_path / f"{k}{suffix}", range(75 * k, 75 * k + 75), codec="mpeg2video", sound=sound,
+                  first_tone=6 * k, rate=rates[k], layout=("stereo", "mono")[k]) for k in (0, 1)]
+    path = joined(tmp_path / f"v{suffix}", *parts)
+    assert read_timeline(path).sound_end == pytest.approx(6, abs=0.2)
     for sound in (read_part(path).sound, read_sound(path, 16000)):
         assert tones(sound)[:12] == list(range(12))
-        assert np.abs(sound[4000:44000]).max() == pytest.approx(12000, rel=0.1) == np.abs(sound[52000:92000]).max()
+        assert np.abs(sound[4000:44000]).max() == pytest.approx(12000, rel=0.25) == np.abs(sound[52000:92000]).max()
 
 
 # ---- damage

@@ -18,10 +18,9 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorTrc, VideoReformatter
 
 from dataset.errors import InputError, first_few, readable
-from dataset.preparation.timeline import Timeline, opened, read_timeline
+from dataset.preparation.timeline import EXACT, Timeline, is_guessed, opened, read_timeline
 
 EARLIER = (2.0, 20.0, 200.0)  # seconds to which is sought before the part, one after the other
-EXACT = 1e-3  # seconds that times in lists and files may differ by rounding
 ROUNDING = 1e-6  # frames; 1.36 s at 25 frames per second is frame 34, although 1.36 * 25 may come out below
 JITTER = 0.1  # seconds that a stated time of sound may differ from the end of what came before: more is a gap
 SHORTEST = 0.01  # seconds of a part
@@ -44,10 +43,12 @@ class NoSoundError(InputError):
 
 
 class Timed(NamedTuple):
-    """A frame of sound or video; time: from the beginning of the timeline, None where the file states none."""
+    """A frame of sound or video; time: from the beginning of the timeline, None where the file states none. matrix: of
+    a video frame, how it is turned and mirrored; None: not at all."""
 
     time: float | None
     frame: av.frame.Frame
+    matrix: bytes | None = None
 
 
 class Part(NamedTuple):
@@ -181,7 +182,7 @@ def read_numbered(path: Path, numbers: Collection[int]) -> dict[int, np.ndarray]
     frames = enumerate(decoded(path, video_timeline(path), "video"))
     for number, timed_frame in frames:
         if number in numbers:
-            found[number] = same_size(path, picture(path, timed_frame.frame), next(iter(found.values()), None))
+            found[number] = same_size(path, picture(path, timed_frame), next(iter(found.values()), None))
         if number == last:
             return found
     raise InputError(f"{path} has no frame {last} that can be decoded: it is damaged, download it again")
@@ -225,7 +226,7 @@ def resampled(frames: Iterator[Timed], sample_rate: int, start: float | None) ->
     """(place, samples int16) of sound frames, where place 0 is at `start` seconds (None: at the first frame). The
     resampler is renewed where channels, rate or format change, and after gaps."""
     place, resampler, form = 0 if start is None else round(-start * sample_rate), None, None
-    for time, frame in frames:
+    for time, frame, _ in frames:
         if start is None:
             start = time or 0.0
         stated = place if time is None else round((time - start) * sample_rate)
@@ -283,10 +284,13 @@ def decoded(path: Path, line: Timeline, kind: str, time: float = 0.0) -> Iterato
 def timed(container: av.container.InputContainer, stream: av.stream.Stream, line: Timeline) -> Iterator[Timed]:
     """The frames that follow, the times by the timeline. Packets before the first that can be decoded are left out, as
     after a seek or in a recording that begins amid a frame."""
-    shifts, shift, error, count = list(line.shifts[stream.index]), 0, None, 0
+    shifts, shift, error, count, matrix = list(line.shifts[stream.index]), 0, None, 0, None
+    is_aac = stream.codec_context.name == "aac"
     for number, packet in enumerate(container.demux(stream)):
         while shifts and shifts[0][0] <= number:
             shift = round(shifts.pop(0)[1] / stream.time_base)
+        if is_aac and is_guessed(packet):
+            packet.pts = packet.dts = None  # its samples follow those before
         if shift and packet.pts is not None:
             packet.pts += shift
         if shift and packet.dts is not None:
@@ -299,10 +303,18 @@ def timed(container: av.container.InputContainer, stream: av.stream.Stream, line
             error = problem
             continue
         for frame in frames:
-            yield Timed(time_of(frame, line, count), frame)
+            if isinstance(frame, av.VideoFrame):
+                matrix = matrix_of(frame, matrix)
+            yield Timed(time_of(frame, line, count), frame, matrix)
             count += 1
     if error and not count:
         raise error
+
+
+def matrix_of(frame: av.VideoFrame, before: bytes | None) -> bytes | None:
+    """before: the matrix of the frame before. H.264 and HEVC may state it with key frames only, for all that follow."""
+    stated = frame.side_data.get("DISPLAYMATRIX")
+    return before if stated is None and not frame.key_frame else stated and bytes(stated)
 
 
 def time_of(frame: av.frame.Frame, line: Timeline, number: int) -> float | None:
@@ -335,7 +347,7 @@ def pictures(path: Path, line: Timeline, times: Sequence[float], slack: float) -
                 raise InputError(WITHOUT_TIMES.format(path))
         if following is None and not (shown and len(line.times) == 1):  # a single picture stands
             check_end(path, end_of(shown) if shown else 0, time)
-        image = same_size(path, picture(path, shown.frame), first)
+        image = same_size(path, picture(path, shown), first)
         first = image if first is None else first
         yield image
 
@@ -355,26 +367,26 @@ def end_of(shown: Timed) -> float:
 # ---- a picture
 
 
-def picture(path: Path, frame: av.VideoFrame) -> np.ndarray:
+def picture(path: Path, shown: Timed) -> np.ndarray:
     """uint8 BGR (H, W, 3), as players show it: turned, mirrored, in standard dynamic range. Raises InputError: it
     cannot be converted."""
+    frame = shown.frame
     high = frame.color_trc in HIGH_RANGE
     if high:
         noted[MAPPED].add(path)
     if not hasattr(local, "converters"):
         local.converters = {False: VideoReformatter(), True: VideoReformatter()}
     try:
-        shown = local.converters[high].reformat(frame, format="bgr24", threads=1, **TO_STANDARD if high else {})
+        image = local.converters[high].reformat(frame, format="bgr24", threads=1, **TO_STANDARD if high else {})
     except (av.FFmpegError, ValueError) as error:
         raise InputError(f"a frame of {path} cannot be converted to a picture ({error}): convert the video to mp4, or "
                          "leave it out") from None
-    return oriented(shown.to_ndarray(), frame)
+    return oriented(image.to_ndarray(), shown.matrix)
 
 
-def oriented(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Turned by quarters and mirrored, as the display matrix (a, b; c, d) of a frame says: the pixel at (x, y) is shown
-    at (a x + c y, b x + d y)."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+def oriented(image: np.ndarray, matrix: bytes | None) -> np.ndarray:
+    """Turned by quarters and mirrored, as a display matrix (a, b; c, d) says: the pixel at (x, y) is shown at
+    (a x + c y, b x + d y)."""
     if matrix is None:
         return image
     a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()

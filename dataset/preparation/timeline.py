@@ -23,10 +23,12 @@ BACKWARD = 0.25  # seconds that a clock goes back when it restarts; less is diso
 FORWARD = 10.0  # seconds of a jump of all streams of a joined MPEG stream; FFmpeg's dts_delta_threshold
 LATE = 2.0  # seconds that the first packet of a stream may come after those of the other of its time
 PRIMING = 0.25  # seconds before zero that a sound decoder needs to begin
+EXACT = 1e-3  # seconds of rounding
 ROUNDED = 1.5e-3  # seconds that stated times differ from equal distances, where they are whole milliseconds
 USUAL_RATE = 25  # frames per second, where neither the stream nor its packets state a duration
 STATES_DURATION = ("mov", "matroska", "flv", "avi", "asf")  # formats whose header does, before the content
 REORDERED = ("h264", "hevc")  # their frames in avi are stored in another order than shown, without a time
+ADTS_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # Hz, of AAC
 WHOLE = 0.9  # part of an MPEG stream before the end of its first video and sound stream
 
 # {format: what its files begin with}, of which FFmpeg reads no second one in a file
@@ -76,16 +78,25 @@ class Track:
         self.unit = float(stream.time_base)
         rate = getattr(stream, "average_rate", None)
         self.usual = 1 / float(rate or USUAL_RATE) if stream.type == "video" else 0.0
+        self.is_aac = stream.codec_context.name == "aac"
         self.stretch, self.count = 0, 0
         self.last: float | None = None
+        self.end: float | None = None  # of the packet before
         self.first_of: dict[int, int] = {0: 0}  # {stretch: number of its first packet}
         self.starts: dict[int, float] = {}
         self.ends: dict[int, float] = {}
         self.shown: list[tuple[int, float]] = []  # (stretch, time)
 
     def enter(self, stretch: int) -> None:
-        self.stretch, self.last = stretch, None
+        self.stretch, self.last, self.end = stretch, None, None
         self.first_of[stretch] = self.count
+
+    def when(self, packet: av.Packet) -> float | None:
+        """The time of a packet in decoding order."""
+        if self.end is not None and self.is_aac and is_guessed(packet):
+            return self.end
+        tick = packet.dts if packet.dts is not None else packet.pts
+        return None if tick is None else tick * self.unit
 
     def add(self, packet: av.Packet, when: float | None) -> None:
         """when: its time in decoding order."""
@@ -94,11 +105,29 @@ class Track:
             self.last = when
         if packet.pts is None or packet.is_discard:
             return
-        start = packet.pts * self.unit
-        end = start + (packet.duration * self.unit or self.usual)
+        start, duration = packet.pts * self.unit, packet.duration * self.unit or self.usual
+        if self.is_aac and (real := misstated_duration(packet)):
+            start, duration = when, real
+        self.end = end = start + duration
         self.starts[self.stretch] = min(start, self.starts.get(self.stretch, start))
         self.ends[self.stretch] = max(end, self.ends.get(self.stretch, end))
         self.shown.append((self.stretch, start))
+
+
+def misstated_duration(packet: av.Packet) -> float | None:
+    """Seconds of an AAC packet whose header, in MPEG streams, states another rate than the first packet's, by which
+    FFmpeg computes its duration and the times of the packets after it; None for others."""
+    head = memoryview(packet)[:7]
+    if len(head) < 7 or head[0] != 0xFF or head[1] & 0xF6 != 0xF0 or (head[2] >> 2 & 15) >= len(ADTS_RATES):
+        return None
+    seconds = 1024 * (1 + (head[6] & 3)) / ADTS_RATES[head[2] >> 2 & 15]
+    return seconds if abs(seconds - packet.duration * float(packet.time_base)) > EXACT else None
+
+
+def is_guessed(packet: av.Packet) -> bool:
+    """Whether an AAC packet's time is by FFmpeg, from a wrong duration: in MPEG streams only some packets state a time,
+    those of which the place in the file is known."""
+    return packet.pos is None and misstated_duration(packet) is not None
 
 
 def media_url(path: Path) -> str:
@@ -162,6 +191,8 @@ def scan(path: Path, *_: int) -> Timeline:
             stated = max(stated, video.frames / rate)
         start_time = (container.start_time or 0) / av.time_base
         by_order = bool(video) and form == "avi" and video.codec_context.name in REORDERED
+        if form.startswith("matroska"):  # its duration is counted from zero, also where the clock begins later
+            first = min(first, 0.0)
         indices = [stream and stream.index for stream in (video, sound)]  # not to be asked of a closed container
     line = timeline_of(tracks, *indices, rate, start_time)._replace(
         stated=stated, there=max(last - first, 0.0), is_cover=is_cover, by_order=by_order)
@@ -184,17 +215,18 @@ def check_nothing_follows(path: Path, form: str, read: int) -> None:
 
 
 def first_stream(streams: Sequence[av.stream.Stream]) -> av.stream.Stream | None:
-    """The first that can be decoded and is no cover picture."""
+    """The first that can be decoded and is no cover picture, be it that the file does not call it one: a single picture
+    beside a video."""
     cover = av.stream.Disposition.attached_pic
-    return next((stream for stream in streams if stream.codec_context and not stream.disposition & cover), None)
+    usable = [stream for stream in streams if stream.codec_context and not stream.disposition & cover]
+    return next((stream for stream in usable if stream.frames != 1), usable[0] if usable else None)
 
 
 def follow(tracks: Mapping[int, Track], packet: av.Packet, joins: bool) -> None:
     """Adds a packet to its stream's track, in a new stretch if the clock has restarted. joins: whether the format lets
     clocks jump forward."""
     track = tracks[packet.stream_index]
-    tick = packet.dts if packet.dts is not None else packet.pts
-    when = None if tick is None else tick * track.unit
+    when = track.when(packet)
     others = [other for other in tracks.values() if other.last is not None]
     if when is not None and joins and track.last is None and others:  # a stream that only a later recording has
         latest = max(others, key=lambda other: other.stretch)
