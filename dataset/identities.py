@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dataset.errors import InputError
-from dataset.lists import NOT_A_NAME
+from dataset.lists import NOT_A_NAME, check_is_file
 from dataset.names import composed
 from dataset.voxceleb import Utterance
 
@@ -69,8 +69,7 @@ class TrainList:
 def read_train_list(path: Path, how_to_get: str) -> TrainList:
     """Raises InputError: missing (the message ends in `how_to_get`), a malformed row, an utterance listed twice, fewer
     than two identities."""
-    if not path.is_file():
-        raise InputError(f"no {path}. {how_to_get}")
+    check_is_file(path, how_to_get)
     content = path.read_bytes()
     if not content.isascii():
         content = composed(content.decode(errors="surrogateescape")).encode(errors="surrogateescape")

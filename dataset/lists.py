@@ -8,7 +8,7 @@ import io
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,22 +84,62 @@ def read_clips(path: Path, classes: Sequence[str]) -> list[Clip]:
     return clips
 
 
-def read_rows(path: Path) -> Iterable[tuple[int, list[str]]]:
-    """(line number, stripped cells) of every row that is not empty."""
-    for number, line in enumerate(read_text(path).splitlines(), 1):  # a stray quote must not swallow more lines
-        try:
-            cells = [cell.strip() for cell in next(csv.reader([line]), [])]
-        except csv.Error as error:
-            raise InputError(f"{path}, line {number}: {error}") from None
-        if any(cells):
-            yield number, cells
+def read_lines(path: Path, how_to_get: str = "") -> Iterator[tuple[int, str]]:
+    """(line number, text) of every line that is not blank. Raises InputError: the file is missing
+    (the message ends in `how_to_get`), or is not UTF-8."""
+    check_is_file(path, how_to_get)
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            yield number, line
 
 
-def check_columns_once(header: Sequence[str], path: Path) -> None:
-    """Raises InputError: two columns have one name."""
-    twice = [name for name, count in Counter(name.strip() for name in header).items() if name and count > 1]
+def read_rows(path: Path, how_to_get: str = "", delimiter: str = ",",
+              line_ends: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """(number of its first line, stripped cells) of every row of a csv that is not empty. Raises
+    InputError: as `read_lines`, or a quoted cell does not end in its line, unless `line_ends`; a
+    stray quotation mark would swallow the next rows."""
+    check_is_file(path, how_to_get)
+    rows = csv.reader(io.StringIO(read_text(path)), delimiter=delimiter, strict=True)
+    first = 1
+    try:
+        for row in rows:
+            if rows.line_num > first and not line_ends:
+                raise csv.Error("a quoted cell does not end")
+            if any(cells := [cell.strip() for cell in row]):
+                yield first, cells
+            first = rows.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}, line {first}: {error}. A cell with quotation marks must end in "
+                         'its line, and a quotation mark in it is written twice, ""') from None
+
+
+def read_table(path: Path, columns: Sequence[str], how_to_get: str = "",
+               line_ends: bool = True) -> Iterator[tuple[int, dict[str, str]]]:
+    """(number of its first line, {column: cell}) of the rows of a csv whose first line names its columns.
+    Commas or semicolons. Raises InputError: as `read_rows`, one of `columns` is missing, two
+    columns have one name, a row has more or fewer cells than there are columns."""
+    first = next(read_lines(path, how_to_get), (1, ""))[1]
+    delimiter = ";" if first.count(";") > first.count(",") else ","
+    rows = read_rows(path, how_to_get, delimiter, line_ends)
+    header = next(rows, (1, []))[1]
+    twice = [name for name, count in Counter(header).items() if name and count > 1]
     if twice:
         raise InputError(f"{path} has two columns named {twice[0]}: remove or rename one of the two")
+    missing = [name for name in columns if name not in header]
+    if missing:
+        raise InputError(f"{path} has no column {', '.join(missing)}: its first line must name the "
+                         f"columns, at least {','.join(columns)} (it has: "
+                         f"{first_few(header) or 'nothing'}). {how_to_get}".strip())
+    for number, cells in rows:
+        if len(cells) != len(header):
+            raise InputError(f"{path}, line {number}: {len(cells)} cells, the header names "
+                             f"{len(header)} columns")
+        yield number, dict(zip(header, cells, strict=True))
+
+
+def check_is_file(path: Path, how_to_get: str) -> None:
+    if not path.is_file():
+        raise InputError(f"{path} is missing. {how_to_get}".strip())
 
 
 def read_text(path: Path) -> str:

@@ -10,10 +10,8 @@
 Other columns are not read: `frame_count` is not fps x duration; durations come from the media files.
 """
 
-import csv
-import io
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +20,7 @@ from dataset.clips import ClipFiles, find_each
 from dataset.errors import InputError, first_few
 from dataset.files import check_audio, check_image
 from dataset.frames import find_frames
-from dataset.lists import NOT_A_NAME, check_columns_once, read_text
+from dataset.lists import NOT_A_NAME, read_table
 from dataset.names import on_disk
 
 MEDIA = {"video_ml": "mp4", "audio_ml": "wav", "images_inat": "jpg", "images_nabirds": "jpg"}  # as distributed
@@ -124,34 +122,6 @@ def make_asset(collection: str, row: Mapping[str, str], taxa: Mapping[str, str])
     if reliable is not None and reliable.lower() not in TRUE + FALSE:
         raise InputError(f"reliable_audio {reliable!r} is neither True nor False")
     return Asset(f"{collection}/{asset_id}", taxa[label], split, None if reliable is None else reliable.lower() in TRUE)
-
-
-def read_table(path: Path, columns: Sequence[str], how_to_get: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, {column: cell}) of the rows of a csv file with a header, which must have `columns`."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing. {how_to_get}")
-    rows = read_cells(path)
-    header = next(rows, (1, []))[1]
-    check_columns_once(header, path)
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}: its first line must name the columns "
-                         f"({', '.join(columns)} and others)")
-    for line, cells in rows:
-        if len(cells) != len(header):
-            raise InputError(f"{path}, line {line}: {len(cells)} cells, the header names {len(header)} columns")
-        yield line, dict(zip(header, cells, strict=True))
-
-
-def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(number of its last line, stripped cells) of every row that is not empty; quoted cells may hold line ends."""
-    rows = csv.reader(io.StringIO(read_text(path), newline=""))
-    try:
-        for row in rows:
-            if any(cells := [cell.strip() for cell in row]):
-                yield rows.line_num, cells
-    except csv.Error as error:
-        raise InputError(f"{path}, line {rows.line_num}: {error}") from None
 
 
 def reliable_only(root: Path, videos: Sequence[Asset]) -> list[Asset]:

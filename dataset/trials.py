@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dataset.errors import InputError, first_few
-from dataset.lists import NOT_A_NAME, read_text
+from dataset.lists import NOT_A_NAME, read_lines
 from dataset.voxceleb import Utterance
 
 TRIALS = "test_pairs.csv"  # the list that is used by default
@@ -30,12 +30,10 @@ def read_trials(path: Path, how_to_get: str) -> Trials:
     Raises InputError: missing (the message ends in `how_to_get`), a malformed row, a pair that has both labels, only
     targets or only non-targets.
     """
-    if not path.is_file():
-        raise InputError(f"no {path}. {how_to_get}")
     numbers: dict[str, int] = {}
     labels: dict[tuple[int, int], int] = {}
     rows = array("q")
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in read_lines(path, how_to_get):
         cells = line.replace(",", " ").split()
         if not cells or (number == 1 and cells[0].lower() == "label"):
             continue

@@ -14,7 +14,7 @@ HandstandPushups are called v_HandStandPushups_*.
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from typing import NamedTuple
 from dataset.clips import find_each
 from dataset.errors import InputError, counted, first_few
 from dataset.files import check_image
-from dataset.lists import NOT_A_NAME, Clip, partition, read_text, split_stratified
+from dataset.lists import NOT_A_NAME, Clip, partition, read_lines, split_stratified
 from dataset.streams import MotionFiles
 
 SPLITS = (1, 2, 3)
@@ -65,7 +65,8 @@ def read_classes(root: Path, how_to_get: str) -> list[str]:
     """
     path = root / LISTS / "classInd.txt"
     classes: dict[int, str] = {}
-    for line, words in read_words(path, how_to_get):
+    for line, text in read_lines(path, how_to_get):
+        words = text.split()
         if len(words) != 2 or not words[0].isdecimal():
             raise InputError(f"{path}, line {line}: expected a number and a class, found {' '.join(words)!r}")
         number, name = int(words[0]), words[1]
@@ -98,7 +99,8 @@ def read_split(root: Path, split: int, classes: Sequence[str], how_to_get: str) 
 
 def read_clips(path: Path, classes: Sequence[str], how_to_get: str) -> list[Clip]:
     clips, first_line = [], {}
-    for line, words in read_words(path, how_to_get):
+    for line, text in read_lines(path, how_to_get):
+        words = text.split()
         place = Path(words[0])
         if len(words) > 2 or len(place.parts) != 2 or place.suffix.lower() != ".avi" or NOT_A_NAME.search(words[0]):
             raise InputError(f"{path}, line {line}: expected <Class>/<video>.avi and perhaps the number of the class, "
@@ -116,15 +118,6 @@ def read_clips(path: Path, classes: Sequence[str], how_to_get: str) -> list[Clip
     if not clips:
         raise InputError(f"{path} lists no clip")
     return clips
-
-
-def read_words(path: Path, how_to_get: str) -> Iterator[tuple[int, list[str]]]:
-    """(line number, words) of the lines that are not empty."""
-    if not path.is_file():
-        raise InputError(f"{path} is missing. {how_to_get}")
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if line.strip():
-            yield number, line.split()
 
 
 def group_of(name: str) -> str:

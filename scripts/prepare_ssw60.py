@@ -40,9 +40,10 @@ import numpy as np
 from dataset.errors import InputError
 from dataset.files import check_audio, read_image
 from dataset.frontends import AUDIO_FRONTENDS
+from dataset.lists import read_table
 from dataset.preparation import clips as prep
 from dataset.preparation.reader import NoSoundError, read_middles, read_sound
-from dataset.ssw60 import MEDIA, OF_MODALITY, SPLITS, Asset, is_silent, read_assets, read_table, read_taxa
+from dataset.ssw60 import MEDIA, OF_MODALITY, SPLITS, Asset, is_silent, read_assets, read_taxa
 from dataset.whole_files import remove_leftovers, write_csv, write_whole
 from utils import cli
 

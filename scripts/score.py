@@ -23,13 +23,14 @@ if __name__ == "__main__":
 import numpy as np
 
 from dataset.errors import InputError, first_few
-from dataset.lists import read_text
+from dataset.lists import read_lines
 from dataset.trials import Trials, note_of_repeated, read_trials
 from utils import cli
 from utils.training.metrics import equal_error_rate, error_rates, min_dcf
 from utils.training.plots import plot_det
 
 Pair = tuple[str, str]
+HOW_TO_GET = "main_Vox.py writes <list>.scores.txt into a run's folder."
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -46,13 +47,9 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 def read_scores(path: Path, trials: Trials) -> dict[Pair, float]:
     """{(utt1, utt2): score}. Raises InputError: missing, a malformed row, two different scores of a pair."""
-    if not path.is_file():
-        raise InputError(f"no score file {path}: main_Vox.py writes <list>.scores.txt into a run's folder")
     names = set(trials.names)
     scores: dict[Pair, float] = {}
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path, HOW_TO_GET):
         cells = [cell.lstrip("/") for cell in line.replace(",", " ").split()]
         if len(cells) == 3 and (names.issuperset(cells[:2]) or not is_number(cells[0])):  # utt1 utt2 score
             cells = [cells[2], *cells[:2]]

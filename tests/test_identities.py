@@ -61,7 +61,7 @@ def test_malformed_training_lists_are_refused_by_line(tmp_path, text, message):
 
 def test_missing_lists_tell_the_next_step(tmp_path):
     for read in (read_train_list, read_trials):
-        with pytest.raises(InputError, match=r"no .*list\.csv\. Prepare it so"):
+        with pytest.raises(InputError, match=r"list\.csv is missing\. Prepare it so"):
             read(tmp_path / "list.csv", "Prepare it so")
 
 

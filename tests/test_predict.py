@@ -331,7 +331,7 @@ def test_a_run_of_birds_answers_with_its_own_lengths_and_frames(tmp_path, tiny_e
 @pytest.mark.parametrize(("argv", "told"), [
     (["/nowhere", "v.mp4"], "/nowhere is missing"), (["/", "v.mp4"], "/ is neither a run"),
     (["{run}", "/nowhere.mp4"], r"nowhere\.mp4"),
-    (["{run}", "{empty}"], "no video in"), (["{run}", "/nowhere.csv"], "no list")])
+    (["{run}", "{empty}"], "no video in"), (["{run}", "/nowhere.csv"], "nowhere.csv is missing")])
 def test_what_is_not_there_is_named(mine, tmp_path, argv, told, tiny_encoders):
     (tmp_path / "empty").mkdir()
     places = {"run": mine[1], "empty": tmp_path / "empty"}

@@ -61,9 +61,9 @@ def test_scores_that_cannot_be_used_are_refused(tmp_path, trials, change, messag
 
 
 def test_missing_files_are_told_by_name(tmp_path, trials):
-    with pytest.raises(InputError, match=r"no score file .*gone"):
+    with pytest.raises(InputError, match=r"gone is missing\. main_Vox\.py writes"):
         main(["--trials", str(trials), "--scores", str(tmp_path / "gone")])
-    with pytest.raises(InputError, match=r"no .*lost\.txt\. Give the trial list"):
+    with pytest.raises(InputError, match=r"lost\.txt is missing\. Give the trial list"):
         main(["--trials", str(tmp_path / "lost.txt"), "--scores", str(trials)])
 
 

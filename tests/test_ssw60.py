@@ -60,7 +60,7 @@ def test_a_table_that_is_no_text_is_refused(tmp_path):
     ("../12,1,test,25,1,1,True", "line 3: asset_id '../12' is not the name of a file"),
     (",1,test,25,1,1,True", "line 3: asset_id ''"),
     ("..,1,test,25,1,1,True", r"line 3: asset_id '\.\.'"),
-    ('"1\n2",1,test,25,1,1,True', r"line 4: asset_id '1\\n2' is not the name of a file"),
+    ('"1\n2",1,test,25,1,1,True', r"line 3: asset_id '1\\n2' is not the name of a file"),
     ("12,1,test,25,1,1,maybe", "line 3: reliable_audio 'maybe'"),
     ("12,1,test", "line 3: 3 cells, the header names 7 columns"),
 ])

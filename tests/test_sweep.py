@@ -808,7 +808,7 @@ def test_a_csv_that_is_no_table_of_runs_is_refused(tmp_path):
     (tmp_path / "other.csv").write_text("clip,reason\na,b\n")
     with pytest.raises(InputError, match="has no column run, dataset"):
         main(["--table_of", str(tmp_path / "other.csv")])
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match=r"missing\.csv is missing\. Name the runs\.csv"):
         main(["--table_of", str(tmp_path / "missing.csv")])
 
 

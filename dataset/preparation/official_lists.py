@@ -5,16 +5,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dataset.errors import InputError, first_few
-from dataset.lists import read_rows, read_text
+from dataset.lists import read_lines, read_rows
 from dataset.names import VIDEOS, composed, is_named
 from dataset.preparation.clips import walk
 from dataset.preparation.videos import SPLITS, Source, part_name, seconds, tell_left_out
+
+HOW_TO_GET = "See the dataset card in data/ for where to get it."
 
 
 def ave(path: Path, split: str, videos: "Videos") -> Iterator[Source]:
     """`Category&VideoID&Quality&StartTime&EndTime`, with or without that line: the part in which the event is seen and
     heard, of a ten-second video."""
-    for line, text in numbered(path):
+    for line, text in read_lines(path, HOW_TO_GET):
         cells = text.split("&")
         if len(cells) != 5:
             raise InputError(f"{path}, line {line}: expected Category&VideoID&Quality&StartTime&EndTime, found "
@@ -27,7 +29,7 @@ def ave(path: Path, split: str, videos: "Videos") -> Iterator[Source]:
 
 def kinetics_sounds(path: Path, split: str, videos: "Videos") -> Iterator[Source]:
     """`ID_start_end,10,label`: ten seconds, from a video named so, or cut from the whole one named ID."""
-    for line, text in numbered(path):
+    for line, text in read_lines(path, HOW_TO_GET):
         cells = [cell.strip() for cell in text.split(",")]
         found = re.fullmatch(r"(.+)_(\d+)_(\d+)", cells[0]) if len(cells) == 3 else None
         if not found:
@@ -37,8 +39,7 @@ def kinetics_sounds(path: Path, split: str, videos: "Videos") -> Iterator[Source
 
 def vggsound(path: Path, videos: "Videos") -> Iterator[Source]:
     """`id,start,label,split`: ten seconds, from a video named id_<start, six digits>, or cut from the whole one."""
-    check_is_there(path)
-    for line, row in read_rows(path):
+    for line, row in read_rows(path, HOW_TO_GET):
         if len(row) != 4 or row[3] not in ("train", "test") or not row[1].isdecimal():
             raise InputError(f"{path}, line {line}: expected id,start,label,split, found {','.join(row)!r}")
         name, start, label, split = row
@@ -73,19 +74,6 @@ class Videos:
 
     def find(self, stem: str) -> Path | None:
         return self.found.get(stem)
-
-
-def numbered(path: Path) -> Iterator[tuple[int, str]]:
-    """(number, text) of the lines that are not empty. Raises InputError: missing."""
-    check_is_there(path)
-    for line, text in enumerate(read_text(path).splitlines(), 1):
-        if text.strip():
-            yield line, text
-
-
-def check_is_there(path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"no list {path}: see the dataset card in data/ for where to get it")
 
 
 def times(path: Path, line: int, cells: Sequence[str]) -> tuple[float, float]:

@@ -1,16 +1,15 @@
 """Which clips are to be cut from which videos: from folders by class, or from a list of one's own."""
 
-import csv
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from dataset.errors import InputError, check_name, counted, first_few, readable
-from dataset.lists import NOT_A_NAME, check_columns_once, read_text
+from dataset.lists import NOT_A_NAME, read_table
 from dataset.names import VIDEOS, composed, first_suffixes, is_hidden, is_named, on_disk
 from dataset.preparation.clips import walk
 
@@ -143,21 +142,11 @@ def from_list(path: Path, folder: Path, group: str | None = None, labelled: bool
 
     Paths are below `folder`. Comma or semicolon, with or without BOM. Raises InputError, which names the line.
     """
-    if not path.is_file():
-        raise InputError(f"no list {path}: name a csv with the columns path,label with --list")
-    lines = list(read_cells(path))
-    header = lines[0][1] if lines else []
-    check_columns_once(header, path)
     needed = ["path", *["label"] * labelled, *([group] if group else [])]
-    missing = [name for name in needed if name not in header]
-    if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}: its first line must name the columns, at least "
-                         f"{','.join(needed)} (found: {first_few(header) or 'nothing'})")
     sources = []
-    for line, cells in lines[1:]:
-        if len(cells) != len(header):
-            raise InputError(f"{path}, line {line}: {len(cells)} cells, the first line names {len(header)} columns")
-        row = {"label": "" if labelled else "none", **dict(zip(header, cells, strict=True))}
+    how_to = f"Name a csv with the columns {','.join(needed)}."
+    for line, cells in read_table(path, needed, how_to, line_ends=False):
+        row = {"label": "" if labelled else "none", **cells}
         try:
             if group and not row[group]:
                 raise InputError(f"{group} is empty: with --group every clip needs one")
@@ -169,21 +158,6 @@ def from_list(path: Path, folder: Path, group: str | None = None, labelled: bool
         check_not_nested(sources)
         check_copies(sources)
     return sources
-
-
-def read_cells(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(number, stripped cells) of every line that is not empty. Raises InputError: a quotation mark is not closed in
-    its line; it would swallow the next ones."""
-    lines = read_text(path).splitlines()
-    delimiter = ";" if lines and lines[0].count(";") > lines[0].count(",") else ","
-    for number, line in enumerate(lines, 1):
-        try:
-            cells = [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, strict=True), [])]
-        except csv.Error as error:
-            raise InputError(f"{path}, line {number}: {error}. A cell with quotation marks must end in its line, and a "
-                             'quotation mark in it is written twice, ""') from None
-        if any(cells):
-            yield number, cells
 
 
 def source_of(row: Mapping[str, str], folder: Path, group: str) -> Source:

@@ -157,7 +157,7 @@ LISTS = [
      "line 10: train000 is already listed in line 2"),
     ("main_SSW", "not prepared", lambda root: shutil.rmtree(root / "video_ml-1fps"), "prepare_ssw60"),
     ("main_SSW", "not UTF-8", lambda root: append(root / "taxa.csv", b"9,caf\xe9,x"), r"taxa\.csv is not UTF-8"),
-    ("main_Vox", "no train list", lambda root: (root / "train.csv").unlink(), r"no .*data/train\.csv"),
+    ("main_Vox", "no train list", lambda root: (root / "train.csv").unlink(), r"data/train\.csv is missing"),
     ("main_Vox", "no trials", lambda root: (root / "test_pairs.csv").unlink(), r"no .*data/test_pairs\.csv"),
     ("main_Vox", "empty train list", lambda root: replace(root / "train.csv", ""),
      r"data/train\.csv names 0 identities"),

@@ -1,12 +1,11 @@
 """Runs as rows of a runs.csv, and back: what a table needs of a run is in its row."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dataset.errors import InputError
-from dataset.lists import check_columns_once
+from dataset.lists import read_table
 from dataset.whole_files import read_json
 from utils.experiments.entry_script import not_compared
 from utils.experiments.finished_run import FinishedRun, check_is_of_a_run
@@ -58,16 +57,9 @@ def unfinished_rows(output: Path) -> list[dict[str, object]]:
 def read_csv(path: Path) -> tuple[list[RunRow], list[str]]:
     """A runs.csv -> the finished runs, the names of the others. Raises InputError: no such file, or no table of
     runs."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            check_columns_once(reader.fieldnames or (), path)
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read ({error}): name the runs.csv of a sweep") from error
-    missing = [name for name in NEEDED if name not in (rows[0] if rows else ())]
-    if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}: name the runs.csv of a sweep")
+    rows = [row for _, row in read_table(path, NEEDED, "Name the runs.csv of a sweep.")]
+    if not rows:
+        raise InputError(f"{path} lists no run: name the runs.csv of a sweep")
     return ([row_of(cells, path) for cells in rows if cells["modalities"]],
             [cells["run"] for cells in rows if not cells["modalities"]])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dataset.errors import InputError
-from dataset.lists import NOT_A_NAME
+from dataset.lists import NOT_A_NAME, read_lines
 
 COLUMNS = ("command", "colour", "preposition", "letter", "digit", "adverb")
 SILENCES = ("sil", "sp")
@@ -25,7 +25,7 @@ class Word(NamedTuple):
 def read_word(path: Path, column: str) -> Word:
     """The word of an alignment file (lines `start end word`). Raises InputError: malformed, or not six words."""
     try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.split() for _, line in read_lines(path)]
         rows = [(int(start), int(end), text) for start, end, text in lines]
     except ValueError:
         raise InputError(f"{path} is no alignment: expected lines `start end word`, times as whole numbers") from None
