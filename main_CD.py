@@ -1,11 +1,15 @@
 """Audio-visual classification in the CREMA-D layout (the paper's Table 1, left).
 
-    python main_CD.py --train --mmcosine True --scaling 10                      # CREMA-D in data/CREMAD
+    python main_CD.py --train --preset mmcosine-concat                          # the paper's best s with concat, 2
+    python main_CD.py --train --mmcosine True --scaling 10                      # its release's command; see below
     python main_CD.py --train --mmcosine True --scaling 10 --demo               # synthetic data, minutes on two cores
     python main_CD.py --train --dataset digits --data_root DIR --num_frames 3   # any other data in this layout
     torchrun --nproc_per_node 4 main_CD.py --train --mmcosine True              # four GPUs; or --gpu_ids 0,1,2,3
     python main_CD.py --resume runs/NAME                                        # continue an interrupted run
     python main_CD.py --ckpt_path runs/NAME                                     # evaluate
+
+On CREMA-D with concat the paper reports 63.44 % for s = 2 and 59.82 % for s = 10, which is below the 60.08 % of the
+plain network (the same command without --mmcosine).
 """
 
 import shlex

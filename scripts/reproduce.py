@@ -71,7 +71,8 @@ def list_presets() -> str:
     for script in TRAINING_CLIPS:
         for preset in presets_of(script).values():
             chosen = f" Not published, chosen here: {preset.chosen}." if preset.chosen else ""
-            lines += [f"python {script} --train --preset {preset.name}", f"    {preset.source}.{chosen}",
+            lines += [" ".join(["python", script, "--train", "--preset", preset.name, *preset.needs]),
+                      f"    {preset.source}.{chosen}",
                       f"    {' '.join(preset.argv)}"]
     return "\n".join(lines)
 

@@ -27,7 +27,7 @@ SETTINGS = {  # of every method, for tests that go through all of them
     "pmr": {"pmr_alpha": 1.0, "pmr_entropy": 0.5, "pmr_entropy_epochs": 9},
     "multiloss": {"uni_weight": 1.0},
     "mmpareto": {"pareto_gamma": 1.5},
-    "agm": {"agm_alpha": 0.1, "agm_clip": 1.0},
+    "agm": {"agm_alpha": 0.1, "agm_clip": 1.0, "agm_ends": 20},
     "mla": {"mla_norm": "none"},
     "lfm": {"lfm_weight": "schedule", "lfm_divergence": "reverse_js"},
     "lfm_learned": {"lfm_start": 0.4, "lfm_rate": 0.1, "lfm_divergence": "reverse_js"},

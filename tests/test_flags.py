@@ -55,6 +55,7 @@ SHARED: dict[str, Effect] = {
     "pareto_gamma": (["1"], ["--modulation", "mmpareto"], {"method_settings"}),
     "agm_alpha": (["2"], ["--modulation", "agm"], {"method_settings"}),
     "agm_clip": (["0"], ["--modulation", "agm"], {"method_settings"}),
+    "agm_ends": (["2"], ["--modulation", "agm"], {"method_settings"}),
     "lfm_weight": (["0.3"], ["--modulation", "lfm"], {"method_settings"}),
     "lfm_divergence": (["js"], ["--modulation", "lfm"], {"method_settings"}),
     "lfm_start": (["0.3"], ["--modulation", "lfm_learned"], {"method_settings"}),

@@ -175,7 +175,8 @@ def test_agm_multiplies_the_gradient_that_flows_into_each_response_and_clips(mod
         method.means.copy_(past)
         method.steps.fill_(3)
 
-    before, descent, method = stepped("agm", {"agm_alpha": alpha, "agm_clip": clip}, modalities, mmcosine, prepared)
+    settings = {"agm_alpha": alpha, "agm_clip": clip, "agm_ends": 9}
+    before, descent, method = stepped("agm", settings, modalities, mmcosine, prepared)
     inputs, labels = clips(modalities)
     phi = [naive_responses(before, inputs, i, mmcosine) for i in range(len(labels))]
     surprise = [float(sum(nll(phi[i][m].detach(), int(label)) for i, label in enumerate(labels)) / len(labels))
@@ -213,7 +214,7 @@ def test_the_gradients_that_agm_clips_are_those_without_the_factor_of_the_loss_s
     descents = []
     for alpha, scaled in itertools.product((0.1, 5.0), (False, True)):
         model = network(2)
-        learner = learner_of(model, METHODS["agm"](model, agm_alpha=alpha, agm_clip=1.0).double())
+        learner = learner_of(model, METHODS["agm"](model, agm_alpha=alpha, agm_clip=1.0, agm_ends=9).double())
         learner.scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=scaled)
         learner.method.means.copy_(torch.tensor([0.9, 1.6]))
         before, (inputs, labels) = parameters(learner), clips(2)
@@ -227,7 +228,7 @@ def test_the_gradients_that_agm_clips_are_those_without_the_factor_of_the_loss_s
 
 
 def test_agm_bounds_the_losses_and_the_exponent():
-    method = METHODS["agm"](network(2), agm_alpha=0.2, agm_clip=1.0).double()
+    method = METHODS["agm"](network(2), agm_alpha=0.2, agm_clip=1.0, agm_ends=9).double()
     method.means.copy_(torch.tensor([1.0, 6.0]))
     method.steps.fill_(1)
     phi = torch.zeros(2, 1, CLASSES, dtype=torch.float64)
@@ -241,8 +242,20 @@ def test_agm_bounds_the_losses_and_the_exponent():
     assert kappa.max() == pytest.approx(math.exp(0.2 * 10)), "tau - r is 10 at most"
 
 
+def test_agm_multiplies_gradients_in_the_epochs_of_its_authors_and_is_then_joint_training_of_its_responses():
+    assert METHODS["agm"](network(2), **{flag.name: flag.default for flag in METHODS["agm"].flags}).last == 20
+    method = METHODS["agm"](network(2), agm_alpha=3.0, agm_clip=0.0, agm_ends=1).double()
+    factors = []
+    for epoch in (1, 2, 3):
+        method.begin_epoch(epoch, None, None)
+        method.means.copy_(torch.tensor([0.9, 1.6]))
+        factors.append(method.coefficients(torch.eye(2, CLASSES).double()[:, None], torch.tensor([1])).tolist())
+    assert factors[0] == factors[1] and abs(factors[0][0] - 1) > 0.1
+    assert factors[2] == [1, 1]
+
+
 def test_the_loss_of_agm_is_that_of_the_joint_logits_however_large_its_coefficients_are():
-    _, _, method = stepped("agm", {"agm_alpha": 2.0, "agm_clip": 1.0})  # e^20 at most
+    _, _, method = stepped("agm", {"agm_alpha": 2.0, "agm_clip": 1.0, "agm_ends": 9})  # e^20 at most
     model, (inputs, labels) = network(2).float(), clips(2)
     method.float().means.copy_(torch.tensor([1.0, 9.0]))
     output = model(*(x.float() for x in inputs))

@@ -16,6 +16,7 @@ import main_Vox
 from dataset.cremad import frames_told
 from dataset.errors import InputError
 from dataset.whole_files import write_csv
+from models.balancing import METHODS
 from scripts import reproduce
 from utils.experiments import comparison, run_rows
 from utils.experiments.paper_results import paper_result, published
@@ -37,12 +38,31 @@ TABLE = {
 
 @pytest.mark.parametrize("script, name", EVERY)
 def test_every_preset_is_accepted_by_its_script_and_sets_its_flags(script, name):
-    args = SCRIPTS[script].parse(["--train", "--preset", name])
-    argv = presets_of(script)[name].argv
-    alone = SCRIPTS[script].parse(["--train", *argv])
+    preset = presets_of(script)[name]
+    args = SCRIPTS[script].parse(["--train", "--preset", name, *preset.needs])
+    alone = SCRIPTS[script].parse(["--train", *preset.argv, *preset.needs])
     same = {key for key in vars(args) if key not in ("preset", "preset_changes", "command")}
     assert {key: vars(args)[key] for key in same} == {key: vars(alone)[key] for key in same}
     assert args.preset == name and args.preset_changes == {}
+
+
+def test_every_method_has_a_preset_that_sets_all_its_parameters():
+    of_method = {name: main_CD.parse(["--train", "--preset", name, *preset.needs]).modulation
+                 for name, preset in presets_of("main_CD.py").items()}
+    assert set(of_method.values()) == set(METHODS)
+    for name, method in of_method.items():
+        if name == method:
+            named = {word.removeprefix("--") for word in presets_of("main_CD.py")[name].argv if word[:2] == "--"}
+            assert METHODS[method].uses() <= named, name
+            assert {"batch_size", "learning_rate", "epochs", "lr_decay_step", "num_frames"} <= named, name
+
+
+@pytest.mark.parametrize("name", ["umt", "frozen@mcr", "finetuned@mcr", "mcr"])
+def test_a_preset_that_starts_from_other_runs_says_what_to_give(name, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main_CD.parse(["--train", "--preset", name])
+    needs = presets_of("main_CD.py")[name].needs
+    assert stopped.value.code == 2 and " ".join(needs) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", TABLE)

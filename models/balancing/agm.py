@@ -12,7 +12,8 @@ so that the responses add up to F; for two, phi_a = (F(a, v) - F(0, v) + F(a, 0)
 
 the gradient of cross-entropy(sum_m phi_m, y) that flows into phi_m is multiplied by kappa_m: a modality that is further
 ahead than on average learns slower. alpha is `agm_alpha`, 1 by default; the authors take 1 to 3. s_m is of the whole
-batch, over all processes; -log has the ceiling -log(1e-8).
+batch, over all processes; -log has the ceiling -log(1e-8). As in the authors' runs, the last epoch with this is
+`agm_ends`, 20, counted from 0. After it kappa is 1, and gradients are still clipped.
 
 kappa is an exponential of a difference of exponentials, at most e^(10 alpha): a modality that falls behind its mean
 lead is pushed the harder the worse it gets. Therefore the authors' code clips: in a step in which an entry of the
@@ -36,7 +37,7 @@ from torch import Tensor
 
 from ..fusion import mean_of_others
 from . import distributed
-from .method import REPLACES_LOSS, Flag, Method, Number
+from .method import REPLACES_LOSS, Clips, Flag, Learner, Method, Number
 
 if TYPE_CHECKING:
     from ..classifier import ClassifierOutput, MultimodalClassifier
@@ -51,15 +52,20 @@ class Agm(Method):
     flags: ClassVar[tuple[Flag, ...]] = (
         Flag("agm_alpha", Number(float, 0, 8), 1.0, "strength alpha of agm; its authors take 1 to 3"),
         Flag("agm_clip", Number(float, 0), 1.0, "total norm to which agm scales the gradients of a step in which that "
-             "of one of the head's weights leaves [-1, 1]; 1 in its authors' code; 0: never"))
+             "of one of the head's weights leaves [-1, 1]; 1 in its authors' code; 0: never"),
+        Flag("agm_ends", Number(int, 0), 20, "last epoch, counted from 0, in which agm multiplies gradients"))
     without = REPLACES_LOSS
     whole_batches = True  # of which the running means are
 
-    def __init__(self, model: MultimodalClassifier, agm_alpha: float, agm_clip: float):
+    def __init__(self, model: MultimodalClassifier, agm_alpha: float, agm_clip: float, agm_ends: int):
         super().__init__(model)
         self.alpha, self.clip = agm_alpha, agm_clip
+        self.last, self.active = agm_ends, True
         self.register_buffer("means", torch.zeros(len(model.modalities)))  # S_m
         self.register_buffer("steps", torch.zeros(()))
+
+    def begin_epoch(self, epoch: int, learner: Learner, clips: Clips | None) -> None:
+        self.active = epoch - 1 <= self.last
 
     def loss(self, model: MultimodalClassifier, output: ClassifierOutput, labels: Tensor, loss: Tensor) -> Tensor:
         phi = responses(model, output.features)
@@ -75,7 +81,7 @@ class Agm(Method):
         r, tau = (torch.exp(mean_of_others(score) - score) for score in (s, self.means))
         self.steps += 1
         self.means += (s - self.means) / self.steps
-        kappa = torch.exp(self.alpha * (tau - r).clamp(max=LARGEST))
+        kappa = torch.exp(self.alpha * (tau - r).clamp(max=LARGEST)) if self.active else torch.ones_like(r)
         self.note(factor=kappa)
         return kappa
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..classifier import ClassifierOutput, MultimodalClassifier
 
 UNI_WEIGHT = Flag("uni_weight", Number(float, 0), 1.0, "weight lambda of the losses of each modality alone in "
-                  "multiloss, inforeg and dnr; 1 as in MMPareto's, 0 for dnr as in its authors' code")
+                  "multiloss, inforeg, mlb and dnr; 1 as in MMPareto's, 0 for dnr as in its authors' code")
 
 
 class MultiLoss(Method):

@@ -28,7 +28,7 @@ from .method import Clips, Flag, Learner, Method, Number
 if TYPE_CHECKING:
     from ..classifier import ClassifierOutput, MultimodalClassifier
 
-ALPHA = Flag("alpha", Number(float, 0), 0.8, "strength of ogm, ogm_ge and pmr; OGM-GE's authors run 0.8 on CREMA-D "
+ALPHA = Flag("alpha", Number(float, 0), 0.8, "strength of ogm and ogm_ge; OGM-GE's authors run 0.8 on CREMA-D "
              "(0.1 on VGGSound), their code has no default")
 
 

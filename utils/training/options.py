@@ -18,7 +18,7 @@ from utils.training import experiment, modalities
 from utils.training.flags import Parser, from_imagenet
 from utils.training.modalities import Modality, Start
 from utils.training.plan import Balancing, Encoders, Optimisation, Output, Plan
-from utils.training.presets import changes, presets_of
+from utils.training.presets import Preset, changes, presets_of
 from utils.training.roles import INPUT, NETWORK, TRAINING
 from utils.training.run_folder import check_resumable
 from utils.training.trained import open_trained
@@ -31,7 +31,10 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
     given = parser.given(argv)  # a wrong flag is told before a missing file
     if given.get("resume") or given.get("train"):
         given = without_output(parser, given)
-    preset = parser.given(presets_of(parser.prog)[given["preset"]].argv) if given.get("preset") else {}
+    chosen = presets_of(parser.prog)[given["preset"]] if given.get("preset") else None
+    preset = parser.given(chosen.argv) if chosen else {}
+    if chosen and given.get("train"):
+        check_has_needs(parser, chosen, given)
     of_method = METHODS[{**preset, **given}.get("modulation", "none")].default_settings
     defaults = {**parser.defaults(), **of_method, **preset, **(demo_defaults if given.get("demo") else {})}
     command = f"python {parser.prog} {shlex.join(argv)}"
@@ -55,6 +58,12 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
         args.preset_changes = changes({name: usual[name] for name in {**preset, **departing(parser, given)}},
                                       settings(args))
     return args
+
+
+def check_has_needs(parser: Parser, preset: Preset, given: Mapping[str, object]) -> None:
+    if missing := [flag for flag in parser.given(preset.needs) if not given.get(flag)]:
+        parser.error(f"--preset {preset.name} starts from encoders of other runs: give --{' and --'.join(missing)} too "
+                     f"({' '.join(preset.needs)})")
 
 
 def departing(parser: Parser, given: Mapping[str, object]) -> dict[str, object]:

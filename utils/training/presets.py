@@ -12,12 +12,13 @@ FILE = Path(__file__).with_suffix(".toml")
 
 class Preset(NamedTuple):
     """source: where its values come from. chosen: what nobody published, so that the value is ours; "" for nothing.
-    argv: its flags."""
+    argv: its flags. needs: flags that the command must have beside it, with RUN for a run of one's own."""
 
     name: str
     source: str
     chosen: str
     argv: tuple[str, ...]
+    needs: tuple[str, ...] = ()
 
 
 @cache
@@ -25,7 +26,7 @@ def presets_of(script: str) -> dict[str, Preset]:
     """{name: operating point} of an entry script, such as main_CD.py, in the order of the file."""
     entries = tomllib.loads(FILE.read_text(encoding="utf-8"))["preset"]
     return {entry["name"]: Preset(entry["name"], entry["source"], entry.get("chosen", ""),
-                                  tuple(shlex.split(entry["flags"])))
+                                  tuple(shlex.split(entry["flags"])), tuple(shlex.split(entry.get("needs", ""))))
             for entry in entries if entry["script"] == script}
 
 
