@@ -248,6 +248,12 @@ def test_a_clips_numbers_are_the_same_drawn_alone_or_with_all():
     assert not np.array_equal(draws_of_clip(5, 2, 1, 8), draws_of_clip(6, 2, 1, 8))
 
 
+def test_no_two_epochs_of_any_seeds_draw_the_same_numbers():
+    drawn = {tuple(draws_of_clip(seed, epoch, clip, 8)) for seed in range(4) for epoch in range(1, 5)
+             for clip in range(4)}
+    assert len(drawn) == 4 * 4 * 4
+
+
 def test_several_processes_get_the_clips_of_one(tiny_data):
     dataset, cache = clip_dataset(tiny_data), Cache("ram", 256, 0, CPU)
     whole = in_order(cache.training(dataset, TrainBatches(24, 8, 0), 0), 1)

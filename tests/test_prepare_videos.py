@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from conftest import REAL_DATA, SMALL, needs_real_data
 
+from dataset.cremad import audio_path
 from dataset.errors import DiskError, InputError
 from dataset.lists import Clip, split_whole_groups
 from dataset.preparation import clips as prep
@@ -22,7 +23,7 @@ from dataset.preparation import reader
 from dataset.preparation.official_lists import without_shared
 from dataset.preparation.reader import read_part
 from dataset.preparation.videos import Source, from_folders, from_list
-from scripts.prepare_videos import main
+from scripts.prepare_videos import main, next_command
 
 RATE = 25  # frames per second
 
@@ -416,6 +417,13 @@ def test_parts_beyond_the_end_and_missing_videos_are_named(tmp_path):
     with pytest.raises(InputError, match="2 clips cannot be used"):
         main(["--list", str(listed), "--data_root", str(tmp_path / "mine")])
     assert not (tmp_path / "mine" / "missing.csv").exists()
+
+
+def test_the_next_command_takes_the_length_that_most_clips_have_whatever_the_longest_one(tmp_path):
+    for name, length in (("a", 1.2), ("b", 9.0), ("c", 1.1)):
+        prep.write_sound(audio_path(tmp_path, name), np.zeros(round(16000 * length), np.int16), 16000)
+    told = next_command(tmp_path, ["a", "b", "c"], 1)
+    assert told.endswith("--audio_seconds 1.2")
 
 
 def test_a_group_is_never_on_both_sides(tmp_path):
