@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import main_Vox
 from dataset.errors import InputError
 from main_Vox import load_data, main, parse
+from scripts import export
 from scripts.score import main as score_files
 from utils.training import checkpoint
 from utils.training.verification import VerificationData
@@ -232,8 +233,10 @@ def test_identities_trained_on_are_refused_by_folder_and_in_evaluation_too(train
     shutil.copytree(damaged / "train/wav/id10002", damaged / "test/wav/id10002")
     path = damaged / "test_pairs.csv"
     path.write_text(path.read_text() + "1,id10002/v0/00000.wav,id10002/v0/00001.wav\n")
-    with pytest.raises(InputError, match="are trained on: id10002"):
-        main(["--ckpt_path", str(tmp_path / "run/best.pt"), "--data_root", str(damaged)])
+    exported = export.main([str(tmp_path / "run"), "--output", str(tmp_path / "export")])["output"]
+    for trained in (tmp_path / "run/best.pt", exported):
+        with pytest.raises(InputError, match="are trained on: id10002"):
+            main(["--ckpt_path", str(trained), "--data_root", str(damaged)])
     rows = [row.split(",") for row in (damaged / "train.csv").read_text().splitlines()]
     numbered = [f"{wav},{faces},{identity[-1]},{n}\n" for wav, faces, identity, n in rows]
     (damaged / "train.csv").write_text("".join(numbered))
