@@ -40,7 +40,11 @@ class ClipFiles(NamedTuple):
 
 
 def find_each(find: Callable[[Listed], Found], listed: Iterable[Listed]) -> tuple[list[Found], dict[str, str]]:
-    """(the clips whose files `find` returns, {name: what is wrong} of the others), in list order."""
+    """Calls `find` for every listed clip -> (files of the clips, {name: error} of those that cannot
+    be used).
+
+    Both are in the order of the list.
+    """
     found, problems = [], {}
     for clip in listed:
         try:
@@ -79,7 +83,8 @@ class ClipDataset(Dataset):
 
     @property
     def draws(self) -> int:
-        """Of the sound's beginning, of each frame, of the crop; none in evaluation."""
+        """Number of uniform numbers that decide a training item: one for the beginning of the
+        sound, one for each frame, CROP_DRAWS for the crop. 0 in evaluation."""
         return (1 + self.num_frames + CROP_DRAWS) * self.train
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
@@ -134,8 +139,11 @@ class ClipDataset(Dataset):
         return Media(sound, {"visual": list(read_frames(clip.frames).numpy())} if "visual" in self.modalities else {})
 
     def plan(self, packed: Packed, draws: np.ndarray) -> dict[str, Tensor]:
-        """draws (N, `self.draws`) -> audio (N,): where the sound begins. visual (N, T): frames. boxes (N, 4), flips
-        (N,): one of each per clip."""
+        """What the uniform numbers of N clips, `draws` (N, self.draws), decide in an epoch.
+
+        audio (N,): where the sound begins. visual (N, T): which frames. boxes (N, 4) and flips
+        (N,): the crop of each clip.
+        """
         plan, crops = {}, draws[:, -CROP_DRAWS:]
         if "audio" in self.modalities:
             plan["audio"] = packed.sound["audio"].starts(self.audio_samples, draws[:, 0])

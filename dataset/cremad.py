@@ -27,7 +27,10 @@ VARIANT_NOTE = "prepare_variant.json"  # of a variant of prepared data, as scrip
 
 
 def not_comparable(usable: Mapping[str, int]) -> str:
-    """What is said where not all clips of the paper's lists can be used. usable: {split: clips}."""
+    """The message for an incomplete test or training set of the paper's lists.
+
+    usable: {split: number of usable clips}.
+    """
     told = " and ".join(f"{usable[split]:,} of {count:,} {name} clips" for (split, name), count in zip(
         (("train", "training"), ("test", "test")), PAPER_COUNTS.values(), strict=True) if split in usable)
     return f"of the paper's lists, {told} are usable: results are not comparable with the paper's"
@@ -43,24 +46,27 @@ def frames_folder(root: Path, fps: int = 1) -> Path:
 
 
 def frames_rule(root: Path, fps: int = 1) -> str | None:
-    """By which rule of prepare_cremad.py, `ogm_ge` or `middle`, the frames were extracted; None: it is not noted, as of
-    frames that are from elsewhere or from versions up to 0.2. Raises InputError: the note cannot be read."""
+    """The --frames of prepare_cremad.py that extracted the frames: `ogm_ge` or `middle`.
+
+    None if no note says so: the frames are from another program or from a version up to 0.2. Raises
+    InputError: the note cannot be read.
+    """
     folder = frames_folder(root, fps)
     note = folder.with_name(f"{folder.name}.txt")
     return read_text(note).strip() if note.is_file() else None
 
 
 def frames_told(root: Path, fps: int = 1) -> str:
-    """What is said of a folder's frames to someone who wants the paper's."""
+    """A sentence that compares the frames of a folder with those of the paper's release."""
     folder, rule = frames_folder(root, fps), frames_rule(root, fps)
     if rule == "ogm_ge" and folder.is_dir():
         return f"{folder} holds those of --frames ogm_ge, to which the paper's release refers"
     if not folder.is_dir():
-        return f"{root} has no {folder.name}: which frames its single images are is not known"
-    which = f"those of --frames {rule}" if rule else ("frames without a note of which they are (scripts/prepare_cremad."
-                                                      "py up to version 0.2 took the middles of equal parts)")
-    return (f"{folder} holds {which}, not known to be the paper's: for those of its release remove that folder and run "
-            "scripts/prepare_cremad.py")
+        return f"{root} has no {folder.name}: it is not known which frames its single images are"
+    which = f"those of --frames {rule}" if rule else (
+        "frames without a note (scripts/prepare_cremad.py up to version 0.2 took the middles of equal parts)")
+    return (f"{folder} holds {which}. They may not be the paper's: to get those of its release, remove that folder "
+            "and run scripts/prepare_cremad.py")
 
 
 def clip_folder(root: Path, fps: int, name: str) -> Path:
@@ -69,8 +75,11 @@ def clip_folder(root: Path, fps: int, name: str) -> Path:
 
 
 def variant_of(root: Path) -> str | None:
-    """`babble_snr -5.0, voices 6, ...`: how the files below `root` differ from those of other folders with clips of the
-    same names; None for data that is no variant. Raises InputError: the note is damaged."""
+    """Which variant of a data set is below `root`, such as `babble_snr -5.0, voices 6`.
+
+    Variants have clips of the same names and other files. None: the data is no variant. Raises
+    InputError: the note is damaged.
+    """
     path = root / VARIANT_NOTE
     if not path.is_file():
         return None
@@ -107,5 +116,5 @@ def clip_frames(root: Path, name: str, fps: int) -> tuple[Path, ...]:
 
 def find_clips(root: Path, clips: Iterable[Clip], fps: int = 1,
                modalities: Sequence[str] = MODALITIES) -> tuple[list[ClipFiles], dict[str, str]]:
-    """(the clips with usable files, {name: what is wrong} of the others), in list order."""
+    """(files of the usable clips, {name: error} of the others), both in the order of the list."""
     return find_each(partial(find_clip, root, fps=fps, modalities=modalities), clips)

@@ -68,7 +68,8 @@ def boxes_of(draws: np.ndarray, sizes: np.ndarray, area: tuple[float, float],
 
 
 def largest(limit: np.ndarray, ratio: tuple[float, float]) -> np.ndarray:
-    """(..., 2) height and width of the largest box of an image of size `limit` that has one of the ratios."""
+    """(..., 2) height and width of the largest box with a ratio in `ratio` in an image of size
+    `limit`."""
     height, width = limit[..., 0], limit[..., 1]
     heights, widths = np.round(width / ratio[0]), np.round(height * ratio[1])
     return np.stack([np.minimum(height, heights), np.minimum(width, widths)], -1)
@@ -114,11 +115,12 @@ def cut_together(images: Tensor, first: Tensor, length: Tensor, flips: Tensor, s
 
 
 def weights(start: Tensor, length: Tensor, pixels: int, size: int) -> Tensor:
-    """How `size` output pixels are made of a row of `pixels`, of which a part is resized: start, length (B,) in pixels
-    -> (B, size, pixels), each output pixel's weights add up to 1.
+    """(B, size, pixels): the weights of input pixels in each output pixel when a part of a row is
+    resized.
 
-    A triangle around the output pixel's centre, one pixel wide at either side, of the larger pixels of input and
-    output; nothing outside the part.
+    start, length (B,): the part, in pixels. The weights are triangles around the centre of the
+    output pixel, as wide at either side as the larger of an input and an output pixel. They are 0
+    outside the part, and those of an output pixel add up to 1.
     """
     start, length = start.float().unsqueeze(1), length.float().unsqueeze(1)
     scale = length / size

@@ -48,7 +48,8 @@ def check_is_media(path: Path) -> None:
 
 
 def other_kind(path: Path) -> str:
-    """What a file is by its first bytes, such as "a text file", if it is no sound or video; "" otherwise."""
+    """The kind of a file that is neither sound nor video, such as "a text file", by its first
+    bytes; else ""."""
     with path.open("rb") as file:
         head = file.read(4096)
     if head.startswith(PHOTOGRAPHS) and not path.suffix.lower().startswith(".mjp"):  # a stream of JPEGs
@@ -181,7 +182,8 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def decode(data: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
-    """(uint8 RGB (H, W, 3), what the library says about damage) of the bytes of an image."""
+    """(uint8 RGB (H, W, 3), messages about damage) of an encoded image. The image is None if it
+    cannot be decoded."""
     with damage_messages() as damage:
         try:
             image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
@@ -191,9 +193,12 @@ def decode(data: np.ndarray) -> tuple[np.ndarray | None, list[str]]:
 
 
 def without_harmless_errors(data: bytes) -> bytes | None:
-    """A JPEG without what libjpeg reports although no pixel depends on it: bytes between the segments of its header,
-    other spectral limits than 0 to 63 in a sequential scan (Samsung's cameras), zeros before its end. None: it is no
-    JPEG, or has no end."""
+    """A copy of a JPEG without errors that concern no pixel, which libjpeg reports all the same.
+
+    They are: bytes between the segments of the header, spectral limits other than 0 to 63 in a
+    sequential scan (Samsung's cameras), and zeros before the end. None: it is no JPEG, or has no
+    end.
+    """
     if not data.startswith(JPEG_BEGIN):
         return None
     parts, place, sequential, marker = [JPEG_BEGIN], 2, False, 0
@@ -221,32 +226,35 @@ def without_harmless_errors(data: bytes) -> bytes | None:
 
 @contextmanager
 def damage_messages() -> Iterator[list[str]]:
-    """Yields a list, which holds afterwards what libjpeg or libpng said about damage in this `with` block.
+    """Yields a list that holds the messages of libjpeg and libpng about damage when the `with`
+    block ends.
 
-    They say it on the process's stderr only, without the name of the file, and OpenCV decodes on. So stderr is a pipe
-    meanwhile, for all threads; everything else that was written to it is passed on. Costs 4 microseconds.
+    The libraries write them to the process's stderr only, without the name of the file, and OpenCV
+    continues to decode. Inside the block stderr is therefore a pipe, for all threads; other text
+    that was written to it is passed on afterwards. Costs 4 microseconds.
     """
-    found: list[str] = []
+    messages: list[str] = []
     with stderr_in_use:
         stderr, (source, sink) = os.dup(2), os.pipe()
         for end in (source, sink):
             os.set_blocking(end, False)
         os.dup2(sink, 2)
         try:
-            yield found
+            yield messages
         finally:
             os.dup2(stderr, 2)
             said = read_available(source)
             for file in (stderr, source, sink):
                 os.close(file)
-    found += DAMAGE.findall(said)
-    others = DAMAGE.sub("", said)
-    if others:
-        os.write(2, others.encode(errors="surrogateescape"))
+    messages += DAMAGE.findall(said)
+    rest = DAMAGE.sub("", said)
+    if rest:
+        os.write(2, rest.encode(errors="surrogateescape"))
 
 
 def read_available(pipe: int) -> str:
-    """What a pipe holds; not up to its end, which a process that was started meanwhile may keep open."""
+    """The text that is in a pipe now. Does not wait for its end, because a process that was
+    started meanwhile may keep the pipe open."""
     try:
         return os.read(pipe, 1 << 16).decode(errors="surrogateescape")
     except BlockingIOError:

@@ -58,8 +58,11 @@ def find_images(folder: Path) -> list[str]:
 
 
 def on_disk(path: Path) -> Path:
-    """`path`, or if nothing is there the file or folder of the same name (see `canonical`), if there is one. A folder
-    above may be written otherwise too."""
+    """The existing path that `path` means: itself, or the same name in another spelling (see
+    `canonical`).
+
+    Folders above may be spelled differently too. `path` if there is none.
+    """
     if os.path.lexists(path) or path.name in ("", ".."):
         return path
     folder = on_disk(path.parent)
@@ -72,9 +75,10 @@ def spellings(name: str) -> list[str]:
     """How a file of this name may be called."""
     stem, suffix = os.path.splitext(name)
     suffixes = [suffix, *(other for pair in SAME_SUFFIX.items() if suffix.lower() in pair for other in pair)]
-    written = [way for one in suffixes for way in (one, one.lower(), one.upper(), one[:1] + one[1:].capitalize())]
+    written = [way for kind in suffixes
+               for way in (kind, kind.lower(), kind.upper(), kind[:1] + kind[1:].capitalize())]
     stems = [stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD"))]
-    return list(dict.fromkeys(one + way for one in stems for way in written))
+    return list(dict.fromkeys(stem + way for stem in stems for way in written))
 
 
 def last_name(folder: Path) -> str:
@@ -83,7 +87,11 @@ def last_name(folder: Path) -> str:
 
 
 def beside(folder: Path, ending: str) -> Path:
-    """`data/digits` and `-fold0` -> `data/digits-fold0`; also of `.`, whose name is that of the current folder."""
+    """The path beside `folder` whose name has the ending: `data/digits`, `-fold0` ->
+    `data/digits-fold0`.
+
+    `.` has the name of the current folder.
+    """
     named = folder if folder.name not in ("", "..") else folder.resolve()
     return named.with_name(named.name + ending)
 

@@ -24,12 +24,13 @@ class Media(NamedTuple):
 
 
 class Packable(Protocol):
-    """A data set of which training batches can be made from what is decoded once.
+    """A data set whose training batches can be made from clips that were decoded once.
 
-    labels: of each clip. audio_samples: of an item's sound. image_size: S of its images (S x S). files(i): what
-    `media(i)` reads. decoding: the settings that `media` depends on. draws: how many uniform numbers decide what is
-    random in a training item. plan: what those of all clips decide in an epoch, as `Packed.gather` takes it. finish:
-    the batch as the loader would make it, on the device that the gathered tensors are on by then.
+    labels: class index of each clip. audio_samples: length of an item's sound. image_size: S of its
+    images, (S, S). files(i): the files that `media(i)` reads. decoding: the settings that `media`
+    depends on. draws: number of uniform numbers that decide a training item. plan(packed, draws):
+    what the numbers of all clips decide in an epoch, as `Packed.gather` takes it. finish(gathered):
+    the batch, the same as the loader's, on the device of the gathered tensors.
     """
 
     labels: Sequence[int]

@@ -497,7 +497,7 @@ MUTANTS: Sequence[Mutant] = [
            "--scores_path is ignored in training."),
     # ---- utils
     Mutant("every-process-speaks", "utils/failures.py",
-           "first == own,", "True,",
+           "first == report,", "True,",
            "Under torchrun every process prints the error that broke its connections."),
     # ---- utils/experiments
     Mutant("baseline-keeps-lam", "utils/experiments/comparison.py",
@@ -526,7 +526,7 @@ MUTANTS: Sequence[Mutant] = [
            'self.folder / "best.pt"', 'self.folder / "last.pt"',
            "Probes and pictures are of the last epoch's weights."),
     Mutant("stale-probes-drawn", "utils/experiments/finished_run.py",
-           'found.get("best_epoch") != self.result["best_epoch"]', "not found",
+           'content.get("best_epoch") != self.result["best_epoch"]', "not content",
            "gap.png draws probes of another epoch than the best one."),
     Mutant("sweep-drops-the-rest", "utils/experiments/grid.py",
            "kept.values()), *rest]", "kept.values())]",

@@ -166,7 +166,7 @@ def test_result_json_has_the_reason_and_a_resumed_run_keeps_its_precision(train_
     with watched_features() as features:
         resumed = main(["--resume", str(tmp_path / "run"), "--epochs", "2"])
     printed = capsys.readouterr().out
-    assert "is of a run in bfloat16 and goes on so; a new run would choose float32 here" in printed
+    assert "was computed in bfloat16, and the run continues in it; a new run would choose float32 here" in printed
     assert (resumed["precision"], resumed["precision_reason"]) == ("bfloat16", reason)
     assert features == {("training", torch.bfloat16), ("evaluation", torch.bfloat16)}
     assert checkpoint.load(tmp_path / "run" / "last.pt")["facts"]["precision"] == "bfloat16"
@@ -177,7 +177,7 @@ def test_a_run_that_is_resumed_where_it_started_gets_no_note(train_argv, tmp_pat
     started([*train_argv, "--epochs", "1"], tmp_path, monkeypatch, INTEL)
     capsys.readouterr()
     assert main(["--resume", str(tmp_path / "run"), "--epochs", "2"])["precision"] == "float32"
-    assert "goes on so" not in capsys.readouterr().out
+    assert "continues in it" not in capsys.readouterr().out
 
 
 # ---- the benchmark

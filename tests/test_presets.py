@@ -170,10 +170,10 @@ def test_the_presets_are_listed_without_the_packages_of_the_environment():
 
 
 def test_the_kind_of_the_frames_is_told(tmp_path):
-    assert "has no Image-01-FPS: which frames its single images are is not known" in frames_told(tmp_path)
+    assert "has no Image-01-FPS: it is not known which frames its single images are" in frames_told(tmp_path)
     (tmp_path / "Image-01-FPS").mkdir()
-    assert "holds frames without a note of which they are" in frames_told(tmp_path)
-    for rule, told in (("middle", "holds those of --frames middle, not known to be the paper's"),
+    assert "holds frames without a note (scripts/prepare_cremad.py" in frames_told(tmp_path)
+    for rule, told in (("middle", "holds those of --frames middle. They may not be the paper's"),
                        ("ogm_ge", "holds those of --frames ogm_ge, to which the paper's release refers")):
         (tmp_path / "Image-01-FPS.txt").write_text(f"{rule}\n")
         assert told in frames_told(tmp_path)

@@ -85,8 +85,8 @@ def memory() -> str:
 
 
 def file_error(error: OSError) -> InputError | None:
-    """What to tell the user of an error about a file, or about a full disk; None for one about anything else, such as a
-    connection."""
+    """The message for an error about a file or a full disk; None for other errors, such as one
+    of a connection."""
     if isinstance(error.filename, str | bytes | os.PathLike) and type(error).__module__ == "builtins":
         return InputError(f"{os.fsdecode(error.filename)} cannot be read or written: {error.strerror or error}")
     if error.errno in DISK_FULL:
@@ -114,11 +114,13 @@ def steps(traceback: "TracebackType | None") -> list["TracebackType"]:
 
 
 def settled(error: BaseException) -> BaseException:
-    """The error that says more: a loader process that dies breaks its connection, and a moment before or after torch's
-    signal handler raises why it died, wherever this process is then. In a finaliser Python drops that error.
+    """The cause of `error`: torch's message that a loader process was killed rather than the broken
+    connection that follows.
 
-    Raises SystemExit or KeyboardInterrupt: this process is being stopped together with its loader processes, whose ends
-    are then no failure.
+    A loader process that dies breaks its connection. torch's signal handler raises the reason a
+    moment before or after that, wherever this process is then; in a finaliser Python drops it.
+    Raises SystemExit or KeyboardInterrupt if this process is being stopped together with its loader
+    processes, whose ends are then no failure.
     """
     if "DataLoader worker" in str(error):
         stop = stop_before(error)
@@ -160,15 +162,16 @@ def in_short(error: BaseException) -> str:
 
 
 def report_failure(store: "Store | None", rank: int, text: str) -> tuple[bool, str]:
-    """(whether this process is the first that fails and has to say why, what the first one says).
+    """(whether this process failed first and has to report it, the message of the first process).
 
-    The error of a process that ends breaks the connections of the others, whose own errors say nothing more.
+    The end of a process breaks the connections of the others, so that their errors say nothing
+    more.
     """
     if not store:
         return True, text
-    own = f"{rank} {text}"
+    report = f"{rank} {text}"
     try:
-        first = store.compare_set("failure", "", own).decode()  # sets it where there is none yet
+        first = store.compare_set("failure", "", report).decode()  # sets it where there is none yet
     except RuntimeError:  # the process with the store has ended as well
         return False, text
-    return first == own, first.partition(" ")[2]
+    return first == report, first.partition(" ")[2]

@@ -111,19 +111,21 @@ class FinishedRun:
         return tensorboard.read_logits(self.events_folder, self.modalities)
 
     def probes(self) -> dict[str, float]:
-        """{modality: accuracy of its linear probe, a fraction}, as scripts/probe.py has written them; {} if
-        it has not, or if they are not of the best epoch, which is told."""
+        """{modality: accuracy of its linear probe, a fraction}, from scripts/probe.py.
+
+        {} if there is none, or, with a message, if it is not of the best epoch.
+        """
         path = self.folder / "probes.json"
         if not path.is_file():
             return {}
-        found = read_json(path)
-        if found.get("best_epoch") != self.result["best_epoch"]:
+        content = read_json(path)
+        if content.get("best_epoch") != self.result["best_epoch"]:
             print(f"{path} left out: it is not of the best epoch, {self.result['best_epoch']}. Run scripts/probe.py "
                   f"{self.folder} again")
             return {}
-        if not all(isinstance(found.get(name), float | int) for name in self.modalities):
-            raise InputError(f"{path} has not an accuracy of every modality: run scripts/probe.py {self.folder} again")
-        return {name: found[name] for name in self.modalities}
+        if not all(isinstance(content.get(name), float | int) for name in self.modalities):
+            raise InputError(f"{path} lacks the accuracy of a modality: run scripts/probe.py {self.folder} again")
+        return {name: content[name] for name in self.modalities}
 
     def class_norms(self) -> np.ndarray | None:
         """(epochs, M, C) ||W_m,c|| after every epoch; None for a run without class_norms.npy."""
@@ -138,13 +140,16 @@ class FinishedRun:
 
 
 def with_weights(paths: Sequence[Path]) -> list[Path]:
-    """Without what `runs/sweep/*` names beside folders with weights (logs, tables, searches, ensembles), which is
-    printed. All of them if none is left: `open_run` says what is wrong, as it does with what does not exist."""
+    """The paths that hold weights, or do not exist.
+
+    `runs/sweep/*` also names logs, tables, searches and ensembles; they are left out, with a note.
+    If none holds weights all paths are returned, and `open_run` reports what is wrong.
+    """
     kept = [path for path in paths
             if (path / "best.pt").is_file() or (path / "last.pt").is_file() or not path.exists()]
-    others = [path.name for path in paths if path not in kept]
-    if kept and others:
-        print(f"note: {len(others)} files and folders without weights are left out: {first_few(others)}")
+    left_out = [path.name for path in paths if path not in kept]
+    if kept and left_out:
+        print(f"note: {len(left_out)} files and folders without weights are left out: {first_few(left_out)}")
     return kept or list(paths)
 
 

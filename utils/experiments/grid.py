@@ -172,8 +172,11 @@ def state(run: PlannedRun) -> str:
 
 
 def with_agreeing_precision(run: PlannedRun, saved: Mapping[str, object]) -> Mapping[str, object]:
-    """The settings `saved` of the run's folder, with --amp as it is planned where both mean the
-    same: a planned `auto` is what the sweep's runs are computed in, a saved `auto` what this run is."""
+    """The settings `saved` of the run's folder, with the planned --amp if both mean the same
+    precision.
+
+    A planned `auto` is the precision of the sweep's runs, a saved `auto` that of the saved run.
+    """
     planned = run.settings["amp"]
     agrees = planned == "auto" or str(PRECISIONS[planned]) == f"torch.{precision_of(run.folder)}"
     return {**saved, "amp": planned} if agrees else saved
@@ -192,8 +195,11 @@ def precision_of(folder: Path) -> str | None:
 
 
 def in_one_precision(runs: Sequence[PlannedRun], here: bool) -> list[PlannedRun]:
-    """The runs, where those of --amp auto that are new get the precision of those that are there,
-    which this machine might not choose. here: whether all run on this machine."""
+    """The runs, where new ones with --amp auto get the precision of those that exist.
+
+    This machine might choose another precision. here: whether all runs are computed on this
+    machine.
+    """
     auto = [run for run in runs if run.settings["amp"] == "auto"]
     there = Counter(filter(None, (precision_of(run.folder) for run in auto)))
     if not there:
@@ -207,8 +213,8 @@ def in_one_precision(runs: Sequence[PlannedRun], here: bool) -> list[PlannedRun]
         chosen = choice("auto", device)
         if str(chosen.precision) == f"torch.{before}":
             return list(runs)
-        print_once(f"note: runs of this sweep are in {before}, so the new ones are as well; alone they "
-                   f"would choose {str(chosen.precision).removeprefix('torch.')} here ({chosen.reason})")
+        print_once(f"note: new runs of this sweep are computed in {before}, as the runs that exist; without them "
+                   f"--amp auto would choose {str(chosen.precision).removeprefix('torch.')} here ({chosen.reason})")
     amp = next(name for name, dtype in PRECISIONS.items() if str(dtype) == f"torch.{before}")
     return [with_precision(run, amp) if run in auto and state(run) == NEW else run for run in runs]
 

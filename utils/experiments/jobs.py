@@ -42,8 +42,10 @@ def job_of(run: PlannedRun, script: Path) -> Job:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[int]:
-    """Waits until no other program is in here with the same folder -> the lock. Children inherit it, so that one that
-    is still ending after its parent was killed keeps others out as well."""
+    """Waits until no other sweep works in the folder, and yields the lock.
+
+    Child processes inherit the lock: a child that outlives its parent keeps other sweeps waiting.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:

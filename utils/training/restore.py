@@ -42,7 +42,7 @@ def in_own_precision(compute: Compute, last: Trained) -> Compute:
     if precision in (None, compute.precision):
         return compute
     now = choice("auto", compute.device)
-    print_once(f"note: {last.path} is of a run in {before} and goes on so; a new run would choose "
+    print_once(f"note: {last.path} was computed in {before}, and the run continues in it; a new run would choose "
                f"{str(now.precision).removeprefix('torch.')} here ({now.reason})")
     return compute._replace(precision=precision)
 

@@ -21,10 +21,12 @@ def digest_of(clips: Clips) -> str:
 
 
 def check_same_data(content: Mapping, clips: Clips, facts: Mapping[str, object], path: Path, otherwise: str) -> None:
-    """Raises InputError: the checkpoint `path`, whose content is given, was trained on other data than this.
+    """Raises InputError if a checkpoint was trained on other data than this run has.
 
-    clips: of a task with too many of them those that they are of, beside digests of the lists among the facts. What an
-    older version did not record is not compared; where that is the list of clips, a note says so.
+    content: of the checkpoint at `path`. clips: {split: {name: label}} of this run; for large data
+    sets, which have too many clips, its identities, and the lists are compared by their digests in
+    `facts`. otherwise: the end of the message, what to do instead. What an older version did not
+    record is not compared; if that is the list of clips, a note is printed.
     """
     if clips and not content.get("clips"):
         print_once(f"note: {path} {NOT_RECORDED}: only the numbers of clips are compared")

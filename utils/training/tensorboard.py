@@ -59,7 +59,8 @@ def layout(modalities: Sequence[str], shown: Mapping[str, str]) -> dict[str, dic
 
 
 def reports_disk_errors(method: Method) -> Method:
-    """Of Events: an error of its disk, met by the writer's thread or here, is raised as a DiskError, once."""
+    """Decorates a method of Events: an OSError of the writer's thread or of the method is raised
+    once, as a DiskError."""
 
     @wraps(method)
     def wrapped(self: "Events", *values: object) -> None:
@@ -73,8 +74,10 @@ def reports_disk_errors(method: Method) -> Method:
 
 
 def leave_out_writers(hook: Callable[[threading.ExceptHookArgs], object], error: threading.ExceptHookArgs) -> None:
-    """As `threading.excepthook`: no traceback of a TensorBoard writer's thread, whose error is raised by its next use.
-    Others go to `hook`."""
+    """A `threading.excepthook` without tracebacks of TensorBoard's writer threads.
+
+    The error of such a thread is raised when the writer is used next. `hook` gets all other errors.
+    """
     if not type(error.thread).__module__.startswith("tensorboard."):
         hook(error)
 

@@ -24,8 +24,11 @@ LEAST_SAMPLED = 5  # clips for each class, in the mean
 
 
 def hold_out(train: Dataset, val: Dataset | None, loaders: Loaders, seed: int) -> tuple[Dataset, Clips]:
-    """(what is trained on, the method's clips): the run's validation clips are held out, or without any a seeded tenth
-    of the training clips; never test clips."""
+    """(clips to train on, clips for the method to measure on).
+
+    Held out are the run's validation clips, or without any a seeded tenth of the training clips;
+    never test clips.
+    """
     trained, seen, held_out = train, train.for_evaluation(), val
     if val is None:
         order = np.random.default_rng(seed).permutation(len(train)).tolist()
@@ -36,8 +39,8 @@ def hold_out(train: Dataset, val: Dataset | None, loaders: Loaders, seed: int) -
 
 
 def sample(train: Dataset, classes: int, loaders: Loaders, seed: int) -> Clips:
-    """A seeded tenth of the training clips, the same in every epoch; more where a class would have less than
-    LEAST_SAMPLED of them in the mean."""
+    """A seeded tenth of the training clips, the same in every epoch, but at least LEAST_SAMPLED
+    times the number of classes."""
     count = min(len(train), max(round(SAMPLED * len(train)), LEAST_SAMPLED * classes))
     drawn = np.random.default_rng(seed).permutation(len(train))[:count].tolist()
     return Clips(loaders.evaluation(Subset(train.for_evaluation(), sorted(drawn))))

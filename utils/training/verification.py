@@ -140,18 +140,23 @@ class Verification:
 
 
 def prefix(name: str, trial_set: TrialSet) -> str:
-    """What the metrics of a list begin with: nothing for the first one."""
+    """The beginning of the names of a list's metrics: "" for the first list, else `<list>_`."""
     return "" if name == next(iter(trial_set.lists)) else f"{name}_"
 
 
 def shown_name(name: str, kind: str, trial_set: TrialSet) -> str:
-    """What a curve or a column is called: by its kind, for all lists but the first with the list's name before."""
+    """The name of a curve or column: its kind, after the list's name for all lists but the
+    first."""
     return f"{name} {kind}" if prefix(name, trial_set) else kind
 
 
 def join(rows: Tensor, kind: str, mmcosine: bool) -> Tensor:
-    """(M, U, C) logits -> the joint logits (U, C). (M, U, D) features -> side by side (U, M * D); under MMCosine, to
-    which their lengths mean nothing, each of length 1."""
+    """One embedding for each utterance, (U, K).
+
+    rows: logits (M, U, C), whose sum over M is the joint logits; or features (M, U, D), which are
+    concatenated to (U, M * D). Under MMCosine features are first scaled to length 1, because the
+    head does not use their lengths.
+    """
     if kind == "logits":
         return rows.sum(0)
     return torch.cat(list(unit(rows) if mmcosine else rows), dim=1)
