@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dataset.errors import InputError
-from dataset.lists import Clip, Lists, read_lists, split_by_speaker, split_stratified, write_lists
+from dataset.lists import Clip, Lists, read_lists, read_table, split_by_speaker, split_stratified, write_lists
 
 GOOD = {"stat.csv": "SAD\nANG\nHAP\n", "train.csv": "1_a,ANG\n2_a,HAP\n3_a,SAD\n", "test.csv": "4_a,ANG\n"}
 EXPECTED = Lists(["ANG", "HAP", "SAD"], [Clip("1_a", "ANG"), Clip("2_a", "HAP"), Clip("3_a", "SAD")],
@@ -120,6 +120,22 @@ def test_written_lists_are_read_back_the_same(tmp_path):
     write_lists(tmp_path / "new", EXPECTED)
     assert read_lists(tmp_path / "new", HOW_TO) == EXPECTED
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["stat.csv", "test.csv", "train.csv"]
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_rows_of_a_table_have_the_numbers_of_their_first_lines(tmp_path, separator):
+    lines = ["\ufeffname;note", "", 'a;"two', 'lines"', "b;x", ""]
+    (tmp_path / "t.csv").write_bytes("\r\n".join(lines).replace(";", separator).encode())
+    assert list(read_table(tmp_path / "t.csv", ["note"])) == [
+        (3, {"name": "a", "note": "two\nlines"}), (5, {"name": "b", "note": "x"})]
+    with pytest.raises(InputError, match=r"t\.csv, line 3: .* must end in its line"):
+        list(read_table(tmp_path / "t.csv", ["note"], line_ends=False))
+
+
+def test_a_quotation_mark_that_is_never_closed_is_told_with_the_line_that_opens_it(tmp_path):
+    (tmp_path / "t.csv").write_text('name,note\na,b\nc,"d\ne,f\n')
+    with pytest.raises(InputError, match=r"t\.csv, line 3: unexpected end of data"):
+        list(read_table(tmp_path / "t.csv", ["note"]))
 
 
 def test_commas_and_quotes_in_names_and_classes_survive_the_way_to_disk_and_back(tmp_path):
