@@ -64,3 +64,20 @@ def test_files_of_the_tree_exist():
             for path in ([top] if top.is_file() else top.rglob("*.py"))]
     for name in re.findall(r"\b[\w/]+\.py\b", tree):
         assert any(path.as_posix().endswith(f"/{name}") for path in here), f"{name} is in CONTRIBUTING.md's tree only"
+
+
+def anchors(text: str) -> set[str]:
+    """Of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, "CONTRIBUTING.md"])
+def test_links_of_the_documents_lead_to_files_and_headings_that_exist(name):
+    page = REPO / name
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        target, _, anchor = link.partition("#")
+        if not target.startswith("http"):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{name} links to {link}"
+            assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), f"{name} links to {link}"

@@ -231,7 +231,7 @@ def test_a_start_that_was_killed_cannot_be_resumed_but_started_again(killed_star
     with pytest.raises(InputError, match=r"nothing to continue\. Start it again .* or remove the folder"):
         main(["--resume", str(killed_start)])
     result = main([*train_argv, "--epochs", "1"])
-    assert f"{killed_start} holds a start that was killed" in capsys.readouterr().out
+    assert f"the run in {killed_start} was killed before its first last.pt" in capsys.readouterr().out
     assert json.loads((killed_start / "result.json").read_text()) == result
     assert not list(killed_start.glob(".*")) and len(list(killed_start.glob("events.*"))) == 1
 

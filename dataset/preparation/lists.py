@@ -87,7 +87,8 @@ def check_made_of(path: Path, made_of: Mapping[str, Mapping[str, object]]) -> No
     are said to be something else. made_of: as noted in `path`, {"settings": {flag: value}, "clips": {name: [label,
     split, group]}}; no such file: they were written by hand."""
     if not path.is_file():
-        print(f"the lists in {path.parent} are kept as they are: no {path.name} says what they were made of")
+        print(f"the lists in {path.parent} are kept as they are: there is no {path.name} with the settings that they "
+              "were made with")
         return
     earlier = read_json(path, "remove it to keep the lists beside it as they are")
     settings, clips = (earlier.get(key, {}) for key in ("settings", "clips"))

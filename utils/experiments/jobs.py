@@ -51,7 +51,7 @@ def alone_in(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print_once(f"waiting for another sweep in {folder}, or its last runs, to end")
+            print_once(f"waiting for another sweep in {folder}, or the runs that it started, to end")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock.fileno()
 

@@ -114,7 +114,7 @@ class Cache:
             raise InputError(f"--cache_size {self.size} is less than --image_size {image_size}: give at least as much, "
                              "or training sees less detail than the test set has")
         if self.kind == "device" and self.device.type != "cuda":
-            print_once("note: --cache device without a GPU is --cache ram")
+            print_once("note: there is no GPU: --cache device is taken as --cache ram")
 
     def fits_device(self, size: int) -> bool:
         """Whether the clips go to the GPU. Raises InputError: they have to, and do not fit."""

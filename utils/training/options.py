@@ -205,9 +205,9 @@ def evaluated(parser: Parser, defaults: Mapping[str, object], given: Mapping[str
     args = over(parser, defaults, kept, {**given, "ckpt_path": path, "trained": trained}, path)
     now = settings(args)
     changed = {name: meanings[name] for name in kept if kept[name] != now[name]}
-    others = [name for name, meaning in changed.items() if meaning.role == NETWORK]
-    if others:
-        trained = ", ".join(f"--{name} {saved[name]}" for name in others)
+    network = [name for name, meaning in changed.items() if meaning.role == NETWORK]
+    if network:
+        trained = ", ".join(f"--{name} {saved[name]}" for name in network)
         raise InputError(f"{path} was trained with {trained}: leave that out")
     idle = [name for name, meaning in changed.items() if meaning.role == TRAINING and not meaning.evaluated]
     if idle:
@@ -215,7 +215,7 @@ def evaluated(parser: Parser, defaults: Mapping[str, object], given: Mapping[str
                          "evaluation: leave it out")
     inputs = ", ".join(f"--{name} {saved[name]}" for name, meaning in changed.items() if meaning.role == INPUT)
     if inputs and distributed.is_first_here():
-        print_once(f"note: {path} was trained with {inputs}: it is evaluated with what the command gives instead")
+        print_once(f"note: {path} was trained with {inputs}: the command's values are used")
     return args
 
 

@@ -56,7 +56,7 @@ def enter(folder: Path, resume: bool) -> TextIO:
         if killed:
             check_is_start(folder)  # again: the process that had the lock may have finished its run
             if (folder / "args.json").exists():
-                print_once(f"{folder} holds a start that was killed before its first last.pt: starting again")
+                print_once(f"the run in {folder} was killed before its first last.pt: it starts again")
             for path in folder.glob("events.out.tfevents.*"):
                 path.unlink()
     except OSError as error:
