@@ -121,16 +121,6 @@ def test_resume_completes_what_a_kill_behind_last_pt_left_an_epoch_short(copied_
     assert json.loads((folder / "result.json").read_text())["epochs"] == 2
 
 
-def test_a_best_pt_of_another_epoch_than_the_result_is_not_opened(copied_runs):
-    folder = copied_runs["plain"]
-    content = torch.load(folder / "best.pt", weights_only=True)
-    (folder / "best.pt").unlink()
-    torch.save({**content, "epoch": 3 - content["epoch"]}, folder / "best.pt")  # of two epochs the other one
-    run = open_run(folder, Machine(device="cpu", num_workers=0))
-    with pytest.raises(InputError, match=rf"best\.pt holds epoch {3 - content['epoch']}, result\.json is of epoch "):
-        _ = run.task
-
-
 def test_the_seconds_of_an_epoch_are_the_median_which_one_long_epoch_does_not_change(copied_runs):
     folder = copied_runs["plain"]
     content = torch.load(folder / "last.pt", weights_only=True)
