@@ -1,10 +1,11 @@
 """Names of files: which are media by their suffix, which are hidden, when two are the same, and their order."""
 
 import errno
+import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 # the suffixes of all scripts, in lower case; upper and lower case are the same everywhere
@@ -16,6 +17,7 @@ SAME_SUFFIX = {".jpeg": ".jpg", ".mpeg": ".mpg"}
 # beside names that begin with a dot, as macOS' ._ files do: what systems and their archives add to folders
 OF_SYSTEMS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin",
               "system volume information", "icon\r"}
+LONGEST_SUFFIX = max(map(len, (*VIDEOS, *SOUNDS, *IMAGES)))
 DIGITS = re.compile("([0-9]+)")
 
 
@@ -68,7 +70,15 @@ def on_disk(path: Path) -> Path:
     folder = on_disk(path.parent)
     if not os.path.isdir(folder):
         return path
-    return next((folder / name for name in spellings(path.name) if os.path.lexists(folder / name)), path)
+    there = (name for name in spellings(path.name) if os.path.lexists(folder / name))
+    name = next(there, None) or (None if path.name.isascii() else of_any_form(path.name, folder))
+    return folder / name if name else path
+
+
+def of_any_form(name: str, folder: Path) -> str | None:
+    """The name of the same file in a folder; accents in it may be partly composed and partly not."""
+    wanted = canonical(name)
+    return next((other for other in sorted(os.listdir(folder)) if canonical(other) == wanted), None)
 
 
 def spellings(name: str) -> list[str]:
@@ -76,9 +86,16 @@ def spellings(name: str) -> list[str]:
     stem, suffix = os.path.splitext(name)
     suffixes = [suffix, *(other for pair in SAME_SUFFIX.items() if suffix.lower() in pair for other in pair)]
     written = [way for kind in suffixes
-               for way in (kind, kind.lower(), kind.upper(), kind[:1] + kind[1:].capitalize())]
+               for way in (kind, kind.lower(), kind.upper(), *in_any_case(kind))]
     stems = [stem, *(unicodedata.normalize(form, stem) for form in ("NFC", "NFD"))]
     return list(dict.fromkeys(stem + way for stem in stems for way in written))
+
+
+def in_any_case(suffix: str) -> Iterator[str]:
+    """.mp4, .mP4, .Mp4, .MP4; nothing for a suffix that is longer than those of media."""
+    if len(suffix) <= LONGEST_SUFFIX:
+        letters = [dict.fromkeys((letter.lower(), letter.upper())) for letter in suffix]
+        yield from map("".join, itertools.product(*letters))
 
 
 def last_name(folder: Path) -> str:

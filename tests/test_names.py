@@ -262,6 +262,22 @@ def test_a_missing_file_stays_the_one_that_was_asked_for(tmp_path):
     assert read_audio(on_disk(tmp_path / "b.Wav"), 16000).shape == (1600,)
 
 
+@pytest.mark.parametrize("listed", ["\xe9t\xe9.mpg", "e\u0301te\u0301.mPg", "\xe9te\u0301.MPEG", "e\u0301t\xe9.Mpg"])
+@pytest.mark.parametrize("there", ["\xe9te\u0301.mPG", "e\u0301t\xe9.mpeg"])
+def test_a_file_is_found_whose_accents_are_partly_composed_and_whose_suffix_is_in_any_case(tmp_path, listed, there):
+    (tmp_path / "e\u0301t\xe9s").mkdir()
+    path = tmp_path / "e\u0301t\xe9s" / there
+    path.touch()
+    (path.parent / f"e{there}").touch()
+    assert on_disk(tmp_path / "\xe9te\u0301s" / listed) == path
+
+
+def test_a_suffix_of_a_list_may_be_in_any_case(tmp_path):
+    (tmp_path / "1.mPg").touch()
+    for listed in ("1.mpg", "1.MpG", "1.mpEG"):
+        assert on_disk(tmp_path / listed).name == "1.mPg"
+
+
 # ---- order
 
 

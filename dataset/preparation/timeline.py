@@ -82,6 +82,7 @@ class Track:
         self.stretch, self.count = 0, 0
         self.last: float | None = None
         self.end: float | None = None  # of the packet before
+        self.supposed: int | None = None  # stretch in which the stream begins, if another stream enters it too
         self.first_of: dict[int, int] = {0: 0}  # {stretch: number of its first packet}
         self.starts: dict[int, float] = {}
         self.ends: dict[int, float] = {}
@@ -97,6 +98,14 @@ class Track:
             return self.end
         tick = packet.dts if packet.dts is not None else packet.pts
         return None if tick is None else tick * self.unit
+
+    def begin_at_first(self) -> None:
+        """The supposed stretch is the first one: the streams are stored one after the other."""
+        self.first_of.pop(self.supposed)
+        for place in (self.starts, self.ends):
+            if self.supposed in place:
+                place[0] = place.pop(self.supposed)
+        self.shown = [(0 if stretch == self.supposed else stretch, time) for stretch, time in self.shown]
 
     def add(self, packet: av.Packet, when: float | None) -> None:
         """when: its time in decoding order."""
@@ -184,6 +193,10 @@ def scan(path: Path, *_: int) -> Timeline:
                 first, last = min(first, start), max(last, start + packet.duration * units[packet.stream_index])
             if packet.stream_index in tracks:
                 follow(tracks, packet, joins)
+        for track in tracks.values():
+            others = [other for other in tracks.values() if other is not track]
+            if track.supposed and not any(track.supposed in other.starts for other in others):
+                track.begin_at_first()
         check_nothing_follows(path, container.format.name, read)
         form, rate = container.format.name, float(video.average_rate or 0) if video else 0.0
         stated = container.duration / av.time_base if form.startswith(STATES_DURATION) and container.duration else None
@@ -232,6 +245,7 @@ def follow(tracks: Mapping[int, Track], packet: av.Packet, joins: bool) -> None:
         latest = max(others, key=lambda other: other.stretch)
         if latest.last - when > LATE:
             track.enter(latest.stretch + 1)
+            track.supposed = track.stretch
         elif latest.stretch > track.stretch:
             track.enter(latest.stretch)
     elif when is not None and track.last is not None:
