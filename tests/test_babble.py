@@ -194,7 +194,7 @@ def test_lists_that_were_made_otherwise_are_not_kept_in_silence(grid, tmp_path, 
     (root / "prepare_lists.json").unlink()
     capsys.readouterr()
     cut(grid, root, "--seed", "1")
-    assert "kept as they are: no prepare_lists.json says" in capsys.readouterr().out
+    assert "kept as they are: there is no prepare_lists.json with" in capsys.readouterr().out
 
 
 def test_two_speakers_have_clips_of_their_own_and_can_be_split(grid, tmp_path):

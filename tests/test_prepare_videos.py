@@ -459,7 +459,7 @@ def test_lists_that_would_be_others_now_are_not_kept_without_a_word(tmp_path, ca
     main(argv)
     assert rows(tmp_path / "mine" / "train.csv") == before
     printed = capsys.readouterr().out
-    assert "are kept as they are: no prepare_videos_lists.json" in printed
+    assert "are kept as they are: there is no prepare_videos_lists.json" in printed
     assert "prepared clips are in no list" in printed
 
 
