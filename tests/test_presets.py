@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import REPO
@@ -21,6 +22,7 @@ from scripts import reproduce
 from utils.experiments import comparison, run_rows
 from utils.experiments.paper_results import paper_result, published
 from utils.training import report
+from utils.training.options import preset_changes
 from utils.training.presets import note, presets_of
 
 SCRIPTS = {"main_CD.py": main_CD, "main_SSW.py": main_SSW, "main_UCF.py": main_UCF, "main_Vox.py": main_Vox}
@@ -97,6 +99,14 @@ def test_flags_that_the_preset_does_not_have_depart_from_it_but_not_where_and_on
     assert main_SSW.parse([*argv, "--audio_pretrain", "a.pt", "--visual_pretrain", "v.pt"]).preset_changes == {}
     decay = ["--train", "--preset", "reconboost", "--modulation", "none", "--weight_decay", "0.0005"]
     assert main_CD.parse(decay).preset_changes == {"modulation": "none"}
+
+
+def test_what_departs_is_known_where_a_run_is_resumed_too():
+    args = main_CD.parse(["--train", "--preset", "plain-concat", "--optimizer", "adam"])
+    args.trained = SimpleNamespace(settings={"preset_changes": args.preset_changes})
+    args.epochs = 250
+    changed = preset_changes(main_CD.get_args_parser(), args, {"epochs": 250})
+    assert changed == {"epochs": 250, "optimizer": "adam"}
 
 
 def test_a_demo_keeps_the_methods_own_parameters():

@@ -53,11 +53,18 @@ def parse(parser: Parser, argv: Sequence[str], demo_defaults: Mapping[str, objec
         check(parser, args)
     args.data_root = args.data_root or Path("data") / args.dataset
     args.script, args.command = parser.prog, command
-    if preset and not args.resume:
-        usual = {**parser.defaults(), **of_method, **preset}
-        args.preset_changes = changes({name: usual[name] for name in {**preset, **departing(parser, given)}},
-                                      settings(args))
+    if (args.train or args.resume) and args.preset in presets_of(parser.prog):
+        args.preset_changes = preset_changes(parser, args, given)
     return args
+
+
+def preset_changes(parser: Parser, args: Namespace, given: Mapping[str, object]) -> dict[str, object]:
+    """{flag: value} of what departs from the run's preset, also where it is resumed with other flags."""
+    preset = parser.given(presets_of(parser.prog)[args.preset].argv)
+    usual = {**parser.defaults(), **METHODS[args.modulation].default_settings, **preset}
+    before = args.trained.settings.get("preset_changes") if args.trained else None
+    names = {**preset, **(before or {}), **departing(parser, given)}
+    return changes({name: usual[name] for name in names if name in usual}, settings(args))
 
 
 def check_has_needs(parser: Parser, preset: Preset, given: Mapping[str, object]) -> None:
