@@ -208,6 +208,11 @@ def main(argv: Sequence[str]) -> list[Prediction] | list[pairs.Pair]:
     """The predictions. Raises InputError: no model; at the end: videos that could not be read."""
     args = get_args_parser().parse_args(argv)
     saved = saved_model.load(args.run, args.device, args.amp)
+    extra = [modality.name for modality in saved.script.MODALITIES
+             if modality.extra and modality.name in saved.model.modalities]
+    if extra:
+        raise InputError(f"{args.run} was trained with {', '.join(extra)}, which a video does not hold: ask a run of "
+                         "the other modalities")
     return (verify if saved.verifies else classify)(args, saved)
 
 
