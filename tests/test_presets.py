@@ -187,3 +187,12 @@ def test_the_kind_of_the_frames_is_told(tmp_path):
                        ("ogm_ge", "holds those of --frames ogm_ge, to which the paper's release refers")):
         (tmp_path / "Image-01-FPS.txt").write_text(f"{rule}\n")
         assert told in frames_told(tmp_path)
+
+
+def test_the_cost_of_runs_is_that_of_the_epochs_of_earlier_ones_without_measuring_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "measured_speed", None)
+    for seed, epochs in enumerate((2, 2, 200)):
+        write_run(tmp_path / str(seed), "plain-concat", seed, 0.5, "--epochs", str(epochs), wall_seconds=36.0 * epochs)
+        (tmp_path / str(seed) / "last.pt").write_bytes(bytes(2000))
+    hours, gigabytes, source = reproduce.cost(main_CD, Path("main_CD.py"), [], 6698, 200, 18, tmp_path)
+    assert (hours, gigabytes, source) == (pytest.approx(36), pytest.approx(36e-6), "the median of earlier runs")
