@@ -210,7 +210,7 @@ def main(argv: list[str]) -> dict[str, int]:
     if unmixed:
         prep.write_failures(root, problems, len(videos))
     prep.finish(root, problems, shlex.join([
-        "python", "main_CD.py", "--train", "--dataset", last_name(made[-1]),
+        "python", "main_CD.py", "--train", "--mmcosine", "True", "--dataset", last_name(made[-1]),
         "--data_root", str(made[-1]), "--image_size", "112", "--audio_seconds", "1", "--learning_rate", "0.01"]))
     return {"clips": len(videos), "failed": len(problems), "train": len(lists.train), "test": len(lists.test)}
 

@@ -170,14 +170,14 @@ def rows_of_others(path: Path, columns: Sequence[str], collections: Collection[s
 
 
 def next_command(args: argparse.Namespace) -> str:
-    command = f"python main_SSW.py --train --data_root {shlex.quote(str(args.data_root))}"
+    root = shlex.quote(str(args.data_root))
     if "video_ml" not in args.collections:
         modality = "audio" if "audio_ml" in args.collections else "visual"
         fitting = " ".join(name for name in args.collections if name in OF_MODALITY[modality])
-        return f"{command} --modality {modality} --pretrain_on {fitting}"
+        return f"python main_SSW.py --train --data_root {root} --modality {modality} --pretrain_on {fitting}"
     frontend = f" --audio_frontend {FRONTEND_OF[args.sample_rate]}" if args.sample_rate != 16000 else ""
     fps = f" --fps {args.fps}" if args.fps != 1 else ""
-    return f"{command}{frontend}{fps}"
+    return f"python main_SSW.py --train --mmcosine True --scaling 20 --data_root {root}{frontend}{fps}"
 
 
 def main(argv: Sequence[str]) -> dict[str, int]:

@@ -166,7 +166,8 @@ def main(argv: Sequence[str]) -> dict[str, int]:
     prep.check_some_usable(root, [clip.name for clip in clips], problems)
     report(root, classes, clips, problems, videos)
     prep.write_failures(root, problems, len(clips))
-    prep.finish(root, problems, f"python main_UCF.py --train --data_root {shlex.quote(str(root))}"
+    prep.finish(root, problems, "python main_UCF.py --train --mmcosine True --scaling 10 "
+                                f"--data_root {shlex.quote(str(root))}"
                                 f"{f' --flow {args.flow}' if args.flow != 'dis' else ''}"
                                 f"{f' --flow_frames {args.flow_frames}' if args.flow_frames != 16 else ''}")
     return {"listed": len(clips), "failed": len(problems)}

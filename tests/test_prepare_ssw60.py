@@ -67,7 +67,7 @@ def test_videos_become_frames_and_sound_or_a_note_that_there_is_none(root, capsy
         assert not (root / f"video_ml-16000Hz/{split}1.wav").exists()
     out = capsys.readouterr().out
     assert "video_ml        test   listed 2, usable 2, without sound 1, official 1,938" in out
-    assert f"Next: python main_SSW.py --train --data_root {root}" in out
+    assert f"Next: python main_SSW.py --train --mmcosine True --scaling 20 --data_root {root}\n" in out
 
 
 def test_report_counts_by_species_collection_and_split(root):

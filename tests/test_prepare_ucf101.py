@@ -180,7 +180,8 @@ def test_a_truncated_video_is_refused(root):
 
 def test_the_same_command_keeps_finished_clips_and_repairs_the_others(root, capsys):
     prepare(root)
-    assert f"Next: python main_UCF.py --train --data_root {root} --flow_frames 5" in capsys.readouterr().out
+    command = f"python main_UCF.py --train --mmcosine True --scaling 10 --data_root {root} --flow_frames 5"
+    assert f"Next: {command}\n" in capsys.readouterr().out
     (root / f"flow_dis/{NAMES[1]}/u_00003.jpg").unlink()
     (root / f"frames/{NAMES[2]}/rgb_00005.jpg").write_bytes(b"\xff\xd8half")
     (root / f"flow_dis/Diving/.999999999-{machine()}.v_Diving_g01_c01").mkdir()
