@@ -243,6 +243,16 @@ def test_a_second_recording_that_cannot_be_read_is_not_lost_without_a_word(tmp_p
             read(joined(tmp_path / f"v{suffix}", *parts))
 
 
+@pytest.mark.parametrize(("suffix", "codec"), [(".mkv", "libx264"), (".mkv", "mpeg4"), (".mkv", "ffv1"),
+                                               (".avi", "ffv1")])
+def test_joined_recordings_of_other_parameters_are_no_wrong_pictures(tmp_path, suffix, codec):
+    parts = [make(tmp_path / f"{k}{suffix}", codec=codec, sound=None, side=64 + 64 * k) for k in (0, 1)]
+    with pytest.raises(InputError, match=r"holds several recordings .* different parameters"):
+        read_part(joined(tmp_path / f"v{suffix}", *parts))
+    alike = make(tmp_path / f"2{suffix}", range(50, 100), codec=codec, sound=None)
+    assert numbers(read_part(joined(tmp_path / f"w{suffix}", parts[0], alike)).frames) == [12, 37, 62, 87]
+
+
 def test_a_second_recording_in_other_streams_is_refused(tmp_path):
     parts = [make(tmp_path / f"{k}.ts", codec="mpeg2video", sound="mp2",
                   container_options={"mpegts_start_pid": str(256 + 512 * k)}) for k in (0, 1)]

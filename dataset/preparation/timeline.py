@@ -6,7 +6,9 @@ at 2^33 ticks, it may begin below zero; its header may count frames that are hid
 All times are seconds. T video frames that are shown.
 """
 
+import io
 import mmap
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -33,6 +35,12 @@ WHOLE = 0.9  # part of an MPEG stream before the end of its first video and soun
 
 # {format: what its files begin with}, of which FFmpeg reads no second one in a file
 SIGNATURES = {"mov": b"ftyp", "flv": b"FLV\x01", "asf": bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")}
+
+# {format: what its files begin with}, of which FFmpeg reads a second one with the parameters of the first
+BEGINS = {"matroska": re.compile(rb"\x1aE\xdf\xa3.{1,60}?(?:matroska|webm)", re.S),
+          "avi": re.compile(rb"RIFF.{4}AVI LIST", re.S)}
+HEADER = 1 << 22  # bytes from which the parameters of a second one are read
+SIZE_IN_HEADER = ("ffv1", "ffvhuff", "huffyuv", "utvideo", "magicyuv", "rawvideo")  # codecs whose frames lack it
 
 
 class Timeline(NamedTuple):
@@ -198,6 +206,8 @@ def scan(path: Path, *_: int) -> Timeline:
             if track.supposed and not any(track.supposed in other.starts for other in others):
                 track.begin_at_first()
         check_nothing_follows(path, container.format.name, read)
+        if video:
+            check_coded_alike(path, container.format.name, video)
         form, rate = container.format.name, float(video.average_rate or 0) if video else 0.0
         stated = container.duration / av.time_base if form.startswith(STATES_DURATION) and container.duration else None
         if stated and form == "avi" and rate:  # FFmpeg shortens the duration to the size of the file
@@ -225,6 +235,37 @@ def check_nothing_follows(path: Path, form: str, read: int) -> None:
         if place >= 0 and (signature != SIGNATURES["mov"] or content.find(b"moov", place) >= 0):
             raise InputError(f"{path} holds several recordings one after the other, of which only the first can be "
                              "read: join them with ffmpeg -f concat, or cut the others off")
+
+
+def check_coded_alike(path: Path, form: str, video: av.stream.Stream) -> None:
+    """Raises InputError: where recordings were joined, the pictures of a later one are coded with other parameters,
+    which would not be read: its pictures would be wrong."""
+    form = form.partition(",")[0]
+    if form not in BEGINS:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for begin in BEGINS[form].finditer(content, 1):
+            later = parameters(content[begin.start():begin.start() + HEADER], form)
+            if later != parameters_of(video, form):
+                raise InputError(f"{path} holds several recordings one after the other, whose pictures are coded with "
+                                 "different parameters: cut them apart, or convert each and join them again")
+
+
+def parameters_of(video: av.stream.Stream, form: str) -> tuple:
+    """What its decoder has from the header alone; in avi the frames repeat the rest."""
+    codec = video.codec_context
+    size = (codec.width, codec.height) if codec.name in SIZE_IN_HEADER else None
+    return codec.name, size, codec.extradata if form == "matroska" else None
+
+
+def parameters(content: bytes, form: str) -> tuple | None:
+    """Those of the first video stream of a file that begins so; None if it has none."""
+    try:
+        with av.open(io.BytesIO(content), format=form) as container:
+            video = first_stream(container.streams.video)
+            return video and parameters_of(video, form)
+    except av.FFmpegError:
+        return None
 
 
 def first_stream(streams: Sequence[av.stream.Stream]) -> av.stream.Stream | None:
