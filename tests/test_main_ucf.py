@@ -250,7 +250,7 @@ def test_other_lists_than_the_official_are_told_and_a_class_without_training_cli
 
 def test_demo_makes_its_data_and_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(main_UCF, "make_demo", partial(make_demo, clips_per_group=1))
-    monkeypatch.setattr(main_UCF, "train", lambda task, **_: task.facts)
+    monkeypatch.setattr(main_UCF, "train", lambda task, plan: task.facts)
     result = main(["--train", "--demo", "--data_root", str(tmp_path / "demo"), *CPU])
     assert (result["n_train"], result["n_test"], result["flow"]) == (54, 27, "dis")
     assert "DEMO DATA" in capsys.readouterr().out
