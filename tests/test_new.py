@@ -63,6 +63,17 @@ def test_each_kind_is_registered_where_it_belongs(written):
         assert text in (root / path).read_text(encoding="utf-8"), path
 
 
+def test_files_of_the_longest_names_have_no_long_lines(tmp_path, monkeypatch):
+    root = copied(tmp_path)
+    monkeypatch.setattr(new, "ROOT", root)
+    names = {kind: f"very_long_{kind}_names"[:new.LONGEST].ljust(new.LONGEST, "x") for kind in NAMES}
+    written = [path for kind, name in names.items() for path in new.main([kind, name])]
+    sources = [path for path in written if path.endswith(".py")]
+    ruff = subprocess.run([sys.executable, "-m", "ruff", "check", "-q", *sources], cwd=root, capture_output=True,
+                          text=True)
+    assert ruff.returncode == 0, ruff.stdout
+
+
 @pytest.mark.parametrize("kind, name, message", [
     ("method", "ogm", "the method ogm is there already"), ("fusion", "film", "the fusion film is there"),
     ("encoder", "resnet18", "the encoder resnet18 is there"),
