@@ -99,7 +99,7 @@ def test_evaluation_refuses_flags_of_training_that_contradict_the_checkpoint(fin
 def test_evaluation_on_other_inputs_than_in_training_is_noted(finished_runs, capsys):
     path = finished_runs["plain"] / "best.pt"
     main(["--ckpt_path", str(path), "--image_size", "72", "--num_frames", "2", *HERE])
-    assert f"note: {path} was trained with --num_frames 1, --image_size 64: it is" in capsys.readouterr().out
+    assert f"note: {path} was trained with --num_frames 1, --image_size 64: the command" in capsys.readouterr().out
     main(["--ckpt_path", str(path), "--image_size", "64", "--batch_size", "5", "--data_root",
           str(checkpoint.load(path)["args"]["data_root"]), *HERE])
     assert "was trained with" not in capsys.readouterr().out
